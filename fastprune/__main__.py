@@ -1,0 +1,3 @@
+from fastprune.cli import main
+
+main(prog_name="fastprune")

@@ -1,0 +1,93 @@
+"""The command line: ``fastprune compress``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+import fastprune
+from fastprune.errors import InputError
+
+
+class InputErrorGroup(click.Group):
+    """Prints an InputError as one message and exits with status 2; other exceptions keep their traceback."""
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            raise click.UsageError(str(error)) from error
+
+
+@click.group(cls=InputErrorGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(fastprune.__version__)
+def main() -> None:
+    """Structured post-training pruning of fine-tuned Transformer encoders."""
+
+
+@main.command()
+@click.argument("model")
+@click.option("--task", "task_name", help="A GLUE task, or squad: data, columns and metric come with it.")
+@click.option("--train-file", type=click.Path(path_type=Path),
+              help="Rows to draw the pruning sample from: .csv, .tsv, .jsonl, .parquet, or SQuAD's .json.")
+@click.option("--eval-file", type=click.Path(path_type=Path), help="Rows to evaluate on.")
+@click.option("--text-column", "-A", "--text-column-a", "text_column", help="Column of the text (question).")
+@click.option("--text-column-b", "-B", help="Column of the second text (context).")
+@click.option("--label-column", "-Y", help="Column of the label (answers).")
+@click.option("--metric", help="Primary metric; by default accuracy, pearson or squad_f1.")
+@click.option("--max-length", type=click.IntRange(min=8), help="Cut texts at so many tokens.")
+@click.option("--keep-ratio", type=float, default=0.6, help="Fraction of the MACs to keep.")
+@click.option("--num-samples", type=click.IntRange(min=1), default=2048, help="Size of the pruning sample.")
+@click.option("--seed", type=int, default=0, help="Of the drawing of the sample.")
+@click.option("--fisher", type=click.Choice(["per_sample", "per_batch"]), default="per_sample")
+@click.option("--tuning", type=click.Choice(["mask", "none"]), default="mask")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32)
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--output-dir", type=click.Path(path_type=Path), help="Folder to make for the pruned model.")
+@click.option("--allow-untuned", is_flag=True,
+              help="Go on although the dense model does no better than the majority class.")
+@click.option("--dry-run", is_flag=True, help="Say what would be kept; tune, evaluate and write nothing.")
+def compress(model: str, task_name: str | None, train_file: Path | None, eval_file: Path | None,
+             text_column: str | None, text_column_b: str | None, label_column: str | None, metric: str | None,
+             max_length: int | None, output_dir: Path | None, dry_run: bool, **settings) -> None:
+    """Prune MODEL, a local folder or a hub name of a fine-tuned encoder, to a fraction of its MACs."""
+    from fastprune import compression
+    from fastprune.data import glue_task, load_glue
+
+    if not (output_dir or dry_run):
+        raise InputError("no --output-dir: name a folder for the pruned model, or use --dry-run")
+    if task_name:
+        if train_file or eval_file or text_column or label_column:
+            raise InputError("--task brings its own data: use it without --train-file, --eval-file and columns")
+        task = glue_task(task_name)
+        dataset, evaluation = load_glue(task_name)
+    else:
+        if not (train_file and eval_file):
+            raise InputError("no data: give --task, or --train-file and --eval-file with --text-column and "
+                             "--label-column")
+        columns = tuple(name for name in (text_column, text_column_b) if name)
+        task = compression.table_task(model, columns, label_column, metric, max_length)
+        dataset, evaluation = train_file, eval_file
+    compressed = compression.compress(model, dataset=dataset, evaluation=evaluation, task=task,
+                                      output_dir=output_dir, dry_run=dry_run, **settings)
+    click.echo(summary(compressed.metrics))
+    if output_dir and not dry_run:
+        click.echo(f"saved in {output_dir}")
+
+
+def summary(metrics: dict) -> str:
+    """A few lines for the terminal, from ``metrics.json``'s content."""
+    lines = [f"{metrics['metric']:<12}dense {metrics['dense']:.4f}"
+             + (f"   pruned {metrics['pruned']:.4f}" if "pruned" in metrics else ""),
+             f"{'MACs kept':<12}{metrics['macs_kept']:.4f}",
+             f"{'params kept':<12}{metrics['params_kept']:.4f}"]
+    if latency := metrics.get("latency_ms"):
+        lines.append(f"{'latency':<12}dense {latency['dense']:.1f} ms   pruned {latency['pruned']:.1f} ms   "
+                     f"({latency['dense'] / latency['pruned']:.2f}x, batch {latency['batch_size']}, "
+                     f"{latency['seq_len']} tokens)")
+    lines.append(f"{'heads':<12}{json.dumps(metrics['heads'])} of {metrics['num_heads']}")
+    lines.append(f"{'filters':<12}{json.dumps(metrics['filters'])} of {metrics['num_filters']}")
+    lines.append(f"{'seconds':<12}" + ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items()))
+    return "\n".join(lines)

@@ -1,0 +1,268 @@
+"""The whole method in one call: Fisher, search, rearrangement, tuning, surgery, evaluation."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import datasets
+import numpy as np
+import scipy
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import fastprune
+from fastprune import checkpoint
+from fastprune.architectures import Encoder, describe
+from fastprune.data import Split, Task, draw_sample, encode, make_batches, read_table
+from fastprune.errors import InputError
+from fastprune.evaluation import evaluate, measure_latency, refuse_untuned
+from fastprune.fisher import Estimator, Fisher, estimate_fisher
+from fastprune.macs import MacModel
+from fastprune.masks import Masks
+from fastprune.rearrange import rearrange
+from fastprune.search import check_keep_ratio, search_macs
+from fastprune.surgery import slice_model
+from fastprune.tuning import Tuned, tune_masks
+
+Tuning = Literal["mask", "none"]
+
+LATENCY_BATCH = 8
+"""Examples in the batch on which the dense and the pruned model are timed."""
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A pruned model and the record of how it was made.
+
+    Attributes
+    ----------
+    model : PreTrainedModel
+        The smaller dense model, in evaluation mode.
+    masks : Masks
+        What was kept, with the scales that are folded into the model.
+    metrics : dict
+        ``metric``, ``dense``, ``pruned``, ``macs_kept``, ``params_kept``, ``seconds`` by stage, ``latency_ms``.
+    manifest : dict
+        Source and data digests, seed, budget, kept heads and filters per layer, MACs, library versions.
+    """
+
+    model: PreTrainedModel
+    masks: Masks
+    metrics: dict
+    manifest: dict
+
+
+def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None,
+             dataset: str | Path | datasets.Dataset | None = None, *, task: Task, keep_ratio: float = 0.6,
+             evaluation: str | Path | datasets.Dataset | None = None, num_samples: int = 2048, seed: int = 0,
+             fisher: Estimator = "per_sample", tuning: Tuning = "mask", batch_size: int = 32, device: str = "auto",
+             output_dir: str | Path | None = None, allow_untuned: bool = False, dry_run: bool = False,
+             progress: bool = True) -> Compressed:
+    """Prune a fine-tuned encoder to a fraction of its MACs, without retraining.
+
+    Parameters
+    ----------
+    model : str, Path or PreTrainedModel
+        A local folder, a hub name or a model in memory (left as it was).
+    tokenizer : PreTrainedTokenizerBase, optional
+        By default the one beside ``model``.
+    dataset : path or datasets.Dataset
+        Labelled rows from which the pruning sample is drawn; never rows of ``evaluation``.
+    task : Task
+        Its columns, problem and metric.
+    keep_ratio : float
+        Fraction of the dense model's MACs to keep, in (0, 1).
+    evaluation : path or datasets.Dataset
+        Labelled rows on which the dense and the pruned model are measured.
+    num_samples : int
+        Size of the pruning sample; the whole of ``dataset`` if that is smaller.
+    seed : int
+        Of the drawing of the sample, the only random choice.
+    fisher : {"per_sample", "per_batch"}
+    tuning : {"mask", "none"}
+        ``mask`` is the paper's mask tuning.
+    batch_size : int
+    device : str
+        ``auto`` takes CUDA if there is one.
+    output_dir : str or Path, optional
+        Must not exist. Gets the model, ``manifest.json`` and ``metrics.json``.
+    allow_untuned : bool
+        Go on although the dense model does no better than the majority class.
+    dry_run : bool
+        Stop before tuning: the result says what would be kept, its model is merely sliced, and neither
+        ``pruned`` nor ``latency_ms`` is measured. Nothing is written.
+    progress : bool
+
+    Returns
+    -------
+    Compressed
+
+    Raises
+    ------
+    InputError
+        Bad input of any kind; nothing is written then.
+    """
+    check_keep_ratio(keep_ratio)
+    if output_dir is not None:
+        checkpoint.check_absent(output_dir)
+    device = choose_device(device)
+    source = model.name_or_path if isinstance(model, PreTrainedModel) else str(model)
+    tokenizer = tokenizer or checkpoint.load_tokenizer(source)
+    if isinstance(model, PreTrainedModel):
+        checkpoint.check_finite(model)
+        model = model.to(device).eval()
+    else:
+        model = checkpoint.load_dense(model, device=device, allow_untuned=allow_untuned)
+    encoder = describe(model)
+    sample = draw_sample(_encode(dataset, tokenizer, task, model), num_samples, seed)
+    held_out = _encode(evaluation, tokenizer, task, model, for_evaluation=True)
+    pad = tokenizer.pad_token_id
+
+    seconds: dict[str, float] = {}
+    with timed(seconds, "evaluate_dense"):
+        dense = evaluate(model, held_out, pad_token_id=pad, progress=progress)["metric"]
+    if not allow_untuned:
+        refuse_untuned(dense, held_out)
+    batches = make_batches(sample, batch_size, pad)
+    macs = MacModel.of(encoder, sample.mean_length)
+    with timed(seconds, "fisher"):
+        information = estimate_fisher(encoder, batches, task.problem, estimator=fisher, progress=progress)
+    with timed(seconds, "search"):
+        masks = search_macs(information.head_importance, information.filter_importance, macs, keep_ratio)
+    with timed(seconds, "rearrange"):
+        masks = rearrange(masks, information)
+    with timed(seconds, "tuning"):
+        tuned = tune(encoder, masks, information, macs, keep_ratio, batches, task.problem,
+                     "none" if dry_run else tuning, progress=progress)
+    metrics = {"metric": task.metric, "dense": dense, **size_metrics(encoder, macs, tuned, keep_ratio)}
+    if not dry_run:
+        with timed(seconds, "evaluate_pruned"):
+            metrics["pruned"] = evaluate(tuned.model, held_out, pad_token_id=pad, progress=progress)["metric"]
+        metrics["latency_ms"] = compare_latency(model, tuned.model, held_out, pad)
+    metrics["seconds"] = seconds
+    manifest = make_manifest(encoder, macs, tuned, source=source, source_digest=checkpoint.digest(model),
+                             sample=sample, evaluation=held_out, seed=seed, keep_ratio=keep_ratio, fisher=fisher,
+                             tuning=tuning)
+    if output_dir is not None and not dry_run:
+        checkpoint.save(output_dir, tuned.model, tokenizer, manifest, metrics=metrics)
+    return Compressed(tuned.model, tuned.masks, metrics, manifest)
+
+
+def tune(encoder: Encoder, masks: Masks, fisher: Fisher, macs: MacModel, keep_ratio: float,
+         batches: Sequence[Mapping[str, Tensor]], problem: str, method: Tuning, *, progress: bool = True) -> Tuned:
+    """Slice the model and make up for what was cut, by the method of that name.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    masks : Masks
+        Binary, rearranged.
+    fisher, macs, keep_ratio
+        What the masks were searched with; mask tuning's teacher is the search at ``sqrt(keep_ratio)``.
+    batches : sequence of dict of Tensor
+    problem : {"classification", "regression", "question-answering"}
+    method : {"mask", "none"}
+    """
+    if method == "none":
+        return Tuned(slice_model(encoder, masks), masks)
+    if method == "mask":
+        teacher = search_macs(fisher.head_importance, fisher.filter_importance, macs, keep_ratio**0.5)
+        return tune_masks(encoder, masks, teacher, batches, problem, progress=progress)
+    raise InputError(f"tuning method {method!r} is not known; use one of {', '.join(get_args(Tuning))}")
+
+
+def table_task(model: str | Path, text_columns: tuple[str, ...], label_column: str | None, metric: str | None = None,
+               max_length: int | None = None) -> Task:
+    """What a user's own table is for, from its columns and the model's configuration.
+
+    A question-answering model reads SQuAD's columns unless others are named; one output is regression.
+    """
+    config = checkpoint.load_config(model)
+    if "QuestionAnswering" in (config.architectures or [""])[0]:
+        return Task("squad", "question-answering", metric or "squad_f1", text_columns or ("question", "context"),
+                    label_column or "answers", max_length or 384)
+    if not text_columns or not label_column:
+        raise InputError("name the columns of the data: --text-column (twice for pairs: --text-column-b) and "
+                         "--label-column")
+    regression = config.num_labels == 1
+    return Task("table", "regression" if regression else "classification",
+                metric or ("pearson" if regression else "accuracy"), text_columns, label_column, max_length or 128)
+
+
+def size_metrics(encoder: Encoder, macs: MacModel, tuned: Tuned, keep_ratio: float) -> dict:
+    """What was kept, of ``metrics.json``."""
+    return {
+        "keep_ratio": keep_ratio,
+        "macs_kept": macs.kept(tuned.masks),
+        "params_kept": tuned.model.num_parameters() / encoder.model.num_parameters(),
+        "heads": tuned.masks.head_counts,
+        "filters": tuned.masks.filter_counts,
+        "num_heads": encoder.num_heads,
+        "num_filters": encoder.num_filters,
+    }
+
+
+def compare_latency(dense: PreTrainedModel, pruned: PreTrainedModel, split: Split, pad_token_id: int) -> dict:
+    """Median milliseconds of both models, timed in turn on one batch of the evaluation data."""
+    batch = make_batches(split.select(range(min(LATENCY_BATCH, len(split)))), LATENCY_BATCH, pad_token_id)[0]
+    size, length = batch["input_ids"].shape
+    times = measure_latency({"dense": dense, "pruned": pruned}, batch)
+    return {name: time.median_ms for name, time in times.items()} | {
+        "batch_size": size, "seq_len": length, "device": str(dense.device), "threads": torch.get_num_threads()}
+
+
+def make_manifest(encoder: Encoder, macs: MacModel, tuned: Tuned, *, source: str, source_digest: str, sample: Split,
+                  evaluation: Split, **settings) -> dict:
+    """The record that a pruned model carries: what it was made from, how, and what was kept."""
+    return {
+        "schema_version": 1,
+        "source_model": source,
+        "source_sha256": source_digest,
+        "task": sample.task.name,
+        "sample_sha256": sample.digest,
+        "sample_size": len(sample),
+        "evaluation_sha256": evaluation.digest,
+        **settings,
+        "seq_len": macs.seq_len,
+        "macs_before": macs.total,
+        "macs_after": macs.of_masks(tuned.masks),
+        "kept_heads": tuned.masks.kept_heads,
+        "kept_filters": tuned.masks.kept_filters,
+        "tuning_stopped": tuned.stopped,
+        "versions": {"fastprune": fastprune.__version__, "python": platform.python_version(),
+                     "torch": torch.__version__, "transformers": transformers.__version__,
+                     "numpy": np.__version__, "scipy": scipy.__version__},
+    }
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is CUDA where there is one. Raises InputError for a device that torch does not have."""
+    try:
+        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} is not to be had here ({str(error).splitlines()[0]}); "
+                         "use auto, cpu or cuda") from error
+    return chosen
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note the wall seconds of a ``with`` block under ``stage``."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
+
+
+def _encode(data: str | Path | datasets.Dataset, tokenizer: PreTrainedTokenizerBase, task: Task,
+            model: PreTrainedModel, *, for_evaluation: bool = False) -> Split:
+    table = data if isinstance(data, datasets.Dataset) else read_table(data)
+    return encode(table, tokenizer, task, model.config, for_evaluation=for_evaluation)

@@ -1,0 +1,299 @@
+"""One self-contained HTML page that shows what pruning did to a model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import jinja2
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+INK, MUTED, RULE = "#1f2933", "#6b7785", "#dfe4e8"
+KEPT, PRUNED = "#2f6f8f", "#e6eaed"
+
+_STYLE = {
+    "font.size": 9,
+    "svg.fonttype": "none",  # text stays text, in the page's own font
+    "svg.hashsalt": "fastprune",
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+
+
+def render(metrics: Mapping, manifest: Mapping, *, kept_heads: Sequence[Sequence[int]] | None = None) -> str:
+    """The report of one compression.
+
+    Parameters
+    ----------
+    metrics : mapping
+        ``metrics.json``. Only ``metric``, ``dense``, ``pruned``, ``macs_kept``, ``params_kept``, ``heads``,
+        ``filters``, ``num_heads`` and ``num_filters`` are needed; rows and sections without figures are left out.
+    manifest : mapping
+        ``manifest.json``; its plain values become the list of provenance.
+    kept_heads : sequence of sequence of int, optional
+        Indices of the kept heads per layer; without it the first ones of each layer are drawn as kept.
+
+    Returns
+    -------
+    str
+        HTML that needs no other file.
+    """
+    figures = plots(metrics, kept_heads=kept_heads)
+    return _TEMPLATE.render(
+        metrics=metrics,
+        metric_name=metrics["metric"].replace("_", " "),
+        rows=_rows(metrics),
+        cards=_cards(metrics),
+        steps=_steps(metrics),
+        seconds=_bars(metrics.get("seconds", {})),
+        total_seconds=sum(metrics.get("seconds", {}).values()),
+        heads=_svg(figures["heads"]),
+        filters=_svg(figures["filters"]),
+        provenance=_flatten(manifest),
+    )
+
+
+def plots(metrics: Mapping, *, kept_heads: Sequence[Sequence[int]] | None = None) -> dict[str, Figure]:
+    """The pictures of the report: ``heads`` and ``filters`` kept per layer."""
+    with matplotlib.rc_context(_STYLE):
+        return {
+            "heads": _head_figure(metrics["heads"], metrics["num_heads"], kept_heads),
+            "filters": _filter_figure(metrics["filters"], metrics["num_filters"]),
+        }
+
+
+def _head_figure(counts: Sequence[int], num_heads: int, kept: Sequence[Sequence[int]] | None) -> Figure:
+    kept = [set(row) for row in kept] if kept else [set(range(count)) for count in counts]
+    figure, axes = _layer_axes(len(counts))
+    for layer, row in enumerate(kept):
+        colours = [KEPT if head in row else PRUNED for head in range(num_heads)]
+        axes.barh([layer] * num_heads, [0.82] * num_heads, left=[head - 0.41 for head in range(num_heads)],
+                  height=0.74, color=colours)
+        axes.text(num_heads - 0.1, layer, f"{counts[layer]}", va="center", ha="left")
+    axes.set_xlim(-0.6, num_heads + 0.9)
+    axes.set_xticks(range(0, num_heads, max(1, num_heads // 6)))
+    axes.set_xlabel(f"head (the number kept of {num_heads} at the right)")
+    return figure
+
+
+def _filter_figure(counts: Sequence[int], num_filters: int) -> Figure:
+    figure, axes = _layer_axes(len(counts))
+    layers = range(len(counts))
+    axes.barh(layers, [num_filters] * len(counts), height=0.74, color=PRUNED)
+    axes.barh(layers, counts, height=0.74, color=KEPT)
+    for layer, count in enumerate(counts):
+        axes.text(num_filters * 1.02, layer, f"{count:,}", va="center", ha="left")
+    axes.set_xlim(0, num_filters * 1.15)
+    axes.set_xticks([0, num_filters // 2, num_filters])
+    axes.set_xlabel(f"filters (the number kept of {num_filters:,} at the right)")
+    return figure
+
+
+def _layer_axes(num_layers: int):
+    figure = Figure(figsize=(4.2, 0.62 + 0.26 * num_layers), layout="constrained")
+    axes = figure.subplots()
+    axes.set_ylim(num_layers - 0.4, -0.6)
+    axes.set_yticks(range(num_layers))
+    axes.set_ylabel("layer")
+    axes.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> Markup:
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return Markup(text[text.index("<svg"):])
+
+
+def _rows(metrics: Mapping) -> list[dict]:
+    """Rows of the comparison: name, dense, pruned, change."""
+    dense, pruned = metrics["dense"], metrics["pruned"]
+    rows = [_row(f"{metrics['metric'].replace('_', ' ')}, %", f"{100 * dense:.2f}", f"{100 * pruned:.2f}",
+                 f"{100 * (pruned - dense):+.2f} points")]
+    macs = metrics.get("macs")
+    rows.append(_row("MACs of the encoder, per example",
+                     _large(macs["dense"]) if macs else "100 %",
+                     _large(macs["pruned"]) if macs else _percent(metrics["macs_kept"]),
+                     f"{_percent(metrics['macs_kept'])} kept"))
+    params = metrics.get("params")
+    rows.append(_row("parameters",
+                     _large(params["dense"]) if params else "100 %",
+                     _large(params["pruned"]) if params else _percent(metrics["params_kept"]),
+                     f"{_percent(metrics['params_kept'])} kept"))
+    if size := metrics.get("megabytes"):
+        rows.append(_row("size on disk, MB", f"{size['dense']:.1f}", f"{size['pruned']:.1f}",
+                         f"{_percent(size['pruned'] / size['dense'])} kept"))
+    if latency := metrics.get("latency_ms"):
+        shape = f"batch {latency['batch_size']}, {latency['seq_len']} tokens"
+        rows.append(_row(f"latency, ms ({shape})", f"{latency['dense']:.1f}", f"{latency['pruned']:.1f}",
+                         f"{latency['dense'] / latency['pruned']:.2f} times faster"))
+    return rows
+
+
+def _row(name: str, dense: str, pruned: str, change: str) -> dict:
+    return {"name": name, "dense": dense, "pruned": pruned, "change": change.replace("-", "\N{MINUS SIGN}")}
+
+
+def _cards(metrics: Mapping) -> list[tuple[str, str, str]]:
+    """The three or four figures to remember: value, unit, what it is."""
+    change = 100 * (metrics["pruned"] - metrics["dense"])
+    name = metrics["metric"].replace("_", " ")
+    cards = [(f"{100 * metrics['pruned']:.1f}", "%", f"{name} ({change:+.1f} points)".replace("-", "\N{MINUS SIGN}")),
+             (f"{100 * metrics['macs_kept']:.0f}", "%", "of the MACs kept")]
+    if latency := metrics.get("latency_ms"):
+        cards.append((f"{latency['dense'] / latency['pruned']:.2f}", "\N{MULTIPLICATION SIGN}", "faster than dense"))
+    cards.append((f"{100 * metrics['params_kept']:.0f}", "%", "of the parameters kept"))
+    return cards
+
+
+def _steps(metrics: Mapping) -> list[tuple[str, str]]:
+    """The metric from dense through each stage of the method, in per cent."""
+    stages = metrics.get("stages")
+    if not stages:
+        return []
+    steps = {"dense": metrics["dense"], **stages}
+    return [(name, f"{100 * value:.2f}") for name, value in steps.items()]
+
+
+def _bars(seconds: Mapping[str, float]) -> list[tuple[str, str, float]]:
+    """Name, seconds and length of each bar in per cent of the longest."""
+    longest = max(seconds.values(), default=0) or 1
+    return [(name.replace("_", " "), f"{value:.1f}", 100 * value / longest) for name, value in seconds.items()]
+
+
+def _flatten(document: Mapping, prefix: str = "") -> list[tuple[str, str]]:
+    """Plain values of nested mappings by dotted name; lists (masks) are left out."""
+    found: list[tuple[str, str]] = []
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            found += _flatten(value, f"{prefix}{name}.")
+        elif not isinstance(value, list | tuple):
+            found.append((f"{prefix}{name}".replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value)))
+    return found
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _large(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return f"{number:.0f}"
+
+
+_TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Pruned to {{ "%.0f" % (100 * metrics.macs_kept) }} % of its MACs</title>
+<style>
+  :root { --ink: #1f2933; --muted: #6b7785; --rule: #dfe4e8; --accent: #2f6f8f; --soft: #f5f7f8; }
+  * { box-sizing: border-box; }
+  body { margin: 0; color: var(--ink); background: #fff; line-height: 1.5;
+         font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+  main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+  h1 { font-size: clamp(1.5rem, 5vw, 2.1rem); line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
+  h2 { font-size: 1.1rem; margin: 2.75rem 0 .75rem; }
+  p, figcaption { color: var(--muted); margin: 0; }
+  .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); margin: 2rem 0 0; }
+  .card { background: var(--soft); border-radius: .6rem; padding: 1rem 1.1rem; }
+  .card b { font-size: 1.9rem; font-weight: 600; letter-spacing: -.02em; font-variant-numeric: tabular-nums; }
+  .card b small { font-size: 1.1rem; font-weight: 500; color: var(--muted); margin-left: .1em; }
+  .card span { display: block; color: var(--muted); font-size: .875rem; }
+  table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+  th, td { padding: .55rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
+  th:first-child, td:first-child { text-align: left; padding-left: 0; }
+  th { font-size: .8125rem; font-weight: 500; color: var(--muted); }
+  td.pruned { font-weight: 600; }
+  td.change { color: var(--muted); }
+  .pair { display: grid; gap: 1.5rem 2.5rem; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
+  figure { margin: 0; }
+  figure svg { width: 100%; height: auto; display: block; }
+  figure svg text { font-family: inherit !important; }
+  .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: .35rem .9rem; align-items: center; }
+  .bars i { display: block; height: .7rem; min-width: 2px; border-radius: .15rem; background: var(--accent); }
+  .bars span:nth-child(3n) { text-align: right; font-variant-numeric: tabular-nums; color: var(--muted); }
+  .steps { display: flex; flex-wrap: wrap; gap: .5rem 2rem; list-style: none; padding: 0; margin: 0; }
+  .steps b { display: block; font-size: 1.25rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+  .steps span { color: var(--muted); font-size: .875rem; }
+  dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: .75rem 0 0; font-size: .875rem; }
+  dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
+  summary { cursor: pointer; color: var(--accent); margin-top: 2.75rem; }
+  @media (max-width: 34rem) {
+    td.change, th.change { display: none; }
+    dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; }
+  }
+</style>
+</head>
+<body>
+<main>
+<h1>Pruned to {{ "%.0f" % (100 * metrics.macs_kept) }} % of its MACs</h1>
+<p>{{ subtitle }}</p>
+
+<div class="cards">
+{% for value, unit, what in cards %}
+  <div class="card"><b>{{ value }}<small>{{ unit }}</small></b><span>{{ what }}</span></div>
+{% endfor %}
+</div>
+
+<h2>Dense against pruned</h2>
+<table>
+<thead><tr><th></th><th>dense</th><th>pruned</th><th class="change">change</th></tr></thead>
+<tbody>
+{% for row in rows %}
+<tr><td>{{ row.name }}</td><td>{{ row.dense }}</td><td class="pruned">{{ row.pruned }}</td>
+<td class="change">{{ row.change }}</td></tr>
+{% endfor %}
+</tbody>
+</table>
+
+{% if steps %}
+<h2>{{ metric_name | capitalize }} after each stage, %</h2>
+<ul class="steps">
+{% for name, value in steps %}
+  <li><b>{{ value }}</b><span>{{ name }}</span></li>
+{% endfor %}
+</ul>
+{% endif %}
+
+<h2>What is kept, layer by layer</h2>
+<div class="pair">
+<figure>{{ heads }}</figure>
+<figure>{{ filters }}</figure>
+</div>
+
+{% if seconds %}
+<h2>Seconds per stage</h2>
+<div class="bars">
+{% for name, value, length in seconds %}
+<span>{{ name }}</span><span><i style="width: {{ "%.1f" % length }}%"></i></span><span>{{ value }}</span>
+{% endfor %}
+</div>
+<p style="margin-top: .75rem">{{ "%.0f" % total_seconds }} seconds in all.</p>
+{% endif %}
+
+<details>
+<summary>Where it comes from</summary>
+<dl>
+{% for name, value in provenance %}
+<dt>{{ name }}</dt><dd>{{ value }}</dd>
+{% endfor %}
+</dl>
+</details>
+</main>
+</body>
+</html>
+""")

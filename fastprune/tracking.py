@@ -1,0 +1,239 @@
+"""MLflow: one run per compression, a nested run per stage, the pruned model as a registered version.
+
+The only module that imports mlflow, and only inside its functions: every pipeline step is a process of its own and
+most of them start without it. A run is named by its id, a string that travels between those processes.
+
+Tracking never costs a compression its result: whatever MLflow refuses is warned about, and nothing more is sent to
+that store by this process.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+EXPERIMENT = "fastprune"
+
+_log = logging.getLogger(__name__)
+_given_up: set[str] = set()
+
+# The client's own defaults retry for minutes.
+_BOUNDS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+
+
+def tracking_uri(folder: str | Path = ".") -> str:
+    """Where runs go: ``MLFLOW_TRACKING_URI``, or else a SQLite store in ``folder``.
+
+    Absolute, since it is passed on to processes that run elsewhere.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    prefix = "sqlite:///"
+    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
+        return prefix + str(Path(folder).resolve() / uri.removeprefix(prefix))
+    return uri
+
+
+def _artifact_location(uri: str) -> str | None:
+    """``mlruns`` beside a SQLite store; a server has an artifact store of its own."""
+    if uri.startswith("sqlite:///"):
+        return (Path(uri.removeprefix("sqlite:///")).parent / "mlruns").as_uri()
+    return None
+
+
+def _client(uri: str):
+    for name, value in _BOUNDS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _best_effort(default):
+    """Decorate a function whose first argument is a tracking URI: on failure warn and return ``default``."""
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wrapper(uri: str, *args, **kwargs):
+            if not uri or uri in _given_up:
+                return default
+            try:
+                return function(uri, *args, **kwargs)
+            except Exception as error:  # whatever a store or a network can raise
+                _given_up.add(uri)
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                _log.warning("MLflow at %s failed (%s: %s); going on without tracking", uri, function.__name__, reason)
+                return default
+        return wrapper
+    return decorate
+
+
+@_best_effort("")
+def start(uri: str, name: str, parameters: Mapping[str, object], *, experiment: str = EXPERIMENT,
+          tags: Mapping[str, str] | None = None) -> str:
+    """Create the run of one compression, and the experiment if need be.
+
+    Call it once, before any stage runs: of processes that race to create an experiment the losers would log into
+    the default one.
+
+    Returns
+    -------
+    str
+        The run's id; empty when tracking failed, and then the stages do not track either.
+    """
+    client = _client(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        experiment_id = client.create_experiment(experiment, artifact_location=_artifact_location(uri))
+    elif found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+        experiment_id = found.experiment_id
+    else:
+        experiment_id = found.experiment_id
+    run_id = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+    log(uri, run_id, parameters=parameters)
+    return run_id
+
+
+@_best_effort(None)
+def log(uri: str, run_id: str, *, parameters: Mapping[str, object] = {}, metrics: Mapping[str, float] = {},
+        artifacts: Iterable[str | Path] = (), folder: str | None = None) -> None:
+    """Add to a run: parameters, metrics, and files or folders as artifacts (below ``folder``, if given)."""
+    if not run_id:
+        return
+    from mlflow.entities import Metric, Param
+
+    client, now = _client(uri), int(time.time() * 1000)
+    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()],
+                     metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()])
+    for path in map(Path, artifacts):
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), "/".join(filter(None, (folder, path.name))))
+        else:
+            client.log_artifact(run_id, str(path), folder)
+
+
+@dataclass
+class StageLog:
+    """What a stage has to tell; sent to its run when the stage ends."""
+
+    parameters: dict[str, object] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    artifacts: list[str | Path] = field(default_factory=list)
+
+
+@contextmanager
+def stage(uri: str, parent_id: str, name: str) -> Iterator[StageLog]:
+    """Track a stage as a run nested in its compression's run.
+
+    ``seconds`` are measured and logged. A stage that raises ends as failed, and so does its compression.
+
+    Parameters
+    ----------
+    uri : str
+    parent_id : str
+        What :func:`start` returned, in whichever process; empty tracks nothing.
+    name : str
+    """
+    record, run_id = StageLog(), _start_child(uri, parent_id, name)
+    begin = time.perf_counter()
+    try:
+        yield record
+    except BaseException:
+        end(uri, run_id, "FAILED")
+        end(uri, parent_id, "FAILED")
+        raise
+    seconds = time.perf_counter() - begin
+    log(uri, run_id, parameters=record.parameters, metrics={**record.metrics, "seconds": seconds},
+        artifacts=record.artifacts)
+    end(uri, run_id)
+
+
+@_best_effort("")
+def _start_child(uri: str, parent_id: str, name: str) -> str:
+    if not parent_id:
+        return ""
+    client = _client(uri)
+    experiment_id = client.get_run(parent_id).info.experiment_id
+    return client.create_run(experiment_id, run_name=name, tags={"mlflow.parentRunId": parent_id}).info.run_id
+
+
+@_best_effort(None)
+def end(uri: str, run_id: str, status: str = "FINISHED") -> None:
+    """Close a run as ``FINISHED`` or ``FAILED``."""
+    if run_id:
+        _client(uri).set_terminated(run_id, status)
+
+
+@_best_effort("")
+def register(uri: str, run_id: str, model_dir: str | Path, name: str, *, problem: str,
+             text_columns: Iterable[str] = (), max_length: int = 128, tags: Mapping[str, str] | None = None) -> str:
+    """Log a pruned model under its compression's run and register it as a new version of ``name``.
+
+    The version loads with ``mlflow.pyfunc.load_model``: the saved folder travels as it is beside
+    ``pyfunc_model.py`` (models from code: nothing is pickled), and needs torch and transformers but not fastprune.
+
+    Returns
+    -------
+    str
+        The version; empty when tracking failed.
+    """
+    if not run_id:
+        return ""
+    client = _client(uri)
+    import mlflow
+    import pandas
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    text_columns = list(text_columns)
+    if problem == "question-answering":
+        inputs, example = ["question", "context"], ["Who pruned it?", "It was pruned by the gardener."]
+    elif len(text_columns) == 2:
+        inputs, example = ["text", "text_pair"], ["A first sentence.", "Its pair."]
+    else:
+        inputs, example = ["text"], ["A text to judge."]
+    outputs = {
+        "classification": [("string", "label"), ("double", "probability"), ("string", "probabilities")],
+        "regression": [("double", "value")],
+        "question-answering": [("string", "answer"), ("double", "score")],
+    }[problem]
+    signature = ModelSignature(
+        # A single text goes without a name, so that plain lists of texts are accepted.
+        inputs=Schema([ColSpec("string", column if len(inputs) > 1 else None) for column in inputs]),
+        outputs=Schema([ColSpec(kind, column) for kind, column in outputs]),
+    )
+    quiet = logging.getLogger("mlflow")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        with mlflow.start_run(run_id=run_id):
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+                artifacts={"model": str(model_dir)},
+                model_config={"problem": problem, "text_columns": text_columns, "max_length": max_length},
+                signature=signature,
+                input_example=pandas.DataFrame([example], columns=inputs),
+                pip_requirements=[f"{package}=={version(package).split('+')[0]}"
+                                  for package in ("mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")],
+            )
+            registered = mlflow.register_model(logged.model_uri, name, tags=dict(tags or {}))
+    finally:
+        quiet.setLevel(level)
+    client.log_batch(run_id, params=[])
+    return str(registered.version)
