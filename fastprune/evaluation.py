@@ -66,9 +66,9 @@ def evaluate(
     """
     problem = split.task.problem
     if not split.labelled:
-        raise InputError(f"task {split.task.name!r}: the split has no labels to evaluate on; encode it labelled")
+        raise InputError(f"task {split.task.name!r}: the split has no labels to evaluate on")
     if problem == "question-answering" and split.examples is None:
-        raise InputError(f"task {split.task.name!r}: encode the questions with for_evaluation=True to evaluate")
+        raise InputError(f"task {split.task.name!r}: encode the questions with for_evaluation=True")
     if device is not None:
         model.to(device)
     device = next(model.parameters()).device
@@ -85,7 +85,7 @@ def evaluate(
             scores = scores.float().cpu().numpy()
             if not np.isfinite(scores).all():
                 raise InputError(
-                    "the model's outputs are not finite; look for NaN in its weights, and load them in float32"
+                    "the model's outputs are not finite; look for NaN in its weights, load them in float32"
                 )
             for row, score in zip(rows, scores, strict=True):
                 outputs[row] = score
@@ -113,7 +113,9 @@ def _eval_mode(model: nn.Module):
         model.train(training)
 
 
-def _classification_metrics(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, float]:
+def _classification_metrics(
+    predictions: np.ndarray, labels: np.ndarray, num_classes: int
+) -> dict[str, float]:
     average = "binary" if num_classes == 2 else "macro"
     with warnings.catch_warnings():
         # Labels or predictions all of one class are no accident here: majority_metric asks for that.
@@ -228,9 +230,9 @@ def refuse_untuned(metric: float, split: Split, tolerance: float | None = None) 
     baseline = majority_metric(split)
     if not metric > baseline + tolerance:
         raise InputError(
-            f"the dense model reaches {split.task.metric} {metric:.4f} on task {split.task.name!r}, where always "
-            f"giving the same answer reaches {baseline:.4f}: it looks not fine-tuned for this task, or its "
-            f"labels are numbered otherwise than the data's; fine-tune it first"
+            f"the dense model reaches {split.task.metric} {metric:.4f} on task {split.task.name!r}, where "
+            f"always giving the same answer reaches {baseline:.4f}: it looks not fine-tuned for this task, "
+            f"or its labels are numbered otherwise than the data's; fine-tune it first"
         )
 
 

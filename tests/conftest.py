@@ -12,6 +12,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+# On models this small a second thread only waits, for a long time where other programs want the cores.
+torch.set_num_threads(1)
+
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "the a and of in was is it not very good bad film movie dull great who what won king".split()
 

@@ -1,0 +1,253 @@
+"""Encoded splits: saving, sampling, batching."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
+
+from fastprune.data.tasks import Task
+from fastprune.errors import InputError
+from fastprune.losses import LABELS
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A task's rows, encoded for one model.
+
+    Attributes
+    ----------
+    task
+        What the rows are for.
+    features
+        ``input_ids``, ``attention_mask``, ``token_type_ids`` where the model reads them, without padding,
+        and ``labels``, or for question answering ``start_positions``, ``end_positions`` and ``example_id``
+        (a long context gives several features), with ``offset_mapping`` [length, 2] when for evaluation:
+        character offsets into the context, -1 for tokens outside it.
+    examples
+        ``id``, ``question``, ``context`` and ``answers`` of question answering for evaluation, else None.
+    digest
+        SHA-256 of the task and of the content of both tables, in hexadecimal.
+    """
+
+    task: Task
+    features: Dataset
+    examples: Dataset | None
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the features carry targets."""
+        return any(target in self.features.column_names for target in LABELS)
+
+    @property
+    def mean_length(self) -> float:
+        """Mean number of tokens of a feature, special tokens included."""
+        mask = arrow_of(self.features.select_columns("attention_mask"))["attention_mask"]
+        return pc.sum(pc.list_flatten(mask)).as_py() / len(self)
+
+    def select(self, rows: np.ndarray | list[int]) -> "Split":
+        """Return the split of these features, in this order; a feature may come more than once."""
+        features = arrow_of(self.features).take(pa.array(np.asarray(rows, dtype=np.int64)))
+        examples = self.examples
+        if examples is not None:
+            kept = pc.is_in(arrow_of(examples)["id"], value_set=features["example_id"].combine_chunks())
+            examples = arrow_of(examples).filter(kept)
+        return make_split(self.task, features, examples)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the split as Parquet and JSON into a folder, made if need be."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(arrow_of(self.features), folder / "features.parquet")
+        if self.examples is not None:
+            pq.write_table(arrow_of(self.examples), folder / "examples.parquet")
+        content = {"task": asdict(self.task), "digest": self.digest, "examples": self.examples is not None}
+        (folder / "split.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Split":
+        """Read a split that ``save`` wrote.
+
+        Raises
+        ------
+        InputError
+            If the folder holds no split, or its content is not what was saved.
+        """
+        folder = Path(folder)
+        try:
+            content = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+            task = Task(**content["task"] | {"text_columns": tuple(content["task"]["text_columns"])})
+            features = pq.read_table(folder / "features.parquet")
+            examples = pq.read_table(folder / "examples.parquet") if content["examples"] else None
+            split = make_split(task, features, examples)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{folder}: holds no complete encoded split ({error}); encode the data again"
+            ) from error
+        if split.digest != content["digest"]:
+            raise InputError(
+                f"{folder}: the split is not what was saved (its digest differs); encode the data again"
+            )
+        return split
+
+
+def make_split(task: Task, features: pa.Table, examples: pa.Table | None) -> Split:
+    digest = hashlib.sha256(json.dumps(asdict(task), sort_keys=True).encode())
+    for table in (features, examples):
+        if table is not None:
+            for name in sorted(table.column_names):
+                digest.update(name.encode())
+                _hash_values(digest, table[name].combine_chunks())
+    # The fingerprint given, datasets need not pickle the whole table to make one.
+    datasets = [
+        table if table is None else Dataset(table, fingerprint=digest.hexdigest()[:16])
+        for table in (features, examples)
+    ]
+    return Split(task, *datasets, digest.hexdigest())
+
+
+def _hash_values(digest: Any, values: pa.Array) -> None:
+    """Hash values as such, whatever chunks, offsets and integer widths they are stored in."""
+    if pa.types.is_struct(values.type):
+        for child in values.flatten():
+            _hash_values(digest, child)
+    elif pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type):
+        _hash_values(digest, pc.list_value_length(values))
+        _hash_values(digest, values.flatten())
+    elif pa.types.is_string(values.type):
+        _hash_values(digest, pc.binary_length(values))
+        digest.update("".join(values.to_pylist()).encode())
+    else:
+        wide = pa.float64() if pa.types.is_floating(values.type) else pa.int64()
+        digest.update(values.cast(wide).to_numpy(zero_copy_only=False).tobytes())
+
+
+def arrow_of(table: Dataset) -> pa.Table:
+    return table.with_format("arrow")[:]
+
+
+def draw_sample(split: Split, num_samples: int, seed: int) -> Split:
+    """Draw examples without replacement, or keep the whole split if it has no more than that.
+
+    For question answering, ``num_samples`` questions are drawn, each with all of its features.
+
+    Raises
+    ------
+    InputError
+        If ``num_samples`` is less than 1.
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples is {num_samples}; draw at least 1")
+    groups = _rows_of_examples(split)
+    if num_samples >= len(groups):
+        return split
+    drawn = np.random.default_rng(seed).choice(len(groups), num_samples, replace=False)
+    return split.select(np.concatenate([groups[number] for number in drawn]))
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Part a split at random into (rest, held), both in the order of the split.
+
+    Parameters
+    ----------
+    split
+        What to part; the features of one question stay together.
+    fraction
+        Share of the examples to hold out, above 0 and below 1; at least one goes to each side.
+    seed
+        Of the drawing.
+
+    Raises
+    ------
+    InputError
+        If the fraction is not between 0 and 1, or there is only one example.
+    """
+    groups = _rows_of_examples(split)
+    if not 0 < fraction < 1 or len(groups) < 2:
+        raise InputError(
+            f"cannot hold out {fraction} of {len(groups)} examples; give a fraction between 0 and 1, "
+            f"and 2 examples or more"
+        )
+    num_held = min(max(round(fraction * len(groups)), 1), len(groups) - 1)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    held, rest = (np.sort(np.concatenate([groups[n] for n in part])) for part in np.split(order, [num_held]))
+    return split.select(rest), split.select(held)
+
+
+def _rows_of_examples(split: Split) -> list[list[int]]:
+    """Return the features of each example."""
+    if split.task.problem != "question-answering":
+        return [[row] for row in range(len(split))]
+    groups: dict[str, list[int]] = {}
+    for row, example in enumerate(split.features["example_id"]):
+        groups.setdefault(example, []).append(row)
+    return list(groups.values())
+
+
+def order_rows(split: Split, batch_size: int, *, by_length: bool = True) -> list[np.ndarray]:
+    """Return the features of each batch.
+
+    Parameters
+    ----------
+    split
+        The features to part.
+    batch_size
+        Features a batch; the last one may have fewer.
+    by_length
+        Put features of like length together, the longest first (so that memory runs out at once or never),
+        instead of keeping their order.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; use at least 1")
+    rows = np.arange(len(split))
+    if by_length:
+        tokens = arrow_of(split.features.select_columns("input_ids"))["input_ids"]
+        rows = np.argsort(-pc.list_value_length(tokens).to_numpy(), kind="stable")
+    return [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+
+
+def collate(split: Split, rows: np.ndarray, pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Return features as CPU tensors [rows, longest of them], padded on the right, with their targets [rows].
+
+    All are int64 but the labels of a regression, float32.
+    """
+    names = [name for name in (*MODEL_INPUTS, *LABELS) if name in split.features.column_names]
+    values = split.features.select_columns(names)[rows.tolist()]
+    batch = {}
+    for name in names:
+        if name in LABELS:
+            kind = torch.float32 if split.task.problem == "regression" else torch.int64
+            batch[name] = torch.tensor(values[name], dtype=kind)
+        else:
+            batch[name] = torch.nn.utils.rnn.pad_sequence(
+                [torch.tensor(tokens, dtype=torch.int64) for tokens in values[name]],
+                batch_first=True,
+                padding_value=pad_token_id if name == "input_ids" else 0,
+            )
+    return batch
+
+
+def make_batches(
+    split: Split, batch_size: int, pad_token_id: int, *, by_length: bool = True
+) -> list[dict[str, torch.Tensor]]:
+    """Return the whole split as padded batches; see ``order_rows`` and ``collate``.
+
+    Raises
+    ------
+    InputError
+        If ``batch_size`` is less than 1.
+    """
+    return [collate(split, rows, pad_token_id) for rows in order_rows(split, batch_size, by_length=by_length)]
