@@ -70,7 +70,11 @@ def load_config(name: str | Path) -> PreTrainedConfig:
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises InputError when there is none."""
     with _reading(name):
-        return AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    # Where its files are missing, transformers makes up a tokenizer that knows its special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(f"{name}: there are no tokenizer files beside the model; save its tokenizer there")
+    return tokenizer
 
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu") -> PreTrainedModel:
@@ -95,7 +99,8 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> PreTraine
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json here; give the folder of a pruned model "
                          "(the output folder of `fastprune compress`)")
-    name = (json.loads((folder / "config.json").read_text()).get("architectures") or [""])[0]
+    with _reading(folder):
+        name = (json.loads((folder / "config.json").read_text()).get("architectures") or [""])[0]
     if not name.startswith("Pruned") or not hasattr(modeling_fastprune, name):
         raise InputError(f"{folder}: config.json names the architecture {name!r}, which is not a model pruned by "
                          "fastprune; load it with transformers")
@@ -183,6 +188,11 @@ def _reading(name: str | Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise InputError(f"{name}: its safetensors file is truncated or damaged ({error}); copy it again") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise InputError(f"{name}: the shapes of its weights are not those that its config.json gives; "
+                         "save both again from one model") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: cannot be read as a model with a tokenizer and safetensors weights: "
                          f"{str(error).splitlines()[0]}") from error

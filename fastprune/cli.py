@@ -41,8 +41,12 @@ def main() -> None:
 @click.option("--keep-ratio", type=float, default=0.6, help="Fraction of the MACs to keep.")
 @click.option("--num-samples", type=click.IntRange(min=1), default=2048, help="Size of the pruning sample.")
 @click.option("--seed", type=int, default=0, help="Of the drawing of the sample.")
-@click.option("--fisher", type=click.Choice(["per_sample", "per_batch"]), default="per_sample")
-@click.option("--tuning", type=click.Choice(["mask", "none"]), default="mask")
+@click.option("--selection", type=click.Choice(["surgeon", "fisher"]), default="surgeon",
+              help="Importance of a unit: removal cost after compensation, or the paper's Fisher with rearrangement.")
+@click.option("--fisher", type=click.Choice(["per_sample", "per_batch"]), default="per_sample",
+              help="With --selection fisher: the gradients of examples, or of mini-batches as published.")
+@click.option("--tuning", type=click.Choice(["weights", "mask", "none"]), default="weights",
+              help="Reconstruct whole output projections, or scale each unit as in the paper.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32)
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--output-dir", type=click.Path(path_type=Path), help="Folder to make for the pruned model.")

@@ -1,4 +1,4 @@
-"""The whole method in one call: Fisher, search, rearrangement, tuning, surgery, evaluation."""
+"""The whole method in one call: importance, search, rearrangement, tuning, surgery, evaluation."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import fastprune
 from fastprune import checkpoint
 from fastprune.architectures import Encoder, describe
+from fastprune.curvature import estimate_curvature
 from fastprune.data import Split, Task, draw_sample, encode, make_batches, read_table
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, measure_latency, refuse_untuned
@@ -28,11 +29,14 @@ from fastprune.fisher import Estimator, Fisher, estimate_fisher
 from fastprune.macs import MacModel
 from fastprune.masks import Masks
 from fastprune.rearrange import rearrange
+from fastprune.reconstruction import reconstruct_weights
 from fastprune.search import check_keep_ratio, search_macs
+from fastprune.surgeon import removal_costs
 from fastprune.surgery import slice_model
 from fastprune.tuning import Tuned, tune_masks
 
-Tuning = Literal["mask", "none"]
+Selection = Literal["surgeon", "fisher"]
+Tuning = Literal["weights", "mask", "none"]
 
 LATENCY_BATCH = 8
 """Examples in the batch on which the dense and the pruned model are timed."""
@@ -63,7 +67,8 @@ class Compressed:
 def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None,
              dataset: str | Path | datasets.Dataset | None = None, *, task: Task, keep_ratio: float = 0.6,
              evaluation: str | Path | datasets.Dataset | None = None, num_samples: int = 2048, seed: int = 0,
-             fisher: Estimator = "per_sample", tuning: Tuning = "mask", batch_size: int = 32, device: str = "auto",
+             selection: Selection = "surgeon", fisher: Estimator = "per_sample", tuning: Tuning = "weights",
+             batch_size: int = 32, device: str = "auto",
              output_dir: str | Path | None = None, allow_untuned: bool = False, dry_run: bool = False,
              progress: bool = True) -> Compressed:
     """Prune a fine-tuned encoder to a fraction of its MACs, without retraining.
@@ -75,7 +80,8 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     tokenizer : PreTrainedTokenizerBase, optional
         By default the one beside ``model``.
     dataset : path or datasets.Dataset
-        Labelled rows from which the pruning sample is drawn; never rows of ``evaluation``.
+        Rows from which the pruning sample is drawn, never those of ``evaluation``. They need labels only with
+        ``selection="fisher"``.
     task : Task
         Its columns, problem and metric.
     keep_ratio : float
@@ -86,9 +92,13 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
         Size of the pruning sample; the whole of ``dataset`` if that is smaller.
     seed : int
         Of the drawing of the sample, the only random choice.
+    selection : {"surgeon", "fisher"}
+        What makes a unit important: ``surgeon``, what its removal costs after compensation (reads no labels), or
+        ``fisher``, the paper's Fisher information with rearrangement.
     fisher : {"per_sample", "per_batch"}
-    tuning : {"mask", "none"}
-        ``mask`` is the paper's mask tuning.
+        With ``selection="fisher"``: see :func:`fastprune.fisher.estimate_fisher`.
+    tuning : {"weights", "mask", "none"}
+        ``weights`` reconstructs whole output projections, ``mask`` is the paper's mask tuning.
     batch_size : int
     device : str
         ``auto`` takes CUDA if there is one.
@@ -111,6 +121,8 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
         Bad input of any kind; nothing is written then.
     """
     check_keep_ratio(keep_ratio)
+    if dataset is None or evaluation is None:
+        raise InputError("give both dataset, to draw the pruning sample from, and evaluation, to measure on")
     if output_dir is not None:
         checkpoint.check_absent(output_dir)
     device = choose_device(device)
@@ -122,7 +134,9 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     else:
         model = checkpoint.load_dense(model, device=device, allow_untuned=allow_untuned)
     encoder = describe(model)
-    sample = draw_sample(_encode(dataset, tokenizer, task, model), num_samples, seed)
+    # Only the Fisher's loss reads the sample's labels.
+    rows = _encode(dataset, tokenizer, task, model, labelled=selection == "fisher")
+    sample = draw_sample(rows, num_samples, seed)
     held_out = _encode(evaluation, tokenizer, task, model, for_evaluation=True)
     pad = tokenizer.pad_token_id
 
@@ -133,14 +147,16 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
         refuse_untuned(dense, held_out)
     batches = make_batches(sample, batch_size, pad)
     macs = MacModel.of(encoder, sample.mean_length)
-    with timed(seconds, "fisher"):
-        information = estimate_fisher(encoder, batches, task.problem, estimator=fisher, progress=progress)
+    with timed(seconds, "importance"):
+        importance, information = measure_importance(encoder, batches, task.problem, selection, fisher=fisher,
+                                                     progress=progress)
     with timed(seconds, "search"):
-        masks = search_macs(information.head_importance, information.filter_importance, macs, keep_ratio)
-    with timed(seconds, "rearrange"):
-        masks = rearrange(masks, information)
+        masks = search_macs(*importance, macs, keep_ratio)
+    if information is not None:
+        with timed(seconds, "rearrange"):
+            masks = rearrange(masks, information)
     with timed(seconds, "tuning"):
-        tuned = tune(encoder, masks, information, macs, keep_ratio, batches, task.problem,
+        tuned = tune(encoder, masks, importance, macs, keep_ratio, batches, task.problem,
                      "none" if dry_run else tuning, progress=progress)
     metrics = {"metric": task.metric, "dense": dense, **size_metrics(encoder, macs, tuned, keep_ratio)}
     if not dry_run:
@@ -149,14 +165,36 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
         metrics["latency_ms"] = compare_latency(model, tuned.model, held_out, pad)
     metrics["seconds"] = seconds
     manifest = make_manifest(encoder, macs, tuned, source=source, source_digest=checkpoint.digest(model),
-                             sample=sample, evaluation=held_out, seed=seed, keep_ratio=keep_ratio, fisher=fisher,
-                             tuning=tuning)
+                             sample=sample, evaluation=held_out, seed=seed, keep_ratio=keep_ratio,
+                             selection=selection, fisher=fisher, tuning=tuning)
     if output_dir is not None and not dry_run:
         checkpoint.save(output_dir, tuned.model, tokenizer, manifest, metrics=metrics)
     return Compressed(tuned.model, tuned.masks, metrics, manifest)
 
 
-def tune(encoder: Encoder, masks: Masks, fisher: Fisher, macs: MacModel, keep_ratio: float,
+def measure_importance(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], problem: str, selection: Selection,
+                       *, fisher: Estimator = "per_sample", progress: bool = True,
+                       ) -> tuple[tuple[Tensor, Tensor], Fisher | None]:
+    """Importance of every head [L, H] and filter [L, I], and the Fisher where rearrangement is to follow.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    batches : sequence of dict of Tensor
+    problem : {"classification", "regression", "question-answering"}
+    selection : {"surgeon", "fisher"}
+    fisher : {"per_sample", "per_batch"}
+    """
+    if selection == "surgeon":
+        curvature = estimate_curvature(encoder.model, batches, problem, progress=progress)
+        return removal_costs(encoder.model, Masks.ones(encoder), curvature), None
+    if selection == "fisher":
+        information = estimate_fisher(encoder, batches, problem, estimator=fisher, progress=progress)
+        return (information.head_importance, information.filter_importance), information
+    raise InputError(f"selection {selection!r} is not known; use one of {', '.join(get_args(Selection))}")
+
+
+def tune(encoder: Encoder, masks: Masks, importance: tuple[Tensor, Tensor], macs: MacModel, keep_ratio: float,
          batches: Sequence[Mapping[str, Tensor]], problem: str, method: Tuning, *, progress: bool = True) -> Tuned:
     """Slice the model and make up for what was cut, by the method of that name.
 
@@ -164,18 +202,20 @@ def tune(encoder: Encoder, masks: Masks, fisher: Fisher, macs: MacModel, keep_ra
     ----------
     encoder : Encoder
     masks : Masks
-        Binary, rearranged.
-    fisher, macs, keep_ratio
+        Binary.
+    importance, macs, keep_ratio
         What the masks were searched with; mask tuning's teacher is the search at ``sqrt(keep_ratio)``.
     batches : sequence of dict of Tensor
     problem : {"classification", "regression", "question-answering"}
-    method : {"mask", "none"}
+    method : {"weights", "mask", "none"}
     """
     if method == "none":
         return Tuned(slice_model(encoder, masks), masks)
     if method == "mask":
-        teacher = search_macs(fisher.head_importance, fisher.filter_importance, macs, keep_ratio**0.5)
+        teacher = search_macs(*importance, macs, keep_ratio**0.5)
         return tune_masks(encoder, masks, teacher, batches, problem, progress=progress)
+    if method == "weights":
+        return reconstruct_weights(encoder, masks, batches, problem, progress=progress)
     raise InputError(f"tuning method {method!r} is not known; use one of {', '.join(get_args(Tuning))}")
 
 
@@ -263,6 +303,6 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def _encode(data: str | Path | datasets.Dataset, tokenizer: PreTrainedTokenizerBase, task: Task,
-            model: PreTrainedModel, *, for_evaluation: bool = False) -> Split:
+            model: PreTrainedModel, **options: bool) -> Split:
     table = data if isinstance(data, datasets.Dataset) else read_table(data)
-    return encode(table, tokenizer, task, model.config, for_evaluation=for_evaluation)
+    return encode(table, tokenizer, task, model.config, **options)

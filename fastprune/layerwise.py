@@ -51,25 +51,30 @@ class Moments:
         self.gram += inputs.T @ inputs
         self.cross += inputs.T @ targets
 
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.gram + other.gram, self.cross + other.cross)
+
 
 @dataclass(frozen=True)
 class System:
     """One projection of the student and what it should put out.
 
     ``moments.cross`` holds the teacher's output with its residual, less the student's residual, so that the
-    projection (bias included) makes up for what the residual stream lacks.
+    projection (bias included) makes up for what the residual stream lacks. ``held_back`` are the same of the
+    examples that were kept apart for choosing a regularisation.
     """
 
     index: int
     kind: Literal["attention", "ffn"]
     projection: nn.Linear
     moments: Moments
+    held_back: Moments
 
 
 @torch.no_grad()
 def walk(teacher: Encoder, student: nn.Module, batches: Sequence[Mapping[str, Tensor]], *,
          teacher_masks: Masks | None = None, first_token: frozenset[tuple[int, str]] = frozenset(),
-         progress: bool = True) -> Iterator[System]:
+         hold_back: int | None = None, progress: bool = True) -> Iterator[System]:
     """Yield the student's systems in order: layer 0's attention, its FFN, layer 1's attention, ...
 
     Parameters
@@ -83,6 +88,8 @@ def walk(teacher: Encoder, student: nn.Module, batches: Sequence[Mapping[str, Te
         The teacher runs under these masks. As published, the FFN target of a layer has all of the filters.
     first_token : set of (layer index, kind)
         Systems taken from the first ([CLS]) token of each example alone.
+    hold_back : int, optional
+        Every so many examples, one goes into ``held_back`` and not into ``moments``.
 
     Notes
     -----
@@ -92,6 +99,7 @@ def walk(teacher: Encoder, student: nn.Module, batches: Sequence[Mapping[str, Te
     """
     teacher.model.eval()
     pads = [batch["attention_mask"].bool().to(teacher.device) for batch in batches]
+    held = _held_back([len(pad) for pad in pads], hold_back, teacher.device)
     entries = [_layer_input(teacher, batch) for batch in batches]
     teacher_states = [states for states, _ in entries]
     student_states = list(teacher_states)
@@ -106,7 +114,7 @@ def walk(teacher: Encoder, student: nn.Module, batches: Sequence[Mapping[str, Te
             filters = teacher_masks.filters[index].to(teacher.device)
 
         contexts = []
-        moments = Moments.zeros(below.attention_output)
+        moments, apart = Moments.zeros(below.attention_output), Moments.zeros(below.attention_output)
         for step, kwargs in enumerate(options):
             context = _context(above, teacher_states[step], kwargs)
             if heads is not None:
@@ -114,9 +122,9 @@ def walk(teacher: Encoder, student: nn.Module, batches: Sequence[Mapping[str, Te
             target = above.attention_output(context) + teacher_states[step]
             contexts.append(_context(below, student_states[step], kwargs))
             rows = _rows(pads[step], (index, "attention") in first_token)
-            moments.add(contexts[step][rows], (target - student_states[step])[rows])
+            _add(moments, apart, rows, held[step], contexts[step], target - student_states[step])
             teacher_states[step] = above.attention_norm(target)
-        yield System(index, "attention", below.attention_output, moments)
+        yield System(index, "attention", below.attention_output, moments, apart)
         for step, context in enumerate(contexts):
             student_states[step] = below.attention_norm(below.attention_output(context) + student_states[step])
         del contexts, context
@@ -124,19 +132,19 @@ def walk(teacher: Encoder, student: nn.Module, batches: Sequence[Mapping[str, Te
         tokens = sum(state[..., 0].numel() for state in student_states)
         cached = tokens * below.ffn_output.in_features * student_states[0].element_size() <= CACHE_BYTES
         activations = []
-        moments = Moments.zeros(below.ffn_output)
+        moments, apart = Moments.zeros(below.ffn_output), Moments.zeros(below.ffn_output)
         for step in range(len(batches)):
             activation = above.activation(above.ffn_input(teacher_states[step]))
             target = above.ffn_output(activation) + teacher_states[step]
             kept = below.activation(below.ffn_input(student_states[step]))
             rows = _rows(pads[step], (index, "ffn") in first_token)
-            moments.add(kept[rows], (target - student_states[step])[rows])
+            _add(moments, apart, rows, held[step], kept, target - student_states[step])
             if cached:
                 activations.append(kept)
             if filters is not None:
                 target = above.ffn_output(activation * filters) + teacher_states[step]
             teacher_states[step] = above.ffn_norm(target)
-        yield System(index, "ffn", below.ffn_output, moments)
+        yield System(index, "ffn", below.ffn_output, moments, apart)
         for step, state in enumerate(student_states):
             kept = activations[step] if cached else below.activation(below.ffn_input(state))
             student_states[step] = below.ffn_norm(below.ffn_output(kept) + state)
@@ -187,3 +195,17 @@ def _rows(attention_mask: Tensor, first_token: bool) -> Tensor:
     rows = torch.zeros_like(attention_mask)
     rows[:, 0] = True
     return rows
+
+
+def _held_back(sizes: list[int], hold_back: int | None, device: torch.device) -> list[Tensor]:
+    """For each batch, which of its examples [B] are held back."""
+    order = torch.arange(sum(sizes), device=device)
+    held = torch.zeros_like(order, dtype=torch.bool) if hold_back is None else order % hold_back == hold_back - 1
+    return list(held.split(sizes))
+
+
+def _add(moments: Moments, apart: Moments, rows: Tensor, held: Tensor, inputs: Tensor, targets: Tensor) -> None:
+    """Add a batch's tokens ``rows`` [B, T] to ``moments``, those of ``held`` [B] examples to ``apart``."""
+    for system, chosen in ((moments, rows & ~held[:, None]), (apart, rows & held[:, None])):
+        if chosen.any():
+            system.add(inputs[chosen], targets[chosen])

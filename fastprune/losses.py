@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -35,3 +36,40 @@ def per_example_loss(outputs: ModelOutput, batch: Mapping[str, Tensor], problem:
     if problem == "regression":
         return F.mse_loss(outputs.logits.squeeze(-1), labels, reduction="none")
     return F.cross_entropy(outputs.logits, labels, reduction="none")
+
+
+def gauss_newton_score(outputs: ModelOutput, problem: str, temperature: float,
+                       generator: torch.Generator) -> Tensor:
+    """A scalar whose gradient has the Gauss-Newton matrix as its second moment, without any label.
+
+    The Hessian of the divergence from the model's own predictions ``p`` (softened by ``temperature``) with respect to
+    the logits is ``diag(p) - p p^T = B B^T``. With random signs ``e``, the gradient of ``(B e)^T logits`` has
+    ``J^T B B^T J`` as its second moment: one backward pass stands for all classes, and for two classes it is exact.
+    For regression the Hessian is one.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        On the CPU, so that every device draws the same signs.
+
+    Returns
+    -------
+    Tensor []
+        Summed over the batch.
+    """
+    if problem == "regression":
+        return (outputs.logits * _signs(outputs.logits, generator)).sum()
+    if problem == "question-answering":
+        heads = (outputs.start_logits, outputs.end_logits)
+        return sum(_class_score(logits, temperature, generator) for logits in heads) / 2**0.5
+    return _class_score(outputs.logits, temperature, generator)
+
+
+def _class_score(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    probabilities = (logits.detach() / temperature).softmax(-1)
+    noise = probabilities.sqrt() * _signs(logits, generator)
+    return (logits * (noise - probabilities * noise.sum(-1, keepdim=True))).sum()
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like)

@@ -5,6 +5,8 @@ This file is copied into every folder that fastprune saves, so that the model lo
 source architecture's own, with two more fields: ``kept_heads`` and ``kept_filters``, a count per layer.
 """
 
+import warnings
+
 from torch import nn
 from transformers import (
     BertForQuestionAnswering,
@@ -36,7 +38,10 @@ class NoHeads(nn.Module):
 
 
 def _linear(like, in_features, out_features):
-    return nn.utils.skip_init(nn.Linear, in_features, out_features, device=like.weight.device, dtype=like.weight.dtype)
+    options = {"device": like.weight.device, "dtype": like.weight.dtype}
+    with warnings.catch_warnings():  # a layer that keeps nothing has nothing to initialise
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        return nn.utils.skip_init(nn.Linear, in_features, out_features, **options)
 
 
 class SizedLayers:

@@ -82,9 +82,9 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
             context = torch.tensor([part == 1 for part in encoded.sequence_ids(window)])
             start = output.start_logits[window].masked_fill(~context, -torch.inf)
             end = output.end_logits[window].masked_fill(~context, -torch.inf)
-            spans = (start[:, None] + end).triu().tril(MAX_ANSWER_TOKENS - 1)
-            spans = spans.masked_fill(~torch.ones_like(spans).triu().tril(MAX_ANSWER_TOKENS - 1).bool(), -torch.inf)
-            score, index = spans.flatten().max(0)
+            spans = start[:, None] + end
+            allowed = torch.ones_like(spans, dtype=torch.bool).triu().tril(MAX_ANSWER_TOKENS - 1)
+            score, index = spans.masked_fill(~allowed, -torch.inf).flatten().max(0)
             if score > answers[row][1]:
                 first, last = divmod(int(index), len(end))
                 text = rows[row][1][offsets[window, first, 0]:offsets[window, last, 1]]

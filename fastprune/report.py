@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jinja2
 import matplotlib
@@ -27,29 +28,27 @@ _STYLE = {
 }
 
 
-def render(metrics: Mapping, manifest: Mapping, *, kept_heads: Sequence[Sequence[int]] | None = None) -> str:
+def render(metrics: Mapping, manifest: Mapping) -> str:
     """The report of one compression.
 
     Parameters
     ----------
     metrics : mapping
-        ``metrics.json``. Only ``metric``, ``dense``, ``pruned``, ``macs_kept``, ``params_kept``, ``heads``,
-        ``filters``, ``num_heads`` and ``num_filters`` are needed; rows and sections without figures are left out.
+        The content of ``metrics.json``. Rows and sections for which it has no figures are left out.
     manifest : mapping
-        ``manifest.json``; its plain values become the list of provenance.
-    kept_heads : sequence of sequence of int, optional
-        Indices of the kept heads per layer; without it the first ones of each layer are drawn as kept.
+        The content of ``manifest.json``.
 
     Returns
     -------
     str
         HTML that needs no other file.
     """
-    figures = plots(metrics, kept_heads=kept_heads)
+    figures = plots(metrics, manifest)
     return _TEMPLATE.render(
-        metrics=metrics,
-        metric_name=metrics["metric"].replace("_", " "),
-        rows=_rows(metrics),
+        title=f"{Path(manifest['source_model']).name} at {100 * metrics['macs_kept']:.0f}% of its MACs",
+        subtitle=_subtitle(manifest),
+        metric_name=_words(metrics["metric"]),
+        rows=_rows(metrics, manifest),
         cards=_cards(metrics),
         steps=_steps(metrics),
         seconds=_bars(metrics.get("seconds", {})),
@@ -60,23 +59,22 @@ def render(metrics: Mapping, manifest: Mapping, *, kept_heads: Sequence[Sequence
     )
 
 
-def plots(metrics: Mapping, *, kept_heads: Sequence[Sequence[int]] | None = None) -> dict[str, Figure]:
+def plots(metrics: Mapping, manifest: Mapping) -> dict[str, Figure]:
     """The pictures of the report: ``heads`` and ``filters`` kept per layer."""
     with matplotlib.rc_context(_STYLE):
         return {
-            "heads": _head_figure(metrics["heads"], metrics["num_heads"], kept_heads),
+            "heads": _head_figure(manifest["kept_heads"], metrics["num_heads"]),
             "filters": _filter_figure(metrics["filters"], metrics["num_filters"]),
         }
 
 
-def _head_figure(counts: Sequence[int], num_heads: int, kept: Sequence[Sequence[int]] | None) -> Figure:
-    kept = [set(row) for row in kept] if kept else [set(range(count)) for count in counts]
-    figure, axes = _layer_axes(len(counts))
+def _head_figure(kept: Sequence[Sequence[int]], num_heads: int) -> Figure:
+    figure, axes = _layer_axes(len(kept))
     for layer, row in enumerate(kept):
         colours = [KEPT if head in row else PRUNED for head in range(num_heads)]
         axes.barh([layer] * num_heads, [0.82] * num_heads, left=[head - 0.41 for head in range(num_heads)],
                   height=0.74, color=colours)
-        axes.text(num_heads - 0.1, layer, f"{counts[layer]}", va="center", ha="left")
+        axes.text(num_heads - 0.1, layer, f"{len(row)}", va="center", ha="left")
     axes.set_xlim(-0.6, num_heads + 0.9)
     axes.set_xticks(range(0, num_heads, max(1, num_heads // 6)))
     axes.set_xlabel(f"head (the number kept of {num_heads} at the right)")
@@ -91,7 +89,7 @@ def _filter_figure(counts: Sequence[int], num_filters: int) -> Figure:
     for layer, count in enumerate(counts):
         axes.text(num_filters * 1.02, layer, f"{count:,}", va="center", ha="left")
     axes.set_xlim(0, num_filters * 1.15)
-    axes.set_xticks([0, num_filters // 2, num_filters])
+    axes.set_xticks([0, num_filters // 2, num_filters], ["0", f"{num_filters // 2:,}", f"{num_filters:,}"])
     axes.set_xlabel(f"filters (the number kept of {num_filters:,} at the right)")
     return figure
 
@@ -114,60 +112,59 @@ def _svg(figure: Figure) -> Markup:
     return Markup(text[text.index("<svg"):])
 
 
-def _rows(metrics: Mapping) -> list[dict]:
+def _subtitle(manifest: Mapping) -> str:
+    return (f"Pruned without retraining, on {manifest['sample_size']:,} examples of {manifest['seq_len']:.0f} tokens "
+            f"on average; seed {manifest['seed']}.")
+
+
+def _rows(metrics: Mapping, manifest: Mapping) -> list[tuple[str, str, str, str]]:
     """Rows of the comparison: name, dense, pruned, change."""
-    dense, pruned = metrics["dense"], metrics["pruned"]
-    rows = [_row(f"{metrics['metric'].replace('_', ' ')}, %", f"{100 * dense:.2f}", f"{100 * pruned:.2f}",
-                 f"{100 * (pruned - dense):+.2f} points")]
-    macs = metrics.get("macs")
-    rows.append(_row("MACs of the encoder, per example",
-                     _large(macs["dense"]) if macs else "100 %",
-                     _large(macs["pruned"]) if macs else _percent(metrics["macs_kept"]),
-                     f"{_percent(metrics['macs_kept'])} kept"))
-    params = metrics.get("params")
-    rows.append(_row("parameters",
-                     _large(params["dense"]) if params else "100 %",
-                     _large(params["pruned"]) if params else _percent(metrics["params_kept"]),
-                     f"{_percent(metrics['params_kept'])} kept"))
+    rows = [(f"{_words(metrics['metric'])}, %", f"{100 * metrics['dense']:.2f}", f"{100 * metrics['pruned']:.2f}",
+             _points(metrics, ".2f")),
+            ("MACs of the encoder, per example", _large(manifest["macs_before"]), _large(manifest["macs_after"]),
+             f"{100 * metrics['macs_kept']:.1f}% kept")]
+    if params := metrics.get("params"):
+        rows.append(("parameters", _large(params["dense"]), _large(params["pruned"]),
+                     f"{100 * metrics['params_kept']:.1f}% kept"))
     if size := metrics.get("megabytes"):
-        rows.append(_row("size on disk, MB", f"{size['dense']:.1f}", f"{size['pruned']:.1f}",
-                         f"{_percent(size['pruned'] / size['dense'])} kept"))
+        rows.append(("weights on disk, MB", f"{size['dense']:.1f}", f"{size['pruned']:.1f}",
+                     f"{100 * size['pruned'] / size['dense']:.1f}% kept"))
     if latency := metrics.get("latency_ms"):
-        shape = f"batch {latency['batch_size']}, {latency['seq_len']} tokens"
-        rows.append(_row(f"latency, ms ({shape})", f"{latency['dense']:.1f}", f"{latency['pruned']:.1f}",
-                         f"{latency['dense'] / latency['pruned']:.2f} times faster"))
+        rows.append((f"latency, ms (batch of {latency['batch_size']}, {latency['seq_len']} tokens)",
+                     f"{latency['dense']:.1f}", f"{latency['pruned']:.1f}",
+                     f"{latency['dense'] / latency['pruned']:.2f} times as fast"))
     return rows
 
 
-def _row(name: str, dense: str, pruned: str, change: str) -> dict:
-    return {"name": name, "dense": dense, "pruned": pruned, "change": change.replace("-", "\N{MINUS SIGN}")}
-
-
 def _cards(metrics: Mapping) -> list[tuple[str, str, str]]:
-    """The three or four figures to remember: value, unit, what it is."""
-    change = 100 * (metrics["pruned"] - metrics["dense"])
-    name = metrics["metric"].replace("_", " ")
-    cards = [(f"{100 * metrics['pruned']:.1f}", "%", f"{name} ({change:+.1f} points)".replace("-", "\N{MINUS SIGN}")),
-             (f"{100 * metrics['macs_kept']:.0f}", "%", "of the MACs kept")]
+    """The figures to remember: value, unit, what it is."""
+    cards = [(f"{100 * metrics['pruned']:.1f}", "%", f"{_words(metrics['metric'])} ({_points(metrics, '.1f')})"),
+             (f"{100 * metrics['macs_kept']:.0f}", "%", "of the MACs kept"),
+             (f"{100 * metrics['params_kept']:.0f}", "%", "of the parameters kept")]
     if latency := metrics.get("latency_ms"):
-        cards.append((f"{latency['dense'] / latency['pruned']:.2f}", "\N{MULTIPLICATION SIGN}", "faster than dense"))
-    cards.append((f"{100 * metrics['params_kept']:.0f}", "%", "of the parameters kept"))
+        cards.insert(2, (f"{latency['dense'] / latency['pruned']:.2f}", "\N{MULTIPLICATION SIGN}", "as fast as dense"))
     return cards
 
 
 def _steps(metrics: Mapping) -> list[tuple[str, str]]:
     """The metric from dense through each stage of the method, in per cent."""
     stages = metrics.get("stages")
-    if not stages:
-        return []
-    steps = {"dense": metrics["dense"], **stages}
-    return [(name, f"{100 * value:.2f}") for name, value in steps.items()]
+    return [(name, f"{100 * value:.2f}") for name, value in {"dense": metrics["dense"], **stages}.items()] if stages else []
+
+
+def _points(metrics: Mapping, form: str) -> str:
+    change = format(100 * (metrics["pruned"] - metrics["dense"]), "+" + form)
+    return change.replace("-", "\N{MINUS SIGN}") + " points"
 
 
 def _bars(seconds: Mapping[str, float]) -> list[tuple[str, str, float]]:
     """Name, seconds and length of each bar in per cent of the longest."""
     longest = max(seconds.values(), default=0) or 1
-    return [(name.replace("_", " "), f"{value:.1f}", 100 * value / longest) for name, value in seconds.items()]
+    return [(_words(name), f"{value:.1f}", 100 * value / longest) for name, value in seconds.items()]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _flatten(document: Mapping, prefix: str = "") -> list[tuple[str, str]]:
@@ -177,18 +174,15 @@ def _flatten(document: Mapping, prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             found += _flatten(value, f"{prefix}{name}.")
         elif not isinstance(value, list | tuple):
-            found.append((f"{prefix}{name}".replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value)))
+            text = f"{value:,.6g}" if isinstance(value, float) and abs(value) < 1e6 else str(value)
+            found.append((_words(f"{prefix}{name}"), text))
     return found
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
 
 
 def _large(number: float) -> str:
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
-            return f"{number / size:.2f} {unit}"
+            return f"{number / size:.3g} {unit}"
     return f"{number:.0f}"
 
 
@@ -198,14 +192,14 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Pruned to {{ "%.0f" % (100 * metrics.macs_kept) }} % of its MACs</title>
+<title>{{ title }}</title>
 <style>
   :root { --ink: #1f2933; --muted: #6b7785; --rule: #dfe4e8; --accent: #2f6f8f; --soft: #f5f7f8; }
   * { box-sizing: border-box; }
   body { margin: 0; color: var(--ink); background: #fff; line-height: 1.5;
          font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
   main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-  h1 { font-size: clamp(1.5rem, 5vw, 2.1rem); line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
+  h1 { overflow-wrap: anywhere; font-size: clamp(1.5rem, 5vw, 2.1rem); line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
   h2 { font-size: 1.1rem; margin: 2.75rem 0 .75rem; }
   p, figcaption { color: var(--muted); margin: 0; }
   .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); margin: 2rem 0 0; }
@@ -214,8 +208,9 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
   .card b small { font-size: 1.1rem; font-weight: 500; color: var(--muted); margin-left: .1em; }
   .card span { display: block; color: var(--muted); font-size: .875rem; }
   table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { padding: .55rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
-  th:first-child, td:first-child { text-align: left; padding-left: 0; }
+  th, td { padding: .55rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top;
+           white-space: nowrap; }
+  th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
   th { font-size: .8125rem; font-weight: 500; color: var(--muted); }
   td.pruned { font-weight: 600; }
   td.change { color: var(--muted); }
@@ -240,7 +235,7 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
 </head>
 <body>
 <main>
-<h1>Pruned to {{ "%.0f" % (100 * metrics.macs_kept) }} % of its MACs</h1>
+<h1>{{ title }}</h1>
 <p>{{ subtitle }}</p>
 
 <div class="cards">
@@ -253,9 +248,8 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
 <table>
 <thead><tr><th></th><th>dense</th><th>pruned</th><th class="change">change</th></tr></thead>
 <tbody>
-{% for row in rows %}
-<tr><td>{{ row.name }}</td><td>{{ row.dense }}</td><td class="pruned">{{ row.pruned }}</td>
-<td class="change">{{ row.change }}</td></tr>
+{% for name, dense, pruned, change in rows %}
+<tr><td>{{ name }}</td><td>{{ dense }}</td><td class="pruned">{{ pruned }}</td><td class="change">{{ change }}</td></tr>
 {% endfor %}
 </tbody>
 </table>

@@ -10,9 +10,11 @@ that store by this process.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,10 +65,14 @@ def _client(uri: str):
 
 
 def _best_effort(default):
-    """Decorate a function whose first argument is a tracking URI: on failure warn and return ``default``."""
+    """Decorate a function whose first argument is a tracking URI: on failure warn and return ``default``.
+
+    An empty URI means ``MLFLOW_TRACKING_URI``; where that is not set either, nothing is tracked.
+    """
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
         def wrapper(uri: str, *args, **kwargs):
+            uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
             if not uri or uri in _given_up:
                 return default
             try:
@@ -133,12 +139,18 @@ class StageLog:
     metrics: dict[str, float] = field(default_factory=dict)
     artifacts: list[str | Path] = field(default_factory=list)
 
+    def record(self, record: Mapping) -> None:
+        """Take over what a function of :mod:`fastprune.stages` returned."""
+        self.parameters |= record["settings"]
+        self.metrics |= _numbers(record["metrics"]) | {"seconds": record["seconds"]}
+
 
 @contextmanager
 def stage(uri: str, parent_id: str, name: str) -> Iterator[StageLog]:
     """Track a stage as a run nested in its compression's run.
 
-    ``seconds`` are measured and logged. A stage that raises ends as failed, and so does its compression.
+    Seconds are measured, if the stage does not tell its own. A stage that raises ends as failed, and so does its
+    compression.
 
     Parameters
     ----------
@@ -155,9 +167,8 @@ def stage(uri: str, parent_id: str, name: str) -> Iterator[StageLog]:
         end(uri, run_id, "FAILED")
         end(uri, parent_id, "FAILED")
         raise
-    seconds = time.perf_counter() - begin
-    log(uri, run_id, parameters=record.parameters, metrics={**record.metrics, "seconds": seconds},
-        artifacts=record.artifacts)
+    metrics = {"seconds": time.perf_counter() - begin} | record.metrics
+    log(uri, run_id, parameters=record.parameters, metrics=metrics, artifacts=record.artifacts)
     end(uri, run_id)
 
 
@@ -192,7 +203,7 @@ def register(uri: str, run_id: str, model_dir: str | Path, name: str, *, problem
     """
     if not run_id:
         return ""
-    client = _client(uri)
+    _client(uri)
     import mlflow
     import pandas
     from mlflow.models import ModelSignature
@@ -215,10 +226,7 @@ def register(uri: str, run_id: str, model_dir: str | Path, name: str, *, problem
         inputs=Schema([ColSpec("string", column if len(inputs) > 1 else None) for column in inputs]),
         outputs=Schema([ColSpec(kind, column) for kind, column in outputs]),
     )
-    quiet = logging.getLogger("mlflow")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
+    with _quiet():
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         with mlflow.start_run(run_id=run_id):
@@ -233,7 +241,58 @@ def register(uri: str, run_id: str, model_dir: str | Path, name: str, *, problem
                                   for package in ("mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")],
             )
             registered = mlflow.register_model(logged.model_uri, name, tags=dict(tags or {}))
-    finally:
-        quiet.setLevel(level)
-    client.log_batch(run_id, params=[])
     return str(registered.version)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's advice on type hints and on input examples."""
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Mapping, model_name: str) -> str:
+    """Log a compression's figures, report and model, register the model and close the run.
+
+    Parameters
+    ----------
+    uri, run_id : str
+    report_dir : Path
+        Output of :func:`fastprune.stages.report`.
+    model_dir : Path
+        The pruned model.
+    metrics : mapping
+        The content of ``metrics.json``.
+    model_name : str
+        Registered model to add a version to.
+
+    Returns
+    -------
+    str
+        The version; empty when tracking failed.
+    """
+    log(uri, run_id, metrics=_numbers(metrics), artifacts=sorted(report_dir.glob("*.*")))
+    log(uri, run_id, artifacts=[model_dir / "manifest.json"])
+    task = json.loads((model_dir / "stage.json").read_text())["settings"]
+    registered = register(uri, run_id, model_dir, model_name, problem=task["problem"],
+                          text_columns=task["text_columns"], max_length=task["max_length"],
+                          tags={name: str(metrics[name]) for name in ("metric", "dense", "pruned", "macs_kept")})
+    end(uri, run_id)
+    return registered
+
+
+def _numbers(values: Mapping, prefix: str = "") -> dict[str, float]:
+    """The numbers in nested mappings, by dotted name."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float):
+            found[f"{prefix}{name}"] = float(value)
+    return found

@@ -5,5 +5,7 @@ from fastprune.data.splits import Split, collate, draw_sample, hold_out, make_ba
 from fastprune.data.tables import read_table
 from fastprune.data.tasks import METRICS, Problem, Task, glue_task, load_glue
 
-__all__ = ["METRICS", "Problem", "Split", "Task", "collate", "draw_sample", "encode", "glue_task", "hold_out", "load_glue",
-           "make_batches", "order_rows", "read_table"]
+__all__ = [
+    "METRICS", "Problem", "Split", "Task", "collate", "draw_sample", "encode", "glue_task", "hold_out", "load_glue",
+    "make_batches", "order_rows", "read_table",
+]

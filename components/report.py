@@ -1,0 +1,36 @@
+from kfp import dsl
+
+from components import component
+
+
+@component
+def report(
+    model: dsl.Input[dsl.Model],
+    dense: dsl.Input[dsl.Metrics],
+    fisher: dsl.Input[dsl.Artifact],
+    searched: dsl.Input[dsl.Artifact],
+    rearranged: dsl.Input[dsl.Artifact],
+    pruned: dsl.Input[dsl.Model],
+    measured: dsl.Input[dsl.Metrics],
+    report: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    model_name: str,
+    run_id: str,
+    tracking_uri: str,
+):
+    """Write the report, register the pruned model, close the compression's MLflow run."""
+    import shutil
+    from pathlib import Path
+
+    from fastprune import tracking
+
+    folder = Path(report.path)
+    with tracking.stage(tracking_uri, run_id, "report"):
+        from fastprune import stages
+
+        metrics = stages.report(
+            model=Path(model.path), dense=Path(dense.path), fisher=Path(fisher.path), searched=Path(searched.path),
+            rearranged=Path(rearranged.path), pruned=Path(pruned.path), measured=Path(measured.path), report=folder,
+        )
+        shutil.copyfile(folder / "report.html", page.path)
+        tracking.finish(tracking_uri, run_id, folder, Path(pruned.path), metrics, model_name)

@@ -1,0 +1,122 @@
+"""Kronecker-factored curvature of the output projections, without labels.
+
+To second order, changing an output projection by ``D`` raises the divergence from the dense model's predictions by
+``tr(D A D^T G)``: ``A`` is the second moment of the projection's inputs over the tokens, ``G`` that of the gradients at
+its outputs (K-FAC, Martens & Grosse 2015, of the Gauss-Newton matrix). Where the Fisher of the masks asks what it
+costs to zero a unit, this also tells what it costs once the other units have made up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fastprune.architectures import layers_of
+from fastprune.losses import gauss_newton_score, inputs_of
+
+EXAMPLES = 512
+"""The factors settle long before the sample ends: they are taken from at most about so many of its examples."""
+
+TEMPERATURE = 2.0
+"""Softens the predictions, so that confident examples count as well."""
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The factors of each layer's two output projections.
+
+    Attributes
+    ----------
+    attention_inputs, ffn_inputs : list of L Tensors [n, n] float64
+        Second moments of the inputs, per token; n differs between the layers of a sliced model.
+    attention_gradients, ffn_gradients : list of L Tensors [D, D] float64
+        Second moments of the gradients at the outputs, summed over the tokens of an example.
+    """
+
+    attention_inputs: list[Tensor]
+    attention_gradients: list[Tensor]
+    ffn_inputs: list[Tensor]
+    ffn_gradients: list[Tensor]
+
+    def save(self, path: str | Path) -> None:
+        save_file({f"{name}.{index}": tensor.contiguous() for name, tensors in vars(self).items()
+                   for index, tensor in enumerate(tensors)}, str(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Curvature:
+        tensors = load_file(str(path))
+        return cls(**{name: [tensors[f"{name}.{index}"] for index in range(len(tensors) // 4)]
+                      for name in cls.__dataclass_fields__})
+
+
+def estimate_curvature(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], problem: str, *, seed: int = 0,
+                       progress: bool = True) -> Curvature:
+    """Collect the factors in one forward and backward pass over an evenly spaced part of the sample.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Dense or sliced.
+    batches : sequence of dict of Tensor
+        Labels are not read.
+    problem : {"classification", "regression", "question-answering"}
+    seed : int
+        Of the random signs that make one backward pass stand for all classes.
+
+    Returns
+    -------
+    Curvature
+        On the CPU. Memory is that of one batch's activations plus the factors.
+    """
+    model.eval()
+    batches = batches[::max(1, sum(len(batch["input_ids"]) for batch in batches) // EXAMPLES)]
+    layers = layers_of(model)
+    projections = {("attention", index): layer.attention_output for index, layer in enumerate(layers)}
+    projections |= {("ffn", index): layer.ffn_output for index, layer in enumerate(layers)}
+    inputs = {key: _square(linear.in_features, model.device) for key, linear in projections.items()}
+    gradients = {key: _square(linear.out_features, model.device) for key, linear in projections.items()}
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    rows = torch.empty(0)  # which tokens of the batch at hand are not padding
+
+    def listen(key):
+        def hook(_, args, output):
+            values = args[0].detach()[rows]
+            inputs[key] += values.T @ values
+
+            def collect(gradient):
+                values = gradient[rows]
+                gradients[key].add_(values.T @ values)
+            output.register_hook(collect)
+        return hook
+
+    handles = [linear.register_forward_hook(listen(key)) for key, linear in projections.items()]
+    # Only activations get gradients: the graph begins behind the embeddings.
+    embeddings = getattr(model, model.base_model_prefix).embeddings
+    handles.append(embeddings.register_forward_hook(lambda _, args, output: output.requires_grad_()))
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    examples = tokens = 0
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        for batch in tqdm(batches, desc="curvature", unit="batch", disable=not progress):
+            rows = batch["attention_mask"].bool().to(model.device)
+            examples, tokens = examples + len(rows), tokens + int(rows.sum())
+            outputs = model(**inputs_of(batch, model.device))
+            gauss_newton_score(outputs, problem, TEMPERATURE, generator).backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    return Curvature(*([(values[kind, index] / count).cpu() for index in range(len(layers))]
+                       for kind in ("attention", "ffn") for values, count in ((inputs, tokens), (gradients, examples))))
+
+
+def _square(size: int, device: torch.device) -> Tensor:
+    return torch.zeros(size, size, dtype=torch.float64, device=device)

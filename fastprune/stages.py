@@ -1,0 +1,341 @@
+"""The compression cut into stages, each a function from folders to folders.
+
+A pipeline runs every stage in a process of its own, so all that passes between two stages lies in a folder: weights
+and masks as safetensors, tables as Parquet, the rest as JSON. A folder gets its name only when it is complete.
+The first output of every stage holds ``stage.json``: its name, seconds, settings and metrics.
+
+``STAGES`` is what the pipeline definitions are made from.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fastprune import checkpoint
+from fastprune.architectures import describe
+from fastprune.compression import (
+    Selection,
+    Tuning,
+    choose_device,
+    compare_latency,
+    make_manifest,
+    measure_importance,
+    size_metrics,
+    table_task,
+)
+from fastprune.compression import tune as tune_model
+from fastprune.data import Split, draw_sample, encode, glue_task, load_glue, make_batches, read_table
+from fastprune.errors import InputError
+from fastprune.evaluation import evaluate, majority_metric, refuse_untuned
+from fastprune.fisher import Estimator, Fisher
+from fastprune.macs import MacModel
+from fastprune.masks import Masks, masked
+from fastprune.rearrange import rearrange as rearrange_masks
+from fastprune.search import check_keep_ratio, search_macs
+
+RECORD = "stage.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, and the names of the folders that it reads and makes.
+
+    ``run`` takes each of them as a keyword argument of that name, then its own parameters, and returns what it wrote
+    into ``stage.json``.
+    """
+
+    run: Callable[..., dict]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
+
+def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, task: str = "", train_file: str = "",
+            eval_file: str = "", text_columns: Sequence[str] = (), label_column: str = "", metric: str = "",
+            max_length: int = 0, num_samples: int = 2048, seed: int = 0, keep_ratio: float = 0.5,
+            selection: Selection = "surgeon", allow_untuned: bool = False) -> dict:
+    """Freeze everything that a compression reads: model, tokenizer, pruning sample and evaluation data.
+
+    Parameters
+    ----------
+    model, calibration, evaluation : Path
+        Outputs.
+    source : str
+        The fine-tuned model: a local folder or a hub name.
+    task : str
+        A GLUE task or ``squad``; otherwise the two files, the columns and perhaps a metric.
+    num_samples, seed : int
+        Of the pruning sample, drawn from the training rows.
+    keep_ratio : float
+        Only checked here, before any work.
+    selection : {"surgeon", "fisher"}
+        The training rows need labels only for ``fisher``.
+    allow_untuned : bool
+        Go on although the task head has no weights.
+    """
+    begin = time.perf_counter()
+    check_keep_ratio(keep_ratio)
+    if task:
+        problem, (train, held_out) = glue_task(task), load_glue(task)
+    elif train_file and eval_file:
+        problem = table_task(source, tuple(text_columns), label_column or None, metric or None, max_length or None)
+        train, held_out = read_table(train_file), read_table(eval_file)
+    else:
+        raise InputError("no data: name a task, or a train_file and an eval_file with their columns")
+    tokenizer = checkpoint.load_tokenizer(source)
+    dense = checkpoint.load_dense(source, allow_untuned=allow_untuned)
+    rows = encode(train, tokenizer, problem, dense.config, labelled=selection == "fisher")
+    sample = draw_sample(rows, num_samples, seed)
+    held_out = encode(held_out, tokenizer, problem, dense.config, for_evaluation=True)
+    for split, output in ((sample, calibration), (held_out, evaluation)):
+        with checkpoint.new_folder(output) as folder:
+            split.save(folder)
+    settings = {"source": source, "source_sha256": checkpoint.digest(dense), "task": problem.name,
+                "problem": problem.problem, "metric": problem.metric, "sample_sha256": sample.digest,
+                "evaluation_sha256": held_out.digest, "seed": seed}
+    metrics = {"sample_size": len(sample), "evaluation_size": len(held_out), "mean_length": sample.mean_length}
+    with checkpoint.new_folder(model) as folder:
+        dense.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return _record(folder, "prepare", begin, metrics, settings)
+
+
+def evaluate_dense(*, model: Path, evaluation: Path, dense: Path, batch_size: int = 32, device: str = "auto",
+                   allow_untuned: bool = False) -> dict:
+    """Measure the dense model, and refuse one that does no better than the majority class.
+
+    Parameters
+    ----------
+    model, evaluation : Path
+    dense : Path
+        Output: only its ``stage.json``.
+    """
+    begin = time.perf_counter()
+    split, tokenizer = Split.load(evaluation), checkpoint.load_tokenizer(model)
+    metrics = evaluate(_load(model, device), split, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
+    if not allow_untuned:
+        refuse_untuned(metrics["metric"], split)
+    with checkpoint.new_folder(dense) as folder:
+        return _record(folder, "evaluate_dense", begin, {**metrics, "majority": majority_metric(split)})
+
+
+def fisher(*, model: Path, calibration: Path, fisher: Path, selection: Selection = "surgeon",
+           estimator: Estimator = "per_sample", batch_size: int = 32, device: str = "auto") -> dict:
+    """Measure the importance of every head and filter on the pruning sample.
+
+    Parameters
+    ----------
+    model, calibration : Path
+    fisher : Path
+        Output: ``importance.safetensors`` (heads [L, H], filters [L, I]), ``macs.json`` and, for the rearrangement of
+        ``selection="fisher"``, the gradient rows in ``fisher.safetensors``.
+    selection, estimator : str
+        See :func:`fastprune.compress`.
+    """
+    begin = time.perf_counter()
+    split, tokenizer = Split.load(calibration), checkpoint.load_tokenizer(model)
+    encoder = describe(_load(model, device))
+    batches = make_batches(split, batch_size, tokenizer.pad_token_id)
+    importance, information = measure_importance(encoder, batches, split.task.problem, selection, fisher=estimator)
+    macs = MacModel.of(encoder, split.mean_length)
+    with checkpoint.new_folder(fisher) as folder:
+        save_file(dict(zip(("heads", "filters"), importance)), folder / "importance.safetensors")
+        if information is not None:
+            information.save(folder / "fisher.safetensors")
+        _write(folder / "macs.json", asdict(macs))
+        return _record(folder, "fisher", begin, {"macs": macs.total}, {"selection": selection, "fisher": estimator})
+
+
+def search(*, fisher: Path, searched: Path, keep_ratio: float) -> dict:
+    """Search the masks under the MAC budget.
+
+    Parameters
+    ----------
+    fisher : Path
+    searched : Path
+        Output: ``masks.safetensors``.
+    """
+    begin = time.perf_counter()
+    importance, macs = _load_importance(fisher)
+    masks = search_macs(*importance, macs, keep_ratio)
+    return _save_masks(searched, masks, macs, "search", begin, {"keep_ratio": keep_ratio})
+
+
+def rearrange(*, fisher: Path, searched: Path, rearranged: Path) -> dict:
+    """Rearrange the masks within each layer, if their importance was the Fisher; else pass them on.
+
+    Parameters
+    ----------
+    fisher, searched : Path
+    rearranged : Path
+        Output: ``masks.safetensors``.
+    """
+    begin = time.perf_counter()
+    _, macs = _load_importance(fisher)
+    masks = Masks.load(searched / "masks.safetensors")
+    if (fisher / "fisher.safetensors").exists():
+        masks = rearrange_masks(masks, Fisher.load(fisher / "fisher.safetensors"))
+    return _save_masks(rearranged, masks, macs, "rearrange", begin)
+
+
+def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, rearranged: Path, pruned: Path, tuned: Path,
+         keep_ratio: float, tuning: Tuning = "weights", batch_size: int = 32, device: str = "auto") -> dict:
+    """Cut the pruned units out and make up for them.
+
+    Parameters
+    ----------
+    model, calibration, evaluation, fisher, rearranged : Path
+    pruned : Path
+        Output: the smaller model with its manifest, ready to load.
+    tuned : Path
+        Output: ``masks.safetensors``, with the scales that are folded into the model.
+    tuning : {"weights", "mask", "none"}
+    """
+    begin = time.perf_counter()
+    split, tokenizer = Split.load(calibration), checkpoint.load_tokenizer(model)
+    importance, macs = _load_importance(fisher)
+    encoder = describe(_load(model, device))
+    result = tune_model(encoder, Masks.load(rearranged / "masks.safetensors"), importance, macs, keep_ratio,
+                        make_batches(split, batch_size, tokenizer.pad_token_id), split.task.problem, tuning)
+    origin = _read(model / RECORD)["settings"]
+    manifest = make_manifest(encoder, macs, result, source=origin["source"], source_digest=origin["source_sha256"],
+                             sample=split, evaluation=Split.load(evaluation), seed=origin["seed"],
+                             keep_ratio=keep_ratio, **_read(fisher / RECORD)["settings"], tuning=tuning)
+    _save_masks(tuned, result.masks, macs, "tune", begin)
+    record = _made("tune", begin, size_metrics(encoder, macs, result, keep_ratio),
+                   {"tuning": tuning, "stopped": result.stopped or "", "problem": split.task.problem,
+                    "text_columns": split.task.text_columns, "max_length": split.task.max_length})
+    checkpoint.save(pruned, result.model, tokenizer, manifest, stage=record)
+    return record
+
+
+def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged: Path, pruned: Path, measured: Path,
+                    batch_size: int = 32, device: str = "auto", every_stage: bool = True) -> dict:
+    """Measure the pruned model as it was saved, side by side with the dense one.
+
+    Parameters
+    ----------
+    model, evaluation, searched, rearranged, pruned : Path
+    measured : Path
+        Output: only its ``stage.json``.
+    every_stage : bool
+        Also measure the dense model under the masks of the search and of the rearrangement.
+    """
+    begin = time.perf_counter()
+    split, pad = Split.load(evaluation), checkpoint.load_tokenizer(pruned).pad_token_id
+    dense, small = _load(model, device), checkpoint.load(pruned, device=choose_device(device))
+    metrics = {"pruned": evaluate(small, split, pad_token_id=pad, batch_size=batch_size)["metric"]}
+    if every_stage:
+        encoder = describe(dense)
+        for name, folder in (("search", searched), ("rearrange", rearranged)):
+            masks = Masks.load(folder / "masks.safetensors")
+            with masked(encoder, masks.heads.to(encoder.device), masks.filters.to(encoder.device)):
+                metrics[name] = evaluate(dense, split, pad_token_id=pad, batch_size=batch_size)["metric"]
+    latency = compare_latency(dense, small, split, pad)
+    metrics |= {f"latency_ms_{name}": latency.pop(name) for name in ("dense", "pruned")}
+    for name, network, folder in (("dense", dense, model), ("pruned", small, pruned)):
+        metrics[f"params_{name}"] = network.num_parameters()
+        metrics[f"megabytes_{name}"] = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
+    with checkpoint.new_folder(measured) as folder:
+        return _record(folder, "evaluate_pruned", begin, metrics, {"latency": latency})
+
+
+def report(*, model: Path, dense: Path, fisher: Path, searched: Path, rearranged: Path, pruned: Path, measured: Path,
+           report: Path) -> dict:
+    """Sum the compression up.
+
+    Parameters
+    ----------
+    model, dense, fisher, searched, rearranged, pruned, measured : Path
+    report : Path
+        Output: ``metrics.json``, ``report.html`` and the pictures in it.
+    """
+    from fastprune import report as page  # matplotlib: only this stage draws
+
+    begin = time.perf_counter()
+    records = [_read(folder / RECORD) for folder in (model, dense, fisher, searched, rearranged, pruned, measured)]
+    found = {record["stage"]: record["metrics"] for record in records}
+    figures, latency = found["evaluate_pruned"], records[-1]["settings"]["latency"]
+
+    def pair(name: str) -> dict:
+        return {side: figures[f"{name}_{side}"] for side in ("dense", "pruned")}
+
+    metrics = {
+        "metric": records[0]["settings"]["metric"],
+        "dense": found["evaluate_dense"]["metric"],
+        "pruned": figures["pruned"],
+        **found["tune"],
+        "latency_ms": {**pair("latency_ms"), **latency},
+        "params": pair("params"),
+        "megabytes": pair("megabytes"),
+        "seconds": {record["stage"]: record["seconds"] for record in records},
+    }
+    if "search" in figures:
+        metrics["stages"] = {"search": figures["search"], "rearrange": figures["rearrange"],
+                             "tuning": figures["pruned"]}
+    manifest = _read(pruned / checkpoint.MANIFEST)
+    with checkpoint.new_folder(report) as folder:
+        _write(folder / "metrics.json", metrics)
+        (folder / "report.html").write_text(page.render(metrics, manifest), encoding="utf-8")
+        for name, figure in page.plots(metrics, manifest).items():
+            figure.savefig(folder / f"{name}.png", dpi=150)
+        _record(folder, "report", begin, {})
+    return metrics
+
+
+STAGES = (
+    Stage(prepare, (), ("model", "calibration", "evaluation")),
+    Stage(evaluate_dense, ("model", "evaluation"), ("dense",)),
+    Stage(fisher, ("model", "calibration"), ("fisher",)),
+    Stage(search, ("fisher",), ("searched",)),
+    Stage(rearrange, ("fisher", "searched"), ("rearranged",)),
+    Stage(tune, ("model", "calibration", "evaluation", "fisher", "rearranged"), ("pruned", "tuned")),
+    Stage(evaluate_pruned, ("model", "evaluation", "searched", "rearranged", "pruned"), ("measured",)),
+    Stage(report, ("model", "dense", "fisher", "searched", "rearranged", "pruned", "measured"), ("report",)),
+)
+
+
+def _load(model: Path, device: str):
+    # The folder that prepare froze has passed every check already, task head included.
+    return checkpoint.load_dense(model, device=choose_device(device))
+
+
+def _load_importance(folder: Path) -> tuple[tuple[Tensor, Tensor], MacModel]:
+    importance = load_file(folder / "importance.safetensors")
+    return (importance["heads"], importance["filters"]), MacModel(**_read(folder / "macs.json"))
+
+
+def _save_masks(output: Path, masks: Masks, macs: MacModel, stage: str, begin: float, settings: dict | None = None):
+    with checkpoint.new_folder(output) as folder:
+        masks.save(folder / "masks.safetensors")
+        metrics = {"macs_kept": macs.kept(masks), "heads_kept": sum(masks.head_counts),
+                   "filters_kept": sum(masks.filter_counts)}
+        return _record(folder, stage, begin, metrics, settings)
+
+
+def _made(stage: str, begin: float, metrics: dict, settings: dict | None = None) -> dict:
+    return {"stage": stage, "seconds": time.perf_counter() - begin, "settings": settings or {}, "metrics": metrics}
+
+
+def _record(folder: Path, stage: str, begin: float, metrics: dict, settings: dict | None = None) -> dict:
+    record = _made(stage, begin, metrics, settings)
+    _write(folder / RECORD, record)
+    return record
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, document: dict) -> None:
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

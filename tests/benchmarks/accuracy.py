@@ -1,0 +1,119 @@
+"""Accuracy of every method over budgets and seeds, on checkpoints of your own.
+
+    python -m tests.benchmarks.accuracy --model DIR --train-file F --eval-file F --text-column A [--text-column B] \\
+        --label-column Y [--method default --method paper ...] [--keep-ratio 0.5 ...] [--seed 0 ...] --output F.jsonl
+
+Importance is measured once per sample and shared by the budgets. A line of JSON per result goes to ``--output``; what
+stands there already is not computed again. ``--published-sample`` draws the sample as the published code does
+(``np.random.choice`` with replacement, batches of 32 in that order).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from fastprune import checkpoint
+from fastprune.architectures import describe
+from fastprune.compression import measure_importance, table_task, tune
+from fastprune.data import draw_sample, encode, make_batches, read_table
+from fastprune.evaluation import evaluate
+from fastprune.macs import MacModel
+from fastprune.masks import masked
+from fastprune.rearrange import rearrange
+from fastprune.search import search_macs
+
+# name: selection, Fisher estimator, tuning
+METHODS = {
+    "default": ("surgeon", "per_sample", "weights"),
+    "paper": ("fisher", "per_sample", "mask"),
+    "paper-per-batch": ("fisher", "per_batch", "mask"),
+    "fisher+weights": ("fisher", "per_sample", "weights"),
+    "surgeon+mask": ("surgeon", "per_sample", "mask"),
+    "surgeon+none": ("surgeon", "per_sample", "none"),
+}
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--model", required=True)
+@click.option("--train-file", required=True)
+@click.option("--eval-file", required=True)
+@click.option("--text-column", "text_columns", multiple=True)
+@click.option("--label-column")
+@click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), default=["default"])
+@click.option("--keep-ratio", "keep_ratios", multiple=True, type=float, default=[0.3, 0.4, 0.5, 0.6, 0.7])
+@click.option("--seed", "seeds", multiple=True, type=int, default=[0, 1, 2])
+@click.option("--num-samples", type=int, default=2048)
+@click.option("--seq-len", type=float, help="Of the MAC model; by default the sample's mean length.")
+@click.option("--published-sample", is_flag=True)
+@click.option("--every-stage", is_flag=True, help="Also evaluate after search and after rearrangement.")
+@click.option("--output", required=True, type=click.Path(path_type=Path))
+def main(model, train_file, eval_file, text_columns, label_column, methods, keep_ratios, seeds, num_samples, seq_len,
+         published_sample, every_stage, output):
+    """Accuracy of every method over budgets and seeds."""
+    name = Path(model).name
+    lines = output.read_text().splitlines() if output.exists() else []
+    done = {tuple(json.loads(line)[key] for key in ("model", "method", "num_samples", "seed", "keep_ratio"))
+            for line in lines}
+    dense = checkpoint.load_dense(model)
+    tokenizer = checkpoint.load_tokenizer(model)
+    pad = tokenizer.pad_token_id
+    task = table_task(model, text_columns, label_column)
+    train = encode(read_table(train_file), tokenizer, task, dense.config)
+    held_out = encode(read_table(eval_file), tokenizer, task, dense.config, for_evaluation=True)
+    encoder = describe(dense)
+    print(f"threads {torch.get_num_threads()}, seeds {seeds}, {name}", flush=True)
+
+    def score(network) -> float:
+        return evaluate(network, held_out, pad_token_id=pad, progress=False)["metric"]
+
+    reference = None
+    for seed in seeds:
+        if published_sample:
+            sample = train.select(np.random.RandomState(seed).choice(len(train), num_samples))
+        else:
+            sample = draw_sample(train, num_samples, seed)
+        batches = make_batches(sample, 32, pad, by_length=not published_sample)
+        macs = MacModel.of(encoder, seq_len or sample.mean_length)
+        for method in methods:
+            selection, estimator, tuning = METHODS[method]
+            wanted = [ratio for ratio in keep_ratios if (name, method, num_samples, seed, ratio) not in done]
+            if not wanted:
+                continue
+            reference = reference or score(dense)
+            begin = time.perf_counter()
+            importance, fisher = measure_importance(encoder, batches, task.problem, selection, fisher=estimator,
+                                                    progress=False)
+            measured = time.perf_counter() - begin
+            for ratio in wanted:
+                masks = search_macs(*importance, macs, ratio)
+                stages = {}
+                for stage in ("search", "rearrange") if fisher is not None else ("search",):
+                    if stage == "rearrange":
+                        masks = rearrange(masks, fisher)
+                    if every_stage:
+                        with masked(encoder, masks.heads, masks.filters):
+                            stages[stage] = score(dense)
+                begin = time.perf_counter()
+                tuned = tune(encoder, masks, importance, macs, ratio, batches, task.problem, tuning, progress=False)
+                seconds = time.perf_counter() - begin
+                result = {
+                    "model": name, "method": method, "num_samples": num_samples, "seed": seed, "keep_ratio": ratio,
+                    "metric": task.metric, "dense": reference, "pruned": score(tuned.model), **stages,
+                    "macs_kept": macs.kept(masks), "heads": masks.head_counts, "filters": masks.filter_counts,
+                    "stopped": tuned.stopped, "importance_s": measured,
+                    "tuning_s": seconds,
+                }
+                with open(output, "a") as file:
+                    file.write(json.dumps(result) + "\n")
+                print(f"{name} {method} n={num_samples} seed={seed} keep={ratio}: "
+                      f"{result['pruned']:.4f} (dense {reference:.4f}) {stages}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

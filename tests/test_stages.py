@@ -1,0 +1,123 @@
+import inspect
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastprune
+from fastprune import stages
+from fastprune.errors import InputError
+from fastprune.masks import Masks
+
+WORDS = "the film was not very good bad dull great".split()
+
+
+def write_rows(path, tokenizer, model, rows, seed):
+    """Random sentences, labelled by the model itself: it is then perfectly tuned for them."""
+    draw = random.Random(seed)
+    texts = [" ".join(draw.choices(WORDS, k=draw.randint(3, 12))) for _ in range(rows)]
+    with torch.inference_mode():
+        labels = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.argmax(-1).tolist()
+    assert 0 < sum(labels) < rows
+    path.write_text("sentence,label\n" + "".join(f"{text},{label}\n" for text, label in zip(texts, labels)))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory, tiny_tokenizer, tiny_bert):
+    """Arguments of a tiny compression: a saved model and its tables."""
+    folder, model = tmp_path_factory.mktemp("source"), tiny_bert()
+    model.save_pretrained(folder / "model")
+    tiny_tokenizer.save_pretrained(folder / "model")
+    return {
+        "source": str(folder / "model"),
+        "train_file": write_rows(folder / "train.csv", tiny_tokenizer, model, 60, seed=1),
+        "eval_file": write_rows(folder / "eval.csv", tiny_tokenizer, model, 40, seed=2),
+        "text_columns": ["sentence"],
+        "label_column": "label",
+        "num_samples": 48,
+    }
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory, source):
+    """Every folder of a compression by name, made by running all stages in order."""
+    root, made = tmp_path_factory.mktemp("stages"), {}
+    given = {**source, "keep_ratio": 0.5}
+    for stage in stages.STAGES:
+        parameters = inspect.signature(stage.run).parameters
+        made |= {name: root / name for name in stage.outputs}
+        paths = {name: made[name] for name in stage.inputs + stage.outputs}
+        stage.run(**paths, **{name: value for name, value in given.items() if name in parameters})
+    return made
+
+
+def test_the_table_names_the_folders_that_each_stage_takes():
+    made = set()
+    for stage in stages.STAGES:
+        assert set(stage.inputs) <= made, f"{stage.name} reads what no stage before it made"
+        assert set(stage.inputs + stage.outputs) <= set(inspect.signature(stage.run).parameters)
+        made |= set(stage.outputs)
+
+
+def test_the_pruned_folder_is_a_model_within_the_budget(folders):
+    model = fastprune.load(folders["pruned"])
+    manifest = json.loads((folders["pruned"] / "manifest.json").read_text())
+    assert manifest["macs_after"] <= 0.5 * manifest["macs_before"]
+    assert model.config.kept_heads == Masks.load(folders["rearranged"] / "masks.safetensors").head_counts
+
+
+def test_metrics_sum_all_stages_up(folders):
+    metrics = json.loads((folders["report"] / "metrics.json").read_text())
+    assert metrics["metric"] == "accuracy" and metrics["dense"] == 1.0
+    assert 0 < metrics["macs_kept"] <= 0.5 and 0 < metrics["params_kept"] < 1
+    assert metrics["latency_ms"]["dense"] > 0 and metrics["params"]["pruned"] < metrics["params"]["dense"]
+    assert list(metrics["seconds"]) == [stage.name for stage in stages.STAGES[:-1]]
+    assert metrics["stages"]["tuning"] == metrics["pruned"]
+
+
+def test_stages_agree_with_the_one_call(folders, source):
+    task = fastprune.Task("table", "classification", "accuracy", ("sentence",), "label")
+    whole = fastprune.compress(source["source"], dataset=source["train_file"], evaluation=source["eval_file"],
+                               task=task, num_samples=48, keep_ratio=0.5, progress=False)
+    manifest = json.loads((folders["pruned"] / "manifest.json").read_text())
+    assert {**manifest, "source_model": ""} == {**json.loads(json.dumps(whole.manifest)), "source_model": ""}
+    saved = fastprune.load(folders["pruned"]).state_dict()
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(saved[name], tensor)
+
+
+def test_no_pickle_and_no_leftovers(folders):
+    files = [file for folder in folders.values() for file in folder.rglob("*")]
+    assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl", ".pickle")]
+    assert not [path for path in folders["model"].parent.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"label_column": "stars"}, "no column 'stars'"),
+    ({"keep_ratio": 1.0}, "keep_ratio"),
+    ({"eval_file": ""}, "no data"),
+    ({"source": "/nowhere/model"}, "/nowhere/model"),
+])
+def test_prepare_refuses_bad_input_and_writes_nothing(tmp_path, source, change, message):
+    paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
+    with pytest.raises(InputError, match=re.escape(message)):
+        stages.prepare(**paths, **{**source, **change})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_untuned_model_is_refused_unless_allowed(tmp_path, source, folders):
+    model, evaluation = folders["model"], tmp_path / "evaluation"
+    text = Path(source["eval_file"]).read_text()
+    flipped = re.sub(r",([01])\n", lambda match: f",{1 - int(match[1])}\n", text)
+    (tmp_path / "flipped.csv").write_text(flipped)
+    stages.prepare(model=tmp_path / "model", calibration=tmp_path / "calibration", evaluation=evaluation,
+                   **{**source, "eval_file": str(tmp_path / "flipped.csv")})
+    with pytest.raises(InputError, match="not fine-tuned"):
+        stages.evaluate_dense(model=model, evaluation=evaluation, dense=tmp_path / "dense")
+    assert not (tmp_path / "dense").exists()
+    record = stages.evaluate_dense(model=model, evaluation=evaluation, dense=tmp_path / "dense", allow_untuned=True)
+    assert record["metrics"]["metric"] == 0.0

@@ -1,0 +1,185 @@
+import logging
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+
+from fastprune import checkpoint, tracking
+from fastprune.architectures import describe
+from fastprune.masks import Masks
+from fastprune.surgery import slice_model
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A SQLite store of this module's own."""
+    return tracking.tracking_uri(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(tracking, "_given_up", set())
+
+
+@pytest.fixture
+def pruned(tmp_path, tiny_bert, tiny_tokenizer):
+    """A function that saves a pruned model, and gives its folder and the model."""
+    def make(**kind):
+        encoder = describe(tiny_bert(**kind))
+        masks = Masks.ones(encoder)
+        masks.heads[0, :2], masks.filters[1, :40], masks.heads[2] = 0, 0, 0
+        model = slice_model(encoder, masks)
+        return checkpoint.save(tmp_path / "pruned", model, tiny_tokenizer, {}), model
+    return make
+
+
+def served(store, folder, **kind):
+    import mlflow
+
+    run = tracking.start(store, "a run", {})
+    assert tracking.register(store, run, folder, "tiny", **kind)
+    return mlflow.pyfunc.load_model(f"runs:/{run}/model")
+
+
+def test_the_store_is_absolute_and_the_environment_comes_first(tmp_path, monkeypatch):
+    assert tracking.tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert tracking.tracking_uri(tmp_path) == "http://127.0.0.1:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs/of/mine.db")
+    assert tracking.tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/runs/of/mine.db"
+
+
+def test_stages_are_nested_runs_and_a_failure_marks_both(store, tmp_path):
+    from mlflow import MlflowClient
+
+    client, parent = MlflowClient(store), tracking.start(store, "a run", {"seed": 0})
+    (tmp_path / "masks").write_text("masks")
+    with tracking.stage(store, parent, "search") as log:
+        log.record({"stage": "search", "seconds": 1.5, "settings": {"keep_ratio": 0.5},
+                    "metrics": {"macs_kept": 0.49, "heads": [1, 2]}})
+        log.artifacts.append(tmp_path / "masks")
+    with pytest.raises(ZeroDivisionError), tracking.stage(store, parent, "tune"):
+        1 / 0
+
+    run = client.get_run(parent)
+    assert run.info.status == "FAILED" and run.data.params == {"seed": "0"}
+    children = {child.info.run_name: child for child in client.search_runs(
+        [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'")}
+    assert children["tune"].info.status == "FAILED"
+    search = children["search"]
+    assert search.info.status == "FINISHED"
+    assert search.data.metrics == {"macs_kept": 0.49, "seconds": 1.5} and search.data.params == {"keep_ratio": "0.5"}
+    assert [file.path for file in client.list_artifacts(search.info.run_id)] == ["masks"]
+
+
+def test_a_dead_server_costs_seconds_and_a_warning(monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    begin = time.perf_counter()
+    with caplog.at_level(logging.WARNING):
+        parent = tracking.start(dead, "a run", {"seed": 0})
+        with tracking.stage(dead, parent, "search") as log:
+            log.metrics["macs_kept"] = 0.5
+        assert tracking.register(dead, parent, "nowhere", "tiny", problem="classification") == ""
+    assert parent == ""
+    assert time.perf_counter() - begin < 20
+    assert [record.message for record in caplog.records if "without tracking" in record.message]
+
+
+def test_a_server_of_errors_is_given_up(caplog):
+    """A server that answers every request with 500: the client's own default is to retry for minutes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(30)
+    answered = []
+
+    def refuse():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                answered.append(1)
+
+    thread = threading.Thread(target=refuse, daemon=True)
+    thread.start()
+    uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    assert tracking.start(uri, "a run", {}) == "" and tracking.start(uri, "again", {}) == ""
+    listener.close()
+    assert 1 <= len(answered) <= 4  # the second start asked nothing
+    assert "without tracking" in caplog.text
+
+
+def test_a_full_disk_or_lost_artifact_store_keeps_the_result(store, tmp_path):
+    parent = tracking.start(store, "a run", {})
+    with tracking.stage(store, parent, "search") as log:
+        log.artifacts.append(tmp_path / "not there")
+    assert store in tracking._given_up
+
+
+def test_no_store_tracks_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with tracking.stage("", tracking.start("", "a run", {}), "search"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_served_classifier_gives_labels_and_probabilities(store, pruned, tiny_tokenizer):
+    folder, model = pruned(num_labels=3)
+    served_model = served(store, folder, problem="classification", text_columns=["sentence"])
+    texts = ["good film", "a very dull movie", "great"]
+    with torch.inference_mode():
+        expected = model(**tiny_tokenizer(texts, padding=True, return_tensors="pt")).logits.softmax(-1)
+    for given in (texts, pandas.DataFrame({"sentence": texts}), pandas.DataFrame({"text": texts, "id": [1, 2, 3]})):
+        answers = served_model.predict(given)
+        assert answers["label"].tolist() == [model.config.id2label[index] for index in expected.argmax(-1).tolist()]
+        torch.testing.assert_close(torch.tensor(answers["probability"].tolist()), expected.max(-1).values)
+    with pytest.raises(Exception, match="first column is 'id'"):
+        served_model.predict(pandas.DataFrame({"id": ["1"], "sentence": ["good"]}))
+
+
+def test_pairs_are_read_by_name(store, pruned, tiny_tokenizer):
+    folder, model = pruned()
+    served_model = served(store, folder, problem="classification", text_columns=["first", "second"])
+    answer = served_model.predict(pandas.DataFrame({"text_pair": ["very bad"], "text": ["good film"]}))
+    with torch.inference_mode():
+        expected = model(**tiny_tokenizer("good film", "very bad", return_tensors="pt")).logits.softmax(-1).max()
+    assert answer["probability"][0] == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_served_regression_gives_values(store, pruned, tiny_tokenizer):
+    folder, model = pruned(num_labels=1)
+    answer = served(store, folder, problem="regression", text_columns=["text"]).predict(["good film"])
+    with torch.inference_mode():
+        assert answer["value"][0] == pytest.approx(model(**tiny_tokenizer("good film", return_tensors="pt")).logits.item())
+
+
+def test_served_answers_are_spans_of_the_context(store, pruned):
+    folder, _ = pruned(problem="question-answering")
+    context = "the king won. " * 40
+    answers = served(store, folder, problem="question-answering", max_length=64).predict(
+        pandas.DataFrame({"question": ["who won?", "when?"], "context": [context, "a dull film"]}))
+    assert all(answers["answer"]) and answers["answer"][0] in context and answers["answer"][1] in "a dull film"
+
+
+def test_a_registered_model_carries_no_pickle(store, pruned, tmp_path):
+    import mlflow
+
+    folder, _ = pruned()
+    run = tracking.start(store, "a run", {})
+    tracking.register(store, run, folder, "plain", problem="classification", text_columns=["text"])
+    mlflow.set_tracking_uri(store)
+    local = mlflow.artifacts.download_artifacts(f"runs:/{run}/model", dst_path=str(tmp_path / "local"))
+    files = [file.name for file in Path(local).rglob("*") if file.is_file()]
+    assert "model.safetensors" in files and "pyfunc_model.py" in files
+    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".bin", ".pt"))]
+    assert "torch==" in Path(local, "requirements.txt").read_text()

@@ -1,0 +1,116 @@
+"""Every supported architecture, tiny and random, with batches and masks that reach every corner."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    CamembertConfig,
+    DistilBertConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+from transformers import models as hf
+
+from fastprune.architectures import Encoder
+from fastprune.masks import Masks
+
+FAMILIES = {
+    "bert": ("Bert", BertConfig, hf.bert),
+    "roberta": ("Roberta", RobertaConfig, hf.roberta),
+    "xlm-roberta": ("XLMRoberta", XLMRobertaConfig, hf.xlm_roberta),
+    "camembert": ("Camembert", CamembertConfig, hf.camembert),
+    "distilbert": ("DistilBert", DistilBertConfig, hf.distilbert),
+}
+PROBLEMS = ("classification", "regression", "question-answering")
+VOCABULARY = 50
+
+
+def build(family: str = "bert", problem: str = "classification", *, num_layers: int = 3, num_filters: int = 24,
+          seed: int = 0, **options) -> PreTrainedModel:
+    """A random model of hidden size 16 with 4 heads; weights and biases large enough to matter."""
+    prefix, config_class, module = FAMILIES[family]
+    names = {"hidden_size": 16, "num_hidden_layers": num_layers, "num_attention_heads": 4,
+             "intermediate_size": num_filters}
+    if family == "distilbert":
+        names = {"dim": 16, "n_layers": num_layers, "n_heads": 4, "hidden_dim": num_filters}
+    num_labels = {"classification": 3, "regression": 1, "question-answering": 2}[problem]
+    config = config_class(vocab_size=VOCABULARY, max_position_embeddings=40, num_labels=num_labels, pad_token_id=1,
+                          bos_token_id=0, eos_token_id=2, **names, **options)
+    head = "QuestionAnswering" if problem == "question-answering" else "SequenceClassification"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = getattr(module, f"{prefix}For{head}")(config).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                scale = 0.2 if "orm" not in name else 0.1
+                parameter.add_(torch.randn_like(parameter), alpha=scale)
+    return model
+
+
+def random_batches(model: PreTrainedModel, problem: str, lengths: list[list[int]], seed: int = 0) -> list[dict]:
+    """A batch a list of lengths, padded on the right with tokens that a leak would show."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for sizes in lengths:
+        ids = torch.randint(3, VOCABULARY, (len(sizes), max(sizes)), generator=generator)
+        mask = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).long()
+        ids[mask == 0] = model.config.pad_token_id
+        batch = {"input_ids": ids, "attention_mask": mask}
+        if problem == "question-answering":
+            for name in ("start_positions", "end_positions"):
+                batch[name] = torch.tensor([int(torch.randint(size, (), generator=generator)) for size in sizes])
+        elif problem == "regression":
+            batch["labels"] = torch.randn(len(sizes), generator=generator)
+        else:
+            batch["labels"] = torch.randint(model.config.num_labels, (len(sizes),), generator=generator)
+        batches.append(batch)
+    return batches
+
+
+def one_by_one(batches: list[dict], problem: str = "classification") -> list[dict]:
+    """Every example in a batch of its own, without padding.
+
+    Except for question answering: transformers' softmax over positions includes the padding, so that an example's
+    loss is another without it.
+    """
+    singles = []
+    for batch in batches:
+        for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+            length = None if problem == "question-answering" else length
+            singles.append({name: value[row:row + 1, :length] if value.ndim > 1 else value[row:row + 1]
+                            for name, value in batch.items()})
+    return singles
+
+
+def random_masks(encoder: Encoder, seed: int = 0, *, scaled: bool = False) -> Masks:
+    """About half of everything, at least one head and one filter in each layer."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for units in (encoder.num_heads, encoder.num_filters):
+        mask = (torch.rand(encoder.num_layers, units, generator=generator) < 0.5).float()
+        mask[:, 0] = 1
+        rows.append(mask * (0.5 + torch.rand(mask.shape, generator=generator)) if scaled else mask)
+    return Masks(*rows)
+
+
+def extreme_masks(encoder: Encoder) -> Masks:
+    """Scales over five layers: one head left; no heads; no filters; neither; uneven."""
+    masks = random_masks(encoder, scaled=True)
+    masks.heads[0] = torch.tensor([0, 0, 1.5, 0])
+    masks.heads[1] = 0
+    masks.filters[2] = 0
+    masks.heads[3], masks.filters[3] = 0, 0
+    masks.heads[4] = torch.tensor([0.7, 0, 1.1, -0.4])
+    return masks
+
+
+def logits_of(model: PreTrainedModel, batch: dict) -> Tensor:
+    """All logits of a batch as one tensor; those at padding are left out."""
+    with torch.no_grad():
+        outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    if "logits" in outputs:
+        return outputs.logits
+    return torch.stack([outputs.start_logits, outputs.end_logits])[:, batch["attention_mask"].bool()]
