@@ -39,6 +39,10 @@ def main() -> None:
 @click.option("--metric", help="Primary metric; by default accuracy, pearson or squad_f1.")
 @click.option("--max-length", type=click.IntRange(min=8), help="Cut texts at so many tokens.")
 @click.option("--keep-ratio", type=float, default=0.6, help="Fraction of the MACs to keep.")
+@click.option("--max-accuracy-drop", type=float,
+              help="Find the smallest keep ratio that loses at most so much (absolute), on rows apart from the sample.")
+@click.option("--validation-file", "validation", type=click.Path(path_type=Path),
+              help="Labelled rows for --max-accuracy-drop; by default a fifth of the training rows.")
 @click.option("--num-samples", type=click.IntRange(min=1), default=2048, help="Size of the pruning sample.")
 @click.option("--seed", type=int, default=0, help="Of the drawing of the sample.")
 @click.option("--selection", type=click.Choice(["surgeon", "fisher"]), default="surgeon",
@@ -85,12 +89,14 @@ def summary(metrics: dict) -> str:
     """A few lines for the terminal, from ``metrics.json``'s content."""
     lines = [f"{metrics['metric']:<12}dense {metrics['dense']:.4f}"
              + (f"   pruned {metrics['pruned']:.4f}" if "pruned" in metrics else ""),
-             f"{'MACs kept':<12}{metrics['macs_kept']:.4f}",
+             f"{'MACs kept':<12}{metrics['macs_kept']:.4f}   (keep ratio {metrics['keep_ratio']:.4g})",
              f"{'params kept':<12}{metrics['params_kept']:.4f}"]
     if latency := metrics.get("latency_ms"):
         lines.append(f"{'latency':<12}dense {latency['dense']:.1f} ms   pruned {latency['pruned']:.1f} ms   "
                      f"({latency['dense'] / latency['pruned']:.2f}x, batch {latency['batch_size']}, "
                      f"{latency['seq_len']} tokens)")
+    for ratio, metric in metrics.get("curve", {}).get("points", []):
+        lines.append(f"{'tried':<12}keep ratio {ratio:.3f}   {metric:.4f} on the validation rows")
     lines.append(f"{'heads':<12}{json.dumps(metrics['heads'])} of {metrics['num_heads']}")
     lines.append(f"{'filters':<12}{json.dumps(metrics['filters'])} of {metrics['num_filters']}")
     lines.append(f"{'seconds':<12}" + ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items()))

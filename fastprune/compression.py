@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,11 +21,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import fastprune
 from fastprune import checkpoint
 from fastprune.architectures import Encoder, describe
+from fastprune.budget import Curve, check_max_drop, smallest_keep_ratio
 from fastprune.curvature import estimate_curvature
 from fastprune.data import Split, Task, draw_sample, encode, make_batches, read_table
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, measure_latency, refuse_untuned
 from fastprune.fisher import Estimator, Fisher, estimate_fisher
+from fastprune.layerwise import Teacher
 from fastprune.macs import MacModel
 from fastprune.masks import Masks
 from fastprune.rearrange import rearrange
@@ -37,6 +39,9 @@ from fastprune.tuning import Tuned, tune_masks
 
 Selection = Literal["surgeon", "fisher"]
 Tuning = Literal["weights", "mask", "none"]
+
+VALIDATION_ROWS = 2000
+"""Rows set apart, at most, for choosing a budget by its accuracy."""
 
 LATENCY_BATCH = 8
 """Examples in the batch on which the dense and the pruned model are timed."""
@@ -69,6 +74,7 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
              evaluation: str | Path | datasets.Dataset | None = None, num_samples: int = 2048, seed: int = 0,
              selection: Selection = "surgeon", fisher: Estimator = "per_sample", tuning: Tuning = "weights",
              batch_size: int = 32, device: str = "auto",
+             max_accuracy_drop: float | None = None, validation: str | Path | datasets.Dataset | None = None,
              output_dir: str | Path | None = None, allow_untuned: bool = False, dry_run: bool = False,
              progress: bool = True) -> Compressed:
     """Prune a fine-tuned encoder to a fraction of its MACs, without retraining.
@@ -102,6 +108,12 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     batch_size : int
     device : str
         ``auto`` takes CUDA if there is one.
+    max_accuracy_drop : float, optional
+        Find the smallest ``keep_ratio`` whose metric on ``validation`` is at most so much below the dense model's
+        (an absolute difference), in place of the given one.
+    validation : path or datasets.Dataset, optional
+        Labelled rows for that; by default a fifth of ``dataset``, set apart from the sample. Rows that the model was
+        fine-tuned on overstate the loss: it knows them by heart.
     output_dir : str or Path, optional
         Must not exist. Gets the model, ``manifest.json`` and ``metrics.json``.
     allow_untuned : bool
@@ -121,6 +133,8 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
         Bad input of any kind; nothing is written then.
     """
     check_keep_ratio(keep_ratio)
+    if max_accuracy_drop is not None:
+        check_max_drop(max_accuracy_drop)
     if dataset is None or evaluation is None:
         raise InputError("give both dataset, to draw the pruning sample from, and evaluation, to measure on")
     if output_dir is not None:
@@ -134,10 +148,15 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     else:
         model = checkpoint.load_dense(model, device=device, allow_untuned=allow_untuned)
     encoder = describe(model)
+    table = _table(dataset)
+    if max_accuracy_drop is not None and validation is None:
+        table, validation = set_apart(table, seed)
     # Only the Fisher's loss reads the sample's labels.
-    rows = _encode(dataset, tokenizer, task, model, labelled=selection == "fisher")
+    rows = encode(table, tokenizer, task, model.config, labelled=selection == "fisher")
     sample = draw_sample(rows, num_samples, seed)
-    held_out = _encode(evaluation, tokenizer, task, model, for_evaluation=True)
+    held_out = encode(_table(evaluation), tokenizer, task, model.config, for_evaluation=True)
+    if validation is not None:
+        validation = encode(_table(validation), tokenizer, task, model.config, for_evaluation=True)
     pad = tokenizer.pad_token_id
 
     seconds: dict[str, float] = {}
@@ -150,6 +169,13 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     with timed(seconds, "importance"):
         importance, information = measure_importance(encoder, batches, task.problem, selection, fisher=fisher,
                                                      progress=progress)
+    teacher = Teacher(encoder, batches, keep=max_accuracy_drop is not None) if tuning == "weights" else None
+    curve = None
+    if max_accuracy_drop is not None:
+        with timed(seconds, "budget"):
+            curve = find_keep_ratio(encoder, importance, information, macs, batches, tuning, validation,
+                                    max_accuracy_drop, pad_token_id=pad, teacher=teacher, progress=progress)
+        keep_ratio = curve.keep_ratio
     with timed(seconds, "search"):
         masks = search_macs(*importance, macs, keep_ratio)
     if information is not None:
@@ -157,12 +183,14 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
             masks = rearrange(masks, information)
     with timed(seconds, "tuning"):
         tuned = tune(encoder, masks, importance, macs, keep_ratio, batches, task.problem,
-                     "none" if dry_run else tuning, progress=progress)
+                     "none" if dry_run else tuning, teacher=teacher, progress=progress)
     metrics = {"metric": task.metric, "dense": dense, **size_metrics(encoder, macs, tuned, keep_ratio)}
     if not dry_run:
         with timed(seconds, "evaluate_pruned"):
             metrics["pruned"] = evaluate(tuned.model, held_out, pad_token_id=pad, progress=progress)["metric"]
         metrics["latency_ms"] = compare_latency(model, tuned.model, held_out, pad)
+    if curve is not None:
+        metrics["curve"] = asdict(curve)
     metrics["seconds"] = seconds
     manifest = make_manifest(encoder, macs, tuned, source=source, source_digest=checkpoint.digest(model),
                              sample=sample, evaluation=held_out, seed=seed, keep_ratio=keep_ratio,
@@ -195,7 +223,8 @@ def measure_importance(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
 
 
 def tune(encoder: Encoder, masks: Masks, importance: tuple[Tensor, Tensor], macs: MacModel, keep_ratio: float,
-         batches: Sequence[Mapping[str, Tensor]], problem: str, method: Tuning, *, progress: bool = True) -> Tuned:
+         batches: Sequence[Mapping[str, Tensor]], problem: str, method: Tuning, *, teacher: Teacher | None = None,
+         progress: bool = True) -> Tuned:
     """Slice the model and make up for what was cut, by the method of that name.
 
     Parameters
@@ -208,15 +237,47 @@ def tune(encoder: Encoder, masks: Masks, importance: tuple[Tensor, Tensor], macs
     batches : sequence of dict of Tensor
     problem : {"classification", "regression", "question-answering"}
     method : {"weights", "mask", "none"}
+    teacher : Teacher, optional
+        The dense model on ``batches``, to be shared by several budgets.
     """
     if method == "none":
         return Tuned(slice_model(encoder, masks), masks)
     if method == "mask":
-        teacher = search_macs(*importance, macs, keep_ratio**0.5)
-        return tune_masks(encoder, masks, teacher, batches, problem, progress=progress)
+        teacher_masks = search_macs(*importance, macs, keep_ratio**0.5)
+        return tune_masks(encoder, masks, teacher_masks, batches, problem, progress=progress)
     if method == "weights":
-        return reconstruct_weights(encoder, masks, batches, problem, progress=progress)
+        return reconstruct_weights(teacher or Teacher(encoder, batches), masks, problem, progress=progress)
     raise InputError(f"tuning method {method!r} is not known; use one of {', '.join(get_args(Tuning))}")
+
+
+def find_keep_ratio(encoder: Encoder, importance: tuple[Tensor, Tensor], fisher: Fisher | None, macs: MacModel,
+                    batches: Sequence[Mapping[str, Tensor]], tuning: Tuning, validation: Split, max_drop: float, *,
+                    pad_token_id: int, teacher: Teacher | None = None, progress: bool = True) -> Curve:
+    """The smallest keep ratio within an accuracy drop, every try searched, tuned and measured on ``validation``.
+
+    The importance, and with weight reconstruction the dense model's targets, are shared by the tries.
+    """
+    def measure(model: PreTrainedModel) -> float:
+        return evaluate(model, validation, pad_token_id=pad_token_id, progress=False)["metric"]
+
+    def metric_at(keep_ratio: float) -> float:
+        masks = search_macs(*importance, macs, keep_ratio)
+        masks = masks if fisher is None else rearrange(masks, fisher)
+        return measure(tune(encoder, masks, importance, macs, keep_ratio, batches, validation.task.problem, tuning,
+                            teacher=teacher, progress=progress).model)
+
+    return smallest_keep_ratio(metric_at, measure(encoder.model), max_drop)
+
+
+def set_apart(table: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Part a table into rows to prune on and rows to choose a budget on: a fifth, at most ``VALIDATION_ROWS``."""
+    if len(table) < 2:
+        raise InputError("a table of one row cannot be parted into sample and validation; give more rows")
+    order = np.random.default_rng(seed).permutation(len(table))
+    held = min(max(len(table) // 5, 1), VALIDATION_ROWS)
+    rest, apart = table.select(np.sort(order[held:])), table.select(np.sort(order[:held]))
+    rest.info.dataset_name = apart.info.dataset_name = table.info.dataset_name
+    return rest, apart
 
 
 def table_task(model: str | Path, text_columns: tuple[str, ...], label_column: str | None, metric: str | None = None,
@@ -302,7 +363,5 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - start
 
 
-def _encode(data: str | Path | datasets.Dataset, tokenizer: PreTrainedTokenizerBase, task: Task,
-            model: PreTrainedModel, **options: bool) -> Split:
-    table = data if isinstance(data, datasets.Dataset) else read_table(data)
-    return encode(table, tokenizer, task, model.config, **options)
+def _table(data: str | Path | datasets.Dataset) -> datasets.Dataset:
+    return data if isinstance(data, datasets.Dataset) else read_table(data)

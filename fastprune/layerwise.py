@@ -21,7 +21,7 @@ from fastprune.losses import inputs_of
 from fastprune.masks import Masks
 
 CACHE_BYTES = 2 << 30
-"""Up to here one layer's activations are kept between solving and applying; above, they are computed again."""
+"""Up to here activations that are wanted twice are kept; above, they are computed again."""
 
 
 @dataclass
@@ -71,21 +71,88 @@ class System:
     held_back: Moments
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What one layer of the teacher adds up to before its two LayerNorms, a tensor [B, T, D] per batch."""
+
+    attention: list[Tensor]
+    ffn: list[Tensor]
+
+
+class Teacher:
+    """The dense model on a sample, layer by layer.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    batches : sequence of dict of Tensor
+        Labels are not read.
+    masks : Masks, optional
+        The teacher runs under these masks. As published, the FFN target of a layer has all of the filters.
+    keep : bool
+        Remember the targets of all layers, so that the next walk over the same sample does not run the teacher
+        again; only done where they fit ``CACHE_BYTES``.
+    """
+
+    @torch.no_grad()
+    def __init__(self, encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], masks: Masks | None = None, *,
+                 keep: bool = False):
+        encoder.model.eval()
+        self.encoder, self.masks = encoder, masks
+        self.pads = [batch["attention_mask"].bool().to(encoder.device) for batch in batches]
+        entries = [_layer_input(encoder, batch) for batch in batches]
+        self.states = [states for states, _ in entries]
+        self.options = [options for _, options in entries]
+        size = 2 * encoder.num_layers * sum(states.numel() * states.element_size() for states in self.states)
+        self._keep = keep and size <= CACHE_BYTES
+        self._kept: list[Targets] | None = None
+
+    def targets(self) -> Iterator[Targets]:
+        """Of one layer after the other. Without ``keep``, only one layer's are held at a time."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept = []
+        for targets in self._run():
+            if self._keep:
+                kept.append(targets)
+            yield targets
+        if self._keep:
+            self._kept = kept
+
+    @torch.no_grad()
+    def _run(self) -> Iterator[Targets]:
+        states = list(self.states)
+        for index, layer in enumerate(self.encoder.layers):
+            heads = filters = None
+            if self.masks is not None:
+                heads = self.masks.heads[index].repeat_interleave(self.encoder.head_size).to(self.encoder.device)
+                filters = self.masks.filters[index].to(self.encoder.device)
+            targets = Targets([], [])
+            for step, options in enumerate(self.options):
+                context = _context(layer, states[step], options)
+                context = context if heads is None else context * heads
+                targets.attention.append(layer.attention_output(context) + states[step])
+                attended = layer.attention_norm(targets.attention[step])
+                activation = layer.activation(layer.ffn_input(attended))
+                targets.ffn.append(layer.ffn_output(activation) + attended)
+                put_out = targets.ffn[step]
+                if filters is not None:
+                    put_out = layer.ffn_output(activation * filters) + attended
+                states[step] = layer.ffn_norm(put_out)
+            yield targets
+
+
 @torch.no_grad()
-def walk(teacher: Encoder, student: nn.Module, batches: Sequence[Mapping[str, Tensor]], *,
-         teacher_masks: Masks | None = None, first_token: frozenset[tuple[int, str]] = frozenset(),
+def walk(teacher: Teacher, student: nn.Module, *, first_token: frozenset[tuple[int, str]] = frozenset(),
          hold_back: int | None = None, progress: bool = True) -> Iterator[System]:
     """Yield the student's systems in order: layer 0's attention, its FFN, layer 1's attention, ...
 
     Parameters
     ----------
-    teacher : Encoder
-        The dense model.
+    teacher : Teacher
     student : PreTrainedModel
-        Sliced from the same dense model. Projections that the caller changes between two systems stay changed.
-    batches : sequence of dict of Tensor
-    teacher_masks : Masks, optional
-        The teacher runs under these masks. As published, the FFN target of a layer has all of the filters.
+        Sliced from the teacher's model. Projections that the caller changes between two systems stay changed.
     first_token : set of (layer index, kind)
         Systems taken from the first ([CLS]) token of each example alone.
     hold_back : int, optional
@@ -93,62 +160,41 @@ def walk(teacher: Encoder, student: nn.Module, batches: Sequence[Mapping[str, Te
 
     Notes
     -----
-    Each layer of either model runs once. Between layers the walk holds the teacher's and the student's hidden
-    states of the sample (``tokens x D`` each) and, within a layer, the same again and the kept filters'
-    activations (when they fit ``CACHE_BYTES``); never a system's ``tokens x n`` matrix.
+    Each layer of either model runs once. Between layers the walk holds the student's hidden states of the sample
+    (``tokens x D``), and within a layer the teacher's states and targets, the student's contexts, and the kept filters'
+    activations when they fit ``CACHE_BYTES``; never a system's ``tokens x n`` matrix.
     """
-    teacher.model.eval()
-    pads = [batch["attention_mask"].bool().to(teacher.device) for batch in batches]
-    held = _held_back([len(pad) for pad in pads], hold_back, teacher.device)
-    entries = [_layer_input(teacher, batch) for batch in batches]
-    teacher_states = [states for states, _ in entries]
-    student_states = list(teacher_states)
-    options = [kwargs for _, kwargs in entries]
-    del entries
-
-    pairs = list(zip(teacher.layers, layers_of(student), strict=True))
-    for index, (above, below) in enumerate(tqdm(pairs, desc="tuning", unit="layer", disable=not progress)):
-        heads = filters = None
-        if teacher_masks is not None:
-            heads = teacher_masks.heads[index].repeat_interleave(teacher.head_size).to(teacher.device)
-            filters = teacher_masks.filters[index].to(teacher.device)
-
+    pads, states = teacher.pads, list(teacher.states)
+    held = _held_back([len(pad) for pad in pads], hold_back, states[0].device)
+    layers = layers_of(student)
+    pairs = zip(layers, teacher.targets(), strict=True)
+    for index, (layer, targets) in enumerate(tqdm(pairs, "tuning", len(layers), unit="layer", disable=not progress)):
         contexts = []
-        moments, apart = Moments.zeros(below.attention_output), Moments.zeros(below.attention_output)
-        for step, kwargs in enumerate(options):
-            context = _context(above, teacher_states[step], kwargs)
-            if heads is not None:
-                context = context * heads
-            target = above.attention_output(context) + teacher_states[step]
-            contexts.append(_context(below, student_states[step], kwargs))
+        moments, apart = Moments.zeros(layer.attention_output), Moments.zeros(layer.attention_output)
+        for step, options in enumerate(teacher.options):
+            contexts.append(_context(layer, states[step], options))
             rows = _rows(pads[step], (index, "attention") in first_token)
-            _add(moments, apart, rows, held[step], contexts[step], target - student_states[step])
-            teacher_states[step] = above.attention_norm(target)
-        yield System(index, "attention", below.attention_output, moments, apart)
+            _add(moments, apart, rows, held[step], contexts[step], targets.attention[step] - states[step])
+        yield System(index, "attention", layer.attention_output, moments, apart)
         for step, context in enumerate(contexts):
-            student_states[step] = below.attention_norm(below.attention_output(context) + student_states[step])
+            states[step] = layer.attention_norm(layer.attention_output(context) + states[step])
         del contexts, context
 
-        tokens = sum(state[..., 0].numel() for state in student_states)
-        cached = tokens * below.ffn_output.in_features * student_states[0].element_size() <= CACHE_BYTES
+        tokens = sum(pad.numel() for pad in pads)
+        cached = tokens * layer.ffn_output.in_features * states[0].element_size() <= CACHE_BYTES
         activations = []
-        moments, apart = Moments.zeros(below.ffn_output), Moments.zeros(below.ffn_output)
-        for step in range(len(batches)):
-            activation = above.activation(above.ffn_input(teacher_states[step]))
-            target = above.ffn_output(activation) + teacher_states[step]
-            kept = below.activation(below.ffn_input(student_states[step]))
+        moments, apart = Moments.zeros(layer.ffn_output), Moments.zeros(layer.ffn_output)
+        for step, state in enumerate(states):
+            activation = layer.activation(layer.ffn_input(state))
             rows = _rows(pads[step], (index, "ffn") in first_token)
-            _add(moments, apart, rows, held[step], kept, target - student_states[step])
+            _add(moments, apart, rows, held[step], activation, targets.ffn[step] - state)
             if cached:
-                activations.append(kept)
-            if filters is not None:
-                target = above.ffn_output(activation * filters) + teacher_states[step]
-            teacher_states[step] = above.ffn_norm(target)
-        yield System(index, "ffn", below.ffn_output, moments, apart)
-        for step, state in enumerate(student_states):
-            kept = activations[step] if cached else below.activation(below.ffn_input(state))
-            student_states[step] = below.ffn_norm(below.ffn_output(kept) + state)
-        del activations, kept
+                activations.append(activation)
+        yield System(index, "ffn", layer.ffn_output, moments, apart)
+        for step, state in enumerate(states):
+            activation = activations[step] if cached else layer.activation(layer.ffn_input(state))
+            states[step] = layer.ffn_norm(layer.ffn_output(activation) + state)
+        del activations, activation
 
 
 class _Reached(Exception):

@@ -9,13 +9,10 @@ sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
-from fastprune.architectures import Encoder
-from fastprune.layerwise import Moments, walk
+from fastprune.layerwise import Moments, Teacher, walk
 from fastprune.masks import Masks
 from fastprune.surgery import slice_model
 from fastprune.tuning import Tuned
@@ -28,18 +25,15 @@ HOLD_BACK = 8
 
 
 @torch.no_grad()
-def reconstruct_weights(encoder: Encoder, masks: Masks, batches: Sequence[Mapping[str, Tensor]], problem: str, *,
-                        progress: bool = True) -> Tuned:
+def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progress: bool = True) -> Tuned:
     """Solve for the output projections of every layer, in order.
 
     Parameters
     ----------
-    encoder : Encoder
-        Of the dense model, which is the teacher.
+    teacher : Teacher
+        The dense model on the pruning sample.
     masks : Masks
         Binary.
-    batches : sequence of dict of Tensor
-        Labels are not read.
     problem : {"classification", "regression", "question-answering"}
         A classifier reads only [CLS] of the last layer, which is then all that is fitted there.
 
@@ -47,11 +41,11 @@ def reconstruct_weights(encoder: Encoder, masks: Masks, batches: Sequence[Mappin
     -------
     Tuned
     """
-    student = slice_model(encoder, masks)
-    last = encoder.num_layers - 1
+    student = slice_model(teacher.encoder, masks)
+    last = teacher.encoder.num_layers - 1
     whole_sequence = problem == "question-answering"
     first_token = frozenset() if whole_sequence else frozenset({(last, "attention"), (last, "ffn")})
-    for system in walk(encoder, student, batches, first_token=first_token, hold_back=HOLD_BACK, progress=progress):
+    for system in walk(teacher, student, first_token=first_token, hold_back=HOLD_BACK, progress=progress):
         weight, bias = solve_weights(system.moments, system.held_back, system.projection.weight,
                                      system.projection.bias)
         system.projection.weight.copy_(weight)

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fastprune.architectures import Encoder
-from fastprune.layerwise import Moments, walk
+from fastprune.layerwise import Moments, Teacher, walk
 from fastprune.masks import Masks
 from fastprune.surgery import slice_model
 
@@ -68,8 +68,8 @@ def tune_masks(encoder: Encoder, masks: Masks, teacher_masks: Masks, batches: Se
     whole_sequence = problem == "question-answering"
     first_token = frozenset() if whole_sequence else frozenset({(encoder.num_layers - 1, "ffn")})
     stopped = None
-    for system in walk(encoder, student, batches, teacher_masks=teacher_masks, first_token=first_token,
-                       progress=progress):
+    teacher = Teacher(encoder, batches, teacher_masks)
+    for system in walk(teacher, student, first_token=first_token, progress=progress):
         attention = system.kind == "attention"
         row = (heads if attention else filters)[system.index]
         if not row.any() or (attention and system.index == 0):

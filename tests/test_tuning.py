@@ -4,7 +4,7 @@ from tiny_models import FAMILIES, PROBLEMS, build, logits_of, one_by_one, random
 
 from fastprune import layerwise, tuning
 from fastprune.architectures import describe
-from fastprune.layerwise import Moments, walk
+from fastprune.layerwise import Moments, Teacher, walk
 from fastprune.masks import Masks, masked
 from fastprune.surgery import slice_model
 from fastprune.tuning import scale_system, solve_scales, tune_masks
@@ -141,8 +141,7 @@ def test_moments_of_every_system(family, problem):
     batches = random_batches(model, problem, LENGTHS)
     first_token = frozenset({(2, "ffn")}) if problem != "question-answering" else frozenset()
     seen = []
-    for system in walk(encoder, slice_model(encoder, masks), batches, teacher_masks=teacher_masks,
-                       first_token=first_token, progress=False):
+    for system in walk(Teacher(encoder, batches, teacher_masks), slice_model(encoder, masks), first_token=first_token, progress=False):
         seen.append((system.index, system.kind))
         first = seen[-1] in first_token
         rows, targets = naive_system(encoder, masks, teacher_masks, batches, system.index, system.kind,
@@ -162,7 +161,7 @@ def test_later_systems_see_the_changed_student():
     masks, teacher_masks = random_masks(encoder, 0), random_masks(encoder, 1)
     batches = random_batches(model, "classification", LENGTHS)
     now = Masks(masks.heads.clone(), masks.filters.clone())
-    for system in walk(encoder, slice_model(encoder, masks), batches, teacher_masks=teacher_masks, progress=False):
+    for system in walk(Teacher(encoder, batches, teacher_masks), slice_model(encoder, masks), progress=False):
         rows, targets = naive_system(encoder, now, teacher_masks, batches, system.index, system.kind,
                                      first_token=False)
         torch.testing.assert_close(system.moments.cross[-1].double(), targets.sum(0), rtol=1e-4, atol=1e-3)
@@ -175,7 +174,7 @@ def test_walk_without_teacher_masks_follows_the_dense_model():
     encoder = describe(model)
     masks = random_masks(encoder)
     batches = random_batches(model, "classification", LENGTHS)
-    for system in walk(encoder, slice_model(encoder, masks), batches, progress=False):
+    for system in walk(Teacher(encoder, batches), slice_model(encoder, masks), progress=False):
         _, targets = naive_system(encoder, masks, Masks.ones(encoder), batches, system.index, system.kind,
                                   first_token=False)
         torch.testing.assert_close(system.moments.cross[-1].double(), targets.sum(0), rtol=1e-4, atol=1e-3)
@@ -191,7 +190,7 @@ def test_examples_held_back(first_token):
     singles = one_by_one(batches)
     parts = {"whole": (batches, None), "parted": (batches, 3), "rest": ([singles[i] for i in (0, 1, 3, 4)], None),
              "apart": ([singles[i] for i in (2, 5)], None)}
-    walks = {name: list(walk(encoder, slice_model(encoder, masks), data, first_token=first_token, hold_back=every,
+    walks = {name: list(walk(Teacher(encoder, data), slice_model(encoder, masks), first_token=first_token, hold_back=every,
                              progress=False)) for name, (data, every) in parts.items()}
     for whole, parted, rest, apart in zip(*walks.values(), strict=True):
         for got, want in ((parted.moments, rest.moments), (parted.held_back, apart.moments),
@@ -207,8 +206,7 @@ def test_padding_and_batches_do_not_matter(family):
     encoder = describe(model)
     masks, teacher_masks = random_masks(encoder, 0), random_masks(encoder, 1)
     batches = random_batches(model, "classification", LENGTHS)
-    together, alone = (list(walk(encoder, slice_model(encoder, masks), data, teacher_masks=teacher_masks,
-                                 progress=False)) for data in (batches, one_by_one(batches)))
+    together, alone = (list(walk(Teacher(encoder, data, teacher_masks), slice_model(encoder, masks), progress=False)) for data in (batches, one_by_one(batches)))
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one.moments.gram, other.moments.gram, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(one.moments.cross, other.moments.cross, rtol=1e-4, atol=1e-3)
