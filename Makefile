@@ -1,6 +1,6 @@
 # make demo    prune a real classifier on real reviews, through the pipeline, on this machine
 # make test    the tests
-# make bench   paired benchmarks of every stage
+# make bench   seconds and peak memory of every stage, and paired benchmarks
 # make clean   remove what the targets above wrote (the virtual environment too)
 
 PYTHON ?= python3
@@ -35,10 +35,12 @@ demo: $(VENV)/demo-data
 	@$(BIN)/python -m pipelines.demo $(DEMO_ARGS)
 
 test: $(VENV)/installed
-	@$(BIN)/python -m pytest tests --ignore=tests/benchmarks $(TEST_ARGS)
+	@$(BIN)/python -m pytest tests $(TEST_ARGS)
 
 bench: $(VENV)/installed
-	@$(BIN)/python -m pytest tests/benchmarks -s $(BENCH_ARGS)
+	@$(BIN)/python -m tests.benchmarks.algorithms $(BENCH_ARGS)
+	@$(BIN)/python -m tests.benchmarks.inference $(BENCH_ARGS)
+	@$(BIN)/python -m tests.benchmarks.stages $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) .cache demo runs local_outputs mlruns mlflow.db *.egg-info .pytest_cache

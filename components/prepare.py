@@ -23,6 +23,7 @@ def prepare(
     selection: str,
     estimator: str,
     tuning: str,
+    max_accuracy_drop: float,
     allow_untuned: bool,
     experiment: str,
     tracking_uri: str,
@@ -45,7 +46,8 @@ def prepare(
             model=Path(model.path), calibration=Path(calibration.path), evaluation=Path(evaluation.path),
             source=source, task=task, train_file=train_file, eval_file=eval_file, text_columns=text_columns,
             label_column=label_column, metric=metric, max_length=max_length, num_samples=num_samples, seed=seed,
-            keep_ratio=keep_ratio, selection=selection, allow_untuned=allow_untuned,
+            keep_ratio=keep_ratio, selection=selection, max_accuracy_drop=max_accuracy_drop,
+            allow_untuned=allow_untuned,
         )
         log.record(record)
         model.metadata["sha256"] = record["settings"]["source_sha256"]

@@ -8,6 +8,7 @@ def report(
     model: dsl.Input[dsl.Model],
     dense: dsl.Input[dsl.Metrics],
     fisher: dsl.Input[dsl.Artifact],
+    chosen: dsl.Input[dsl.Artifact],
     searched: dsl.Input[dsl.Artifact],
     rearranged: dsl.Input[dsl.Artifact],
     pruned: dsl.Input[dsl.Model],
@@ -29,7 +30,8 @@ def report(
         from fastprune import stages
 
         metrics = stages.report(
-            model=Path(model.path), dense=Path(dense.path), fisher=Path(fisher.path), searched=Path(searched.path),
+            model=Path(model.path), dense=Path(dense.path), fisher=Path(fisher.path),
+            chosen=Path(chosen.path), searched=Path(searched.path),
             rearranged=Path(rearranged.path), pruned=Path(pruned.path), measured=Path(measured.path), report=folder,
         )
         shutil.copyfile(folder / "report.html", page.path)

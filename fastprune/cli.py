@@ -67,8 +67,9 @@ def compress(model: str, task_name: str | None, train_file: Path | None, eval_fi
     if not (output_dir or dry_run):
         raise InputError("no --output-dir: name a folder for the pruned model, or use --dry-run")
     if task_name:
-        if train_file or eval_file or text_column or label_column:
-            raise InputError("--task brings its own data: use it without --train-file, --eval-file and columns")
+        if any((train_file, eval_file, text_column, text_column_b, label_column, metric, max_length)):
+            raise InputError("--task brings its own data, columns, metric and length: use it without the options "
+                             "for those")
         task = glue_task(task_name)
         dataset, evaluation = load_glue(task_name)
     else:

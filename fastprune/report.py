@@ -53,6 +53,7 @@ def render(metrics: Mapping, manifest: Mapping) -> str:
         steps=_steps(metrics),
         seconds=_bars(metrics.get("seconds", {})),
         total_seconds=sum(metrics.get("seconds", {}).values()),
+        curve=_svg(figures["curve"]) if "curve" in figures else None,
         heads=_svg(figures["heads"]),
         filters=_svg(figures["filters"]),
         provenance=_flatten(manifest),
@@ -60,12 +61,30 @@ def render(metrics: Mapping, manifest: Mapping) -> str:
 
 
 def plots(metrics: Mapping, manifest: Mapping) -> dict[str, Figure]:
-    """The pictures of the report: ``heads`` and ``filters`` kept per layer."""
+    """The pictures of the report: ``heads`` and ``filters`` kept per layer, and ``curve`` where a budget was sought."""
     with matplotlib.rc_context(_STYLE):
-        return {
+        figures = {
             "heads": _head_figure(manifest["kept_heads"], metrics["num_heads"]),
             "filters": _filter_figure(metrics["filters"], metrics["num_filters"]),
         }
+        if curve := metrics.get("curve"):
+            figures["curve"] = _curve_figure(curve, _words(metrics["metric"]))
+        return figures
+
+
+def _curve_figure(curve: Mapping, metric: str) -> Figure:
+    figure = Figure(figsize=(4.2, 2.6), layout="constrained")
+    axes = figure.subplots()
+    ratios, values = zip(*sorted(curve["points"]), strict=True)
+    axes.plot(ratios, [100 * value for value in values], color=KEPT, marker="o", markersize=4, linewidth=1)
+    axes.axhline(100 * curve["dense"], color=MUTED, linewidth=0.8, linestyle=":")
+    axes.axvline(curve["keep_ratio"], color=RULE, linewidth=3, zorder=0)
+    axes.text(0.01, 100 * curve["dense"], " dense", va="bottom", color=MUTED)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("keep ratio tried (the one taken is marked)")
+    axes.set_ylabel(f"{metric} on the rows set apart, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def _head_figure(kept: Sequence[Sequence[int]], num_heads: int) -> Figure:
@@ -149,7 +168,9 @@ def _cards(metrics: Mapping) -> list[tuple[str, str, str]]:
 def _steps(metrics: Mapping) -> list[tuple[str, str]]:
     """The metric from dense through each stage of the method, in per cent."""
     stages = metrics.get("stages")
-    return [(name, f"{100 * value:.2f}") for name, value in {"dense": metrics["dense"], **stages}.items()] if stages else []
+    if not stages:
+        return []
+    return [(name, f"{100 * value:.2f}") for name, value in {"dense": metrics["dense"], **stages}.items()]
 
 
 def _points(metrics: Mapping, form: str) -> str:
@@ -199,7 +220,8 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
   body { margin: 0; color: var(--ink); background: #fff; line-height: 1.5;
          font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
   main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-  h1 { overflow-wrap: anywhere; font-size: clamp(1.5rem, 5vw, 2.1rem); line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
+  h1 { overflow-wrap: anywhere; font-size: clamp(1.5rem, 5vw, 2.1rem); line-height: 1.2; margin: 0 0 .4rem;
+       letter-spacing: -.01em; }
   h2 { font-size: 1.1rem; margin: 2.75rem 0 .75rem; }
   p, figcaption { color: var(--muted); margin: 0; }
   .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); margin: 2rem 0 0; }
@@ -224,7 +246,8 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
   .steps { display: flex; flex-wrap: wrap; gap: .5rem 2rem; list-style: none; padding: 0; margin: 0; }
   .steps b { display: block; font-size: 1.25rem; font-weight: 600; font-variant-numeric: tabular-nums; }
   .steps span { color: var(--muted); font-size: .875rem; }
-  dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: .75rem 0 0; font-size: .875rem; }
+  dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: .75rem 0 0;
+       font-size: .875rem; }
   dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
   summary { cursor: pointer; color: var(--accent); margin-top: 2.75rem; }
   @media (max-width: 34rem) {
@@ -261,6 +284,11 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
   <li><b>{{ value }}</b><span>{{ name }}</span></li>
 {% endfor %}
 </ul>
+{% endif %}
+
+{% if curve %}
+<h2>Accuracy against what is kept</h2>
+<div class="pair"><figure>{{ curve }}</figure></div>
 {% endif %}
 
 <h2>What is kept, layer by layer</h2>

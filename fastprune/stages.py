@@ -20,13 +20,16 @@ from torch import Tensor
 
 from fastprune import checkpoint
 from fastprune.architectures import describe
+from fastprune.budget import NO_DROP, check_max_drop
 from fastprune.compression import (
     Selection,
     Tuning,
     choose_device,
     compare_latency,
+    find_keep_ratio,
     make_manifest,
     measure_importance,
+    set_apart,
     size_metrics,
     table_task,
 )
@@ -35,6 +38,7 @@ from fastprune.data import Split, draw_sample, encode, glue_task, load_glue, mak
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, majority_metric, refuse_untuned
 from fastprune.fisher import Estimator, Fisher
+from fastprune.layerwise import Teacher
 from fastprune.macs import MacModel
 from fastprune.masks import Masks, masked
 from fastprune.rearrange import rearrange as rearrange_masks
@@ -63,13 +67,14 @@ class Stage:
 def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, task: str = "", train_file: str = "",
             eval_file: str = "", text_columns: Sequence[str] = (), label_column: str = "", metric: str = "",
             max_length: int = 0, num_samples: int = 2048, seed: int = 0, keep_ratio: float = 0.5,
-            selection: Selection = "surgeon", allow_untuned: bool = False) -> dict:
+            selection: Selection = "surgeon", max_accuracy_drop: float = NO_DROP,
+            allow_untuned: bool = False) -> dict:
     """Freeze everything that a compression reads: model, tokenizer, pruning sample and evaluation data.
 
     Parameters
     ----------
     model, calibration, evaluation : Path
-        Outputs.
+        Outputs. With ``max_accuracy_drop``, ``calibration/validation`` holds rows set apart from the sample.
     source : str
         The fine-tuned model: a local folder or a hub name.
     task : str
@@ -80,6 +85,8 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
         Only checked here, before any work.
     selection : {"surgeon", "fisher"}
         The training rows need labels only for ``fisher``.
+    max_accuracy_drop : float
+        See :func:`budget`.
     allow_untuned : bool
         Go on although the task head has no weights.
     """
@@ -94,12 +101,20 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
         raise InputError("no data: name a task, or a train_file and an eval_file with their columns")
     tokenizer = checkpoint.load_tokenizer(source)
     dense = checkpoint.load_dense(source, allow_untuned=allow_untuned)
+    validation = None
+    if max_accuracy_drop != NO_DROP:
+        check_max_drop(max_accuracy_drop)
+        train, apart = set_apart(train, seed)
+        validation = encode(apart, tokenizer, problem, dense.config, for_evaluation=True)
     rows = encode(train, tokenizer, problem, dense.config, labelled=selection == "fisher")
     sample = draw_sample(rows, num_samples, seed)
     held_out = encode(held_out, tokenizer, problem, dense.config, for_evaluation=True)
-    for split, output in ((sample, calibration), (held_out, evaluation)):
-        with checkpoint.new_folder(output) as folder:
-            split.save(folder)
+    with checkpoint.new_folder(calibration) as folder:
+        sample.save(folder)
+        if validation is not None:
+            validation.save(folder / "validation")
+    with checkpoint.new_folder(evaluation) as folder:
+        held_out.save(folder)
     settings = {"source": source, "source_sha256": checkpoint.digest(dense), "task": problem.name,
                 "problem": problem.problem, "metric": problem.metric, "sample_sha256": sample.digest,
                 "evaluation_sha256": held_out.digest, "seed": seed}
@@ -153,7 +168,37 @@ def fisher(*, model: Path, calibration: Path, fisher: Path, selection: Selection
         if information is not None:
             information.save(folder / "fisher.safetensors")
         _write(folder / "macs.json", asdict(macs))
-        return _record(folder, "fisher", begin, {"macs": macs.total}, {"selection": selection, "fisher": estimator})
+        return _record(folder, "fisher", begin, {"examples": len(split), "macs": macs.total},
+                       {"selection": selection, "fisher": estimator})
+
+
+def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, keep_ratio: float,
+           max_accuracy_drop: float = NO_DROP, tuning: Tuning = "weights", batch_size: int = 32,
+           device: str = "auto") -> dict:
+    """Settle the keep ratio: the given one, or the smallest within an accuracy drop.
+
+    Parameters
+    ----------
+    model, calibration, fisher : Path
+    chosen : Path
+        Output: ``stage.json`` with ``keep_ratio`` and, of a search, the curve of what was tried.
+    max_accuracy_drop : float
+        Absolute, on the rows that :func:`prepare` set apart; ``NO_DROP`` keeps ``keep_ratio``.
+    """
+    begin = time.perf_counter()
+    metrics: dict = {"keep_ratio": keep_ratio}
+    if max_accuracy_drop != NO_DROP:
+        split, pad = Split.load(calibration), checkpoint.load_tokenizer(model).pad_token_id
+        importance, macs = _load_importance(fisher)
+        encoder = describe(_load(model, device))
+        batches = make_batches(split, batch_size, pad)
+        teacher = Teacher(encoder, batches, keep=True) if tuning == "weights" else None
+        curve = find_keep_ratio(encoder, importance, _load_fisher(fisher), macs, batches, tuning,
+                                Split.load(calibration / "validation"), max_accuracy_drop, pad_token_id=pad,
+                                teacher=teacher)
+        metrics = {"keep_ratio": curve.keep_ratio, "curve": asdict(curve)}
+    with checkpoint.new_folder(chosen) as folder:
+        return _record(folder, "budget", begin, metrics, {"max_accuracy_drop": max_accuracy_drop})
 
 
 def search(*, fisher: Path, searched: Path, keep_ratio: float) -> dict:
@@ -182,9 +227,9 @@ def rearrange(*, fisher: Path, searched: Path, rearranged: Path) -> dict:
     """
     begin = time.perf_counter()
     _, macs = _load_importance(fisher)
-    masks = Masks.load(searched / "masks.safetensors")
-    if (fisher / "fisher.safetensors").exists():
-        masks = rearrange_masks(masks, Fisher.load(fisher / "fisher.safetensors"))
+    masks, information = Masks.load(searched / "masks.safetensors"), _load_fisher(fisher)
+    if information is not None:
+        masks = rearrange_masks(masks, information)
     return _save_masks(rearranged, masks, macs, "rearrange", begin)
 
 
@@ -250,20 +295,21 @@ def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged
         return _record(folder, "evaluate_pruned", begin, metrics, {"latency": latency})
 
 
-def report(*, model: Path, dense: Path, fisher: Path, searched: Path, rearranged: Path, pruned: Path, measured: Path,
-           report: Path) -> dict:
+def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Path, rearranged: Path,
+           pruned: Path, measured: Path, report: Path) -> dict:
     """Sum the compression up.
 
     Parameters
     ----------
-    model, dense, fisher, searched, rearranged, pruned, measured : Path
+    model, dense, fisher, chosen, searched, rearranged, pruned, measured : Path
     report : Path
         Output: ``metrics.json``, ``report.html`` and the pictures in it.
     """
     from fastprune import report as page  # matplotlib: only this stage draws
 
     begin = time.perf_counter()
-    records = [_read(folder / RECORD) for folder in (model, dense, fisher, searched, rearranged, pruned, measured)]
+    folders = (model, dense, fisher, chosen, searched, rearranged, pruned, measured)
+    records = [_read(folder / RECORD) for folder in folders]
     found = {record["stage"]: record["metrics"] for record in records}
     figures, latency = found["evaluate_pruned"], records[-1]["settings"]["latency"]
 
@@ -280,6 +326,8 @@ def report(*, model: Path, dense: Path, fisher: Path, searched: Path, rearranged
         "megabytes": pair("megabytes"),
         "seconds": {record["stage"]: record["seconds"] for record in records},
     }
+    if "curve" in found["budget"]:
+        metrics["curve"] = found["budget"]["curve"]
     if "search" in figures:
         metrics["stages"] = {"search": figures["search"], "rearrange": figures["rearrange"],
                              "tuning": figures["pruned"]}
@@ -297,11 +345,12 @@ STAGES = (
     Stage(prepare, (), ("model", "calibration", "evaluation")),
     Stage(evaluate_dense, ("model", "evaluation"), ("dense",)),
     Stage(fisher, ("model", "calibration"), ("fisher",)),
+    Stage(budget, ("model", "calibration", "fisher"), ("chosen",)),
     Stage(search, ("fisher",), ("searched",)),
     Stage(rearrange, ("fisher", "searched"), ("rearranged",)),
     Stage(tune, ("model", "calibration", "evaluation", "fisher", "rearranged"), ("pruned", "tuned")),
     Stage(evaluate_pruned, ("model", "evaluation", "searched", "rearranged", "pruned"), ("measured",)),
-    Stage(report, ("model", "dense", "fisher", "searched", "rearranged", "pruned", "measured"), ("report",)),
+    Stage(report, ("model", "dense", "fisher", "chosen", "searched", "rearranged", "pruned", "measured"), ("report",)),
 )
 
 
@@ -313,6 +362,11 @@ def _load(model: Path, device: str):
 def _load_importance(folder: Path) -> tuple[tuple[Tensor, Tensor], MacModel]:
     importance = load_file(folder / "importance.safetensors")
     return (importance["heads"], importance["filters"]), MacModel(**_read(folder / "macs.json"))
+
+
+def _load_fisher(folder: Path) -> Fisher | None:
+    path = folder / "fisher.safetensors"
+    return Fisher.load(path) if path.exists() else None
 
 
 def _save_masks(output: Path, masks: Masks, macs: MacModel, stage: str, begin: float, settings: dict | None = None):

@@ -131,6 +131,17 @@ def log(uri: str, run_id: str, *, parameters: Mapping[str, object] = {}, metrics
             client.log_artifact(run_id, str(path), folder)
 
 
+@_best_effort(None)
+def log_curve(uri: str, run_id: str, points: Iterable[tuple[float, float]]) -> None:
+    """Add ``validation_metric`` by keep ratio, the ratio in thousandths as the step."""
+    if points := list(points):
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        _client(uri).log_batch(run_id, metrics=[Metric("validation_metric", metric, now, round(1000 * ratio))
+                                                for ratio, metric in points])
+
+
 @dataclass
 class StageLog:
     """What a stage has to tell; sent to its run when the stage ends."""
@@ -279,6 +290,7 @@ def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Ma
     """
     log(uri, run_id, metrics=_numbers(metrics), artifacts=sorted(report_dir.glob("*.*")))
     log(uri, run_id, artifacts=[model_dir / "manifest.json"])
+    log_curve(uri, run_id, metrics.get("curve", {}).get("points", []))
     task = json.loads((model_dir / "stage.json").read_text())["settings"]
     registered = register(uri, run_id, model_dir, model_name, problem=task["problem"],
                           text_columns=task["text_columns"], max_length=task["max_length"],

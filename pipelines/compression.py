@@ -19,6 +19,7 @@ from typing import NamedTuple
 import click
 from kfp import compiler, dsl, local
 
+from components.budget import budget
 from components.evaluate_dense import evaluate_dense
 from components.evaluate_pruned import evaluate_pruned
 from components.fisher import fisher
@@ -28,6 +29,7 @@ from components.report import report
 from components.search import search
 from components.tune import tune
 from fastprune import tracking
+from fastprune.budget import NO_DROP
 from fastprune.errors import InputError
 
 
@@ -51,6 +53,7 @@ def compression(
     selection: str = "surgeon",
     estimator: str = "per_sample",
     tuning: str = "weights",
+    max_accuracy_drop: float = NO_DROP,
     batch_size: int = 32,
     device: str = "auto",
     allow_untuned: bool = False,
@@ -62,8 +65,9 @@ def compression(
     made = prepare(
         source=source, keep_ratio=keep_ratio, task=task, train_file=train_file, eval_file=eval_file,
         text_columns=text_columns, label_column=label_column, metric=metric, max_length=max_length,
-        num_samples=num_samples, seed=seed, selection=selection, estimator=estimator, tuning=tuning, allow_untuned=allow_untuned,
-        experiment=experiment, tracking_uri=tracking_uri,
+        num_samples=num_samples, seed=seed, selection=selection, estimator=estimator, tuning=tuning,
+        max_accuracy_drop=max_accuracy_drop, allow_untuned=allow_untuned, experiment=experiment,
+        tracking_uri=tracking_uri,
     ).outputs
     model, calibration, evaluation = made["model"], made["calibration"], made["evaluation"]
     tracked = {"run_id": made["run_id"], "tracking_uri": tracking_uri}
@@ -73,6 +77,11 @@ def compression(
     gradients = fisher(model=model, calibration=calibration, selection=selection, estimator=estimator, **settings)
     gradients.after(dense)  # which refuses a model that was never fine-tuned
     information = gradients.outputs["fisher"]
+    settled = budget(
+        model=model, calibration=calibration, fisher=information, keep_ratio=keep_ratio,
+        max_accuracy_drop=max_accuracy_drop, tuning=tuning, **settings,
+    ).outputs
+    keep_ratio = settled["settled"]
     searched = search(fisher=information, keep_ratio=keep_ratio, **tracked).outputs["searched"]
     rearranged = rearrange(fisher=information, searched=searched, **tracked).outputs["rearranged"]
     pruned = tune(
@@ -83,8 +92,8 @@ def compression(
         model=model, evaluation=evaluation, searched=searched, rearranged=rearranged, pruned=pruned, **settings,
     ).outputs["measured"]
     summed_up = report(
-        model=model, dense=dense.outputs["dense"], fisher=information, searched=searched, rearranged=rearranged,
-        pruned=pruned, measured=measured, model_name=model_name, **tracked,
+        model=model, dense=dense.outputs["dense"], fisher=information, chosen=settled["chosen"],
+        searched=searched, rearranged=rearranged, pruned=pruned, measured=measured, model_name=model_name, **tracked,
     ).outputs["report"]
     return NamedTuple("Outputs", [("pruned", dsl.Model), ("report", dsl.Artifact)])(pruned, summed_up)
 
@@ -198,6 +207,8 @@ def compile_command(output: Path) -> None:
 @click.option("--label-column", default="")
 @click.option("--metric", default="")
 @click.option("--keep-ratio", type=float, default=0.6, help="Fraction of the MACs to keep.")
+@click.option("--max-accuracy-drop", type=float, default=NO_DROP,
+              help="Find the smallest keep ratio that loses at most so much (absolute); negative: use --keep-ratio.")
 @click.option("--num-samples", type=int, default=2048)
 @click.option("--seed", type=int, default=0)
 @click.option("--selection", type=click.Choice(["surgeon", "fisher"]), default="surgeon")

@@ -13,7 +13,9 @@ from torch import Tensor
 from fastprune.macs import MacModel
 
 
-def search(head_importance: Tensor, filter_importance: Tensor, macs: MacModel, keep_ratio: float) -> tuple[Tensor, Tensor]:
+def search(
+    head_importance: Tensor, filter_importance: Tensor, macs: MacModel, keep_ratio: float
+) -> tuple[Tensor, Tensor]:
     """Masks of heads [L, H] and filters [L, I]; keeps at least one head, as the loop starts there."""
     budget = keep_ratio * macs.total
     heads, head_order = head_importance.flatten().sort(descending=True)

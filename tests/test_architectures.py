@@ -29,8 +29,11 @@ def test_describe(family, problem):
     assert (encoder.hidden_size, encoder.head_size) == (16, 4)
     # Every linear layer of the encoder's layers is accounted for, once, by the role its name tells.
     roles = {
-        "query": ("query", "q_lin"), "key": ("key", "k_lin"), "value": ("value", "v_lin"),
-        "attention_output": ("attention.output.dense", "out_lin"), "ffn_input": ("intermediate.dense", "lin1"),
+        "query": ("query", "q_lin"),
+        "key": ("key", "k_lin"),
+        "value": ("value", "v_lin"),
+        "attention_output": ("attention.output.dense", "out_lin"),
+        "ffn_input": ("intermediate.dense", "lin1"),
         "ffn_output": ("output.dense", "lin2"),
     }
     names = {id(module): name for name, module in model.named_modules()}
@@ -45,21 +48,38 @@ def test_describe(family, problem):
         assert {id(module) for module in linears} == {id(getattr(layer, role)) for role in roles}
 
 
-@pytest.mark.parametrize("kind, config, named", [
-    (ElectraForSequenceClassification, ElectraConfig, "electra"),
-    (GPT2ForSequenceClassification, GPT2Config, "gpt2"),
-])
+@pytest.mark.parametrize(
+    "kind, config, named",
+    [
+        (ElectraForSequenceClassification, ElectraConfig, "electra"),
+        (GPT2ForSequenceClassification, GPT2Config, "gpt2"),
+    ],
+)
 def test_unsupported_architecture_is_named(kind, config, named):
-    sizes = {"hidden_size": 8, "embedding_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "intermediate_size": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    sizes = {
+        "hidden_size": 8,
+        "embedding_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "n_embd": 8,
+        "n_layer": 1,
+        "n_head": 2,
+    }
     model = kind(config(vocab_size=20, bos_token_id=0, eos_token_id=0, **sizes))
     with pytest.raises(InputError, match=f"'{named}' is not supported; supported: bert, roberta"):
         describe(model)
 
 
 def bert_config(**options):
-    return BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-                      **options)
+    return BertConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        **options,
+    )
 
 
 @pytest.mark.parametrize("kind", [BertModel, BertForMaskedLM])
@@ -95,7 +115,7 @@ def test_masks_scale_what_the_projections_read(family):
     with torch.no_grad():
         for layer, heads, filters in zip(layers_of(scaled), masks.heads, masks.filters, strict=True):
             for head, value in enumerate(heads):
-                layer.attention_output.weight[:, 4 * head:4 * head + 4] *= value
+                layer.attention_output.weight[:, 4 * head : 4 * head + 4] *= value
             layer.ffn_output.weight *= filters
     torch.testing.assert_close(got, logits_of(scaled, batch), rtol=0, atol=1e-5)
     assert (got - plain).abs().max() > 1e-2
@@ -107,7 +127,9 @@ def test_masks_of_each_example():
     encoder = describe(model)
     batch = random_batches(model, "classification", [[7, 7]])[0]
     first, second = random_masks(encoder, 0), random_masks(encoder, 1)
-    with masked(encoder, torch.stack([first.heads, second.heads]), torch.stack([first.filters, second.filters])):
+    with masked(
+        encoder, torch.stack([first.heads, second.heads]), torch.stack([first.filters, second.filters])
+    ):
         together = logits_of(model, batch)
     for row, masks in enumerate((first, second)):
         with masked(encoder, masks.heads, masks.filters):

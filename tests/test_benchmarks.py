@@ -7,7 +7,14 @@ SHAPE = "--layers 2 --heads 4 --hidden 32 --filters 64 --tokens 8".split()
 
 def test_stages(capsys):
     costs = stages.main([*SHAPE, "--num-samples", "5", "--batch-size", "3"])
-    assert list(costs) == ["Fisher, per_batch", "Fisher, per_sample", "search", "rearrange", "slice", "tune masks"]
+    assert list(costs) == [
+        "Fisher, per_batch",
+        "Fisher, per_sample",
+        "search",
+        "rearrange",
+        "slice",
+        "tune masks",
+    ]
     assert all(cost.seconds > 0 and cost.peak > 1 for cost in costs.values())
     assert "seed 0" in (output := capsys.readouterr().out) and "threads" in output and "tune masks" in output
 
@@ -15,7 +22,10 @@ def test_stages(capsys):
 def test_algorithms(capsys):
     results = algorithms.main([*SHAPE, "--rows", "4", "300", "--rounds", "2"])
     assert {name: len(times["fastprune"]) for name, times in results.items()} == {
-        "search": 2, "rearrange 4": 2, "rearrange 300": 1}
+        "search": 2,
+        "rearrange 4": 2,
+        "rearrange 300": 1,
+    }
     assert "times faster" in capsys.readouterr().out
 
 

@@ -89,10 +89,20 @@ def loaded_elsewhere(saved, tmp_path_factory):
     save_file({name: BATCH[name] for name in ("input_ids", "attention_mask")}, folder / "batch.safetensors")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_FASTPRUNE, saved[0], folder / "batch.safetensors",
-         folder / "logits.safetensors"],
-        cwd=folder, env=environment | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True, timeout=120)
+        [
+            sys.executable,
+            "-c",
+            WITHOUT_FASTPRUNE,
+            saved[0],
+            folder / "batch.safetensors",
+            folder / "logits.safetensors",
+        ],
+        cwd=folder,
+        env=environment | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert result.returncode == 0, result.stderr
     return load_file(folder / "logits.safetensors"), json.loads(result.stdout.splitlines()[-1])
 
@@ -112,8 +122,14 @@ def test_plain_loading_fails_rather_than_giving_random_weights(saved, loaded_els
 def test_the_folder_holds_no_pickle(saved):
     for folder in saved[0].iterdir():
         files = {path.name for path in folder.iterdir()}
-        assert {"config.json", "model.safetensors", "manifest.json", "metrics.json", "modeling_fastprune.py",
-                "tokenizer.json"} <= files
+        assert {
+            "config.json",
+            "model.safetensors",
+            "manifest.json",
+            "metrics.json",
+            "modeling_fastprune.py",
+            "tokenizer.json",
+        } <= files
         for path in folder.iterdir():
             assert path.suffix in (".json", ".safetensors", ".py")
             assert path.read_bytes()[:2] not in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")
@@ -160,18 +176,26 @@ def test_nothing_is_left_of_a_save_that_failed(tmp_path, tiny_tokenizer):
 def test_truncated_weights_of_a_pruned_model(one_saved, kept_bytes):
     file = one_saved / "model.safetensors"
     file.write_bytes(file.read_bytes()[:kept_bytes])
-    with pytest.raises(InputError, match="pruned: its safetensors file is truncated or damaged.*copy it again"):
+    with pytest.raises(
+        InputError, match="pruned: its safetensors file is truncated or damaged.*copy it again"
+    ):
         checkpoint.load(one_saved)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"kept_filters": [24] * 5}, "the shapes of its weights"),
-    ({"kept_heads": [1] * 5}, "the shapes of its weights"),
-    ({"vocab_size": 51}, "the shapes of its weights"),
-    ({"kept_filters": [24] * 4}, "cannot be read"),
-    ({"architectures": ["BertForSequenceClassification"]}, "'BertForSequenceClassification', which is not a model"),
-    ({"architectures": None}, "'', which is not a model"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"kept_filters": [24] * 5}, "the shapes of its weights"),
+        ({"kept_heads": [1] * 5}, "the shapes of its weights"),
+        ({"vocab_size": 51}, "the shapes of its weights"),
+        ({"kept_filters": [24] * 4}, "cannot be read"),
+        (
+            {"architectures": ["BertForSequenceClassification"]},
+            "'BertForSequenceClassification', which is not a model",
+        ),
+        ({"architectures": None}, "'', which is not a model"),
+    ],
+)
 def test_a_configuration_that_does_not_fit(one_saved, change, message):
     file = one_saved / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -237,14 +261,19 @@ def test_a_weight_that_is_not_finite_is_named(dense, value):
     with torch.no_grad():
         model.bert.encoder.layer[2].attention.self.key.weight[3, 4] = value
     model.save_pretrained(dense)
-    with pytest.raises(InputError, match=r"layer\.2\.attention\.self\.key\.weight of shape \[16, 16\] holds NaN"):
+    with pytest.raises(
+        InputError, match=r"layer\.2\.attention\.self\.key\.weight of shape \[16, 16\] holds NaN"
+    ):
         checkpoint.load_dense(dense)
 
 
 def test_a_task_head_without_weights(dense):
     weights = load_file(dense / "model.safetensors")
-    save_file({name: value for name, value in weights.items() if not name.startswith("classifier")},
-              dense / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: value for name, value in weights.items() if not name.startswith("classifier")},
+        dense / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(InputError, match="dense: .*no weights for classifier.bias, classifier.weight"):
         checkpoint.load_dense(dense)
     assert checkpoint.load_dense(dense, allow_untuned=True)
@@ -258,13 +287,21 @@ def test_weights_of_other_shapes_than_the_configuration(dense):
 
 
 def test_unsupported_models_are_refused_by_name(tmp_path):
-    sizes = {"hidden_size": 8, "embedding_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "intermediate_size": 8, "vocab_size": 20}
+    sizes = {
+        "hidden_size": 8,
+        "embedding_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "vocab_size": 20,
+    }
     electra = ElectraForSequenceClassification(ElectraConfig(**sizes))
-    for model, message in ((electra, "'electra' is not supported; supported: bert"),
-                           (BertModel(build().config), "a BertModel cannot be pruned"),
-                           (BertForMaskedLM(build().config), "a BertForMaskedLM cannot be pruned"),
-                           (pruned(), "already pruned")):
+    for model, message in (
+        (electra, "'electra' is not supported; supported: bert"),
+        (BertModel(build().config), "a BertModel cannot be pruned"),
+        (BertForMaskedLM(build().config), "a BertForMaskedLM cannot be pruned"),
+        (pruned(), "already pruned"),
+    ):
         folder = tmp_path / type(model).__name__
         model.save_pretrained(folder)
         (folder / "model.safetensors").unlink()  # refused before the weights are read

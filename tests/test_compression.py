@@ -27,6 +27,7 @@ from fastprune.surgery import slice_model
 TASK = Task("reviews", "classification", "accuracy", ("text",), "label")
 NEUTRAL = "the a and of in was is it film movie who when where what king".split()
 STAGES = {"evaluate_dense", "importance", "search", "tuning", "evaluate_pruned"}
+NO_TABLE = dict.fromkeys(("train-file", "eval-file", "text-column", "label-column"))
 PAPER = {"selection": "fisher", "tuning": "mask"}
 
 
@@ -37,7 +38,9 @@ def reviews(count, seed):
     rows = []
     for label in labels:
         words = list(rng.choice(NEUTRAL, rng.integers(2, 12)))
-        words.insert(rng.integers(0, len(words) + 1), rng.choice(["good", "great"] if label else ["bad", "dull"]))
+        words.insert(
+            rng.integers(0, len(words) + 1), rng.choice(["good", "great"] if label else ["bad", "dull"])
+        )
         rows.append(" ".join(words))
     return Dataset.from_dict({"text": rows, "label": labels})
 
@@ -71,25 +74,42 @@ def material(tmp_path_factory, tiny_tokenizer, tiny_bert):
 
 
 def compress(material, **options):
-    settings = {"dataset": material / "train.tsv", "evaluation": material / "eval.tsv", "task": TASK,
-                "keep_ratio": 0.5, "device": "cpu", "progress": False} | PAPER
+    settings = {
+        "dataset": material / "train.tsv",
+        "evaluation": material / "eval.tsv",
+        "task": TASK,
+        "keep_ratio": 0.5,
+        "device": "cpu",
+        "progress": False,
+    } | PAPER
     return fastprune.compress(material / "model", **settings | options)
 
 
 def files_under(folder):
     """What lies in a folder, with its content: to show that a failed command wrote nothing."""
-    return {path.relative_to(folder): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
+    }
 
 
 # End to end
 
 
-@pytest.mark.parametrize("selection, tuning", [
-    ("per_sample", "mask"), ("per_batch", "mask"), ("per_sample", "none"), ("per_sample", "weights"),
-    ("surgeon", "mask"), ("surgeon", "weights"),
-])
+@pytest.mark.parametrize(
+    "selection, tuning",
+    [
+        ("per_sample", "mask"),
+        ("per_batch", "mask"),
+        ("per_sample", "none"),
+        ("per_sample", "weights"),
+        ("surgeon", "mask"),
+        ("surgeon", "weights"),
+    ],
+)
 def test_compress(material, tmp_path, selection, tuning):
-    chosen = {"selection": "surgeon"} if selection == "surgeon" else {"selection": "fisher", "fisher": selection}
+    chosen = (
+        {"selection": "surgeon"} if selection == "surgeon" else {"selection": "fisher", "fisher": selection}
+    )
     result = compress(material, **chosen, tuning=tuning, output_dir=tmp_path / "out", num_samples=128)
     metrics, manifest = result.metrics, result.manifest
     assert metrics["metric"] == "accuracy"
@@ -113,7 +133,8 @@ def test_compress(material, tmp_path, selection, tuning):
     split = encode(reviews(200, 2), tokenizer, TASK, loaded.config)
     assert evaluate(loaded, split, pad_token_id=0, progress=False)["metric"] == metrics["pruned"]
     assert metrics["params_kept"] == (
-        loaded.num_parameters() / checkpoint.load_dense(material / "model").num_parameters())
+        loaded.num_parameters() / checkpoint.load_dense(material / "model").num_parameters()
+    )
 
     if tuning == "weights":
         return
@@ -151,8 +172,18 @@ def test_a_model_and_tables_in_memory(material, tiny_tokenizer):
     model = checkpoint.load_dense(material / "model")
     before = checkpoint.digest(model)
     result = compress(material, num_samples=100)
-    in_memory = fastprune.compress(model, tiny_tokenizer, reviews(300, 1), evaluation=reviews(200, 2), task=TASK,
-                                   keep_ratio=0.5, num_samples=100, device="cpu", progress=False, **PAPER)
+    in_memory = fastprune.compress(
+        model,
+        tiny_tokenizer,
+        reviews(300, 1),
+        evaluation=reviews(200, 2),
+        task=TASK,
+        keep_ratio=0.5,
+        num_samples=100,
+        device="cpu",
+        progress=False,
+        **PAPER,
+    )
     assert checkpoint.digest(model) == before
     assert checkpoint.digest(in_memory.model) == checkpoint.digest(result.model)
 
@@ -167,7 +198,9 @@ def test_sample_and_batch_sizes(material, num_samples, batch_size):
 
 def test_batch_size_hardly_matters(material):
     """Per-sample Fisher and tuning do not depend on how the sample is cut into batches."""
-    one, other = (compress(material, num_samples=64, batch_size=size, tuning="none").masks for size in (64, 7))
+    one, other = (
+        compress(material, num_samples=64, batch_size=size, tuning="none").masks for size in (64, 7)
+    )
     assert torch.equal(one.heads, other.heads)
     assert (one.filters != other.filters).float().mean() < 0.02
 
@@ -181,22 +214,40 @@ def test_other_problems(tmp_path, tiny_bert, tiny_tokenizer, problem, settings):
     else:
         task, model = glue_task("squad"), tiny_bert(2, problem)
         context = "the king won a great film in the end"
-        table = Dataset.from_dict({"id": [str(n) for n in range(6)], "question": ["who won"] * 6,
-                                   "context": [context] * 6,
-                                   "answers": [{"text": ["king"], "answer_start": [4]}] * 6})
-    result = fastprune.compress(model, tiny_tokenizer, table, evaluation=table, task=task, keep_ratio=0.5,
-                                device="cpu", allow_untuned=True, progress=False, output_dir=tmp_path / "out",
-                                **settings)
+        table = Dataset.from_dict(
+            {
+                "id": [str(n) for n in range(6)],
+                "question": ["who won"] * 6,
+                "context": [context] * 6,
+                "answers": [{"text": ["king"], "answer_start": [4]}] * 6,
+            }
+        )
+    result = fastprune.compress(
+        model,
+        tiny_tokenizer,
+        table,
+        evaluation=table,
+        task=task,
+        keep_ratio=0.5,
+        device="cpu",
+        allow_untuned=True,
+        progress=False,
+        output_dir=tmp_path / "out",
+        **settings,
+    )
     assert result.metrics["metric"] == task.metric
     assert type(fastprune.load(tmp_path / "out")) is type(result.model)
 
 
 def test_the_sample_needs_no_labels_by_default(material, tmp_path):
-    (tmp_path / "texts.tsv").write_text("".join(line.split("\t")[0] + "\n"
-                                                for line in (material / "train.tsv").read_text().splitlines()))
+    (tmp_path / "texts.tsv").write_text(
+        "".join(line.split("\t")[0] + "\n" for line in (material / "train.tsv").read_text().splitlines())
+    )
     settings = {"selection": "surgeon", "tuning": "weights", "num_samples": 50}
-    without, with_labels = (compress(material, dataset=path, **settings).model
-                            for path in (tmp_path / "texts.tsv", material / "train.tsv"))
+    without, with_labels = (
+        compress(material, dataset=path, **settings).model
+        for path in (tmp_path / "texts.tsv", material / "train.tsv")
+    )
     assert checkpoint.digest(without) == checkpoint.digest(with_labels)
 
 
@@ -208,8 +259,18 @@ def run(*arguments):
 
 
 def table_arguments(material, **options):
-    settings = {"train-file": material / "train.tsv", "eval-file": material / "eval.tsv", "text-column": "text",
-                "label-column": "label", "num-samples": 100, "device": "cpu"} | PAPER | options
+    settings = (
+        {
+            "train-file": material / "train.tsv",
+            "eval-file": material / "eval.tsv",
+            "text-column": "text",
+            "label-column": "label",
+            "num-samples": 100,
+            "device": "cpu",
+        }
+        | PAPER
+        | options
+    )
     return [part for name, value in settings.items() if value is not None for part in (f"--{name}", value)]
 
 
@@ -219,8 +280,12 @@ def test_command(material, tmp_path):
     assert result.exit_code == 0, result.output
     metrics = json.loads((out / "metrics.json").read_text())
     want = compress(material, num_samples=100)
-    assert {name: metrics[name] for name in ("dense", "pruned", "macs_kept", "params_kept", "heads", "filters")} == {
-        name: want.metrics[name] for name in ("dense", "pruned", "macs_kept", "params_kept", "heads", "filters")}
+    assert {
+        name: metrics[name] for name in ("dense", "pruned", "macs_kept", "params_kept", "heads", "filters")
+    } == {
+        name: want.metrics[name]
+        for name in ("dense", "pruned", "macs_kept", "params_kept", "heads", "filters")
+    }
     assert checkpoint.digest(fastprune.load(out)) == checkpoint.digest(want.model)
     assert re.search(r"accuracy +dense 0\.\d+ +pruned 0\.\d+|accuracy +dense 1\.0+ +pruned", result.output)
     assert str(out) in result.output and [path.name for path in out.parent.iterdir()] == ["out"]
@@ -228,7 +293,9 @@ def test_command(material, tmp_path):
 
 def test_dry_run_writes_nothing(material, tmp_path):
     before = files_under(material)
-    result = run(material / "model", *table_arguments(material), "--dry-run", "--output-dir", tmp_path / "out")
+    result = run(
+        material / "model", *table_arguments(material), "--dry-run", "--output-dir", tmp_path / "out"
+    )
     assert result.exit_code == 0, result.output
     assert not list(tmp_path.iterdir()) and files_under(material) == before
     assert re.search(r"heads +\[\d, \d, \d\] of 4", result.output) and "MACs kept" in result.output
@@ -236,9 +303,17 @@ def test_dry_run_writes_nothing(material, tmp_path):
 
 
 def test_help_and_version_in_a_process_of_their_own(tmp_path):
-    for arguments, wanted in ((["compress", "--help"], "--keep-ratio"), (["--version"], fastprune.__version__)):
-        result = subprocess.run([sys.executable, "-m", "fastprune", *arguments], capture_output=True, text=True,
-                                timeout=60, env={"PYTHONPATH": ":".join(sys.path), "PATH": ""})
+    for arguments, wanted in (
+        (["compress", "--help"], "--keep-ratio"),
+        (["--version"], fastprune.__version__),
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "fastprune", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PYTHONPATH": ":".join(sys.path), "PATH": ""},
+        )
         assert result.returncode == 0 and wanted in result.stdout
 
 
@@ -281,7 +356,9 @@ class TestBadData:
         refused(work, f"{which}.tsv", "no column 'label'", "['text']")
 
     def test_empty_labels(self, work, which):
-        changed_table(work / f"{which}.tsv", lambda lines: [*lines[:3], lines[3].split("\t")[0] + "\t", *lines[4:]])
+        changed_table(
+            work / f"{which}.tsv", lambda lines: [*lines[:3], lines[3].split("\t")[0] + "\t", *lines[4:]]
+        )
         refused(work, f"{which}.tsv", "row 3 has no label in column 'label'")
 
     @pytest.mark.parametrize("label", ["2", "-1", "fresh", "0.5"])
@@ -361,8 +438,14 @@ def test_no_tokenizer(work):
 
 
 def test_an_unsupported_architecture(work):
-    config = ElectraConfig(vocab_size=20, hidden_size=8, embedding_size=8, num_hidden_layers=1,
-                           num_attention_heads=2, intermediate_size=8)
+    config = ElectraConfig(
+        vocab_size=20,
+        hidden_size=8,
+        embedding_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
     ElectraForSequenceClassification(config).save_pretrained(work / "electra")
     refused(work, "'electra' is not supported", "bert, roberta", model="electra")
 
@@ -381,18 +464,23 @@ def test_a_tokenizer_of_another_model(work):
     refused(work, "train.tsv", "beyond the model's 50", model="small")
 
 
-@pytest.mark.parametrize("options, named", [
-    ({"text-column": None}, "--text-column"),
-    ({"label-column": None}, "--label-column"),
-    ({"metric": "bleu"}, "'bleu'"),
-    ({"task": "sst2"}, "--task"),
-    ({"task": "sst3", "train-file": None, "eval-file": None, "text-column": None, "label-column": None}, "'sst3'"),
-    ({"device": "cuda:77"}, "cuda:77"),
-    ({"device": "abacus"}, "abacus"),
-    ({"num-samples": 0}, "--num-samples"),
-    ({"tuning": "luck"}, "--tuning"),
-    ({"selection": "luck"}, "--selection"),
-])
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"text-column": None}, "--text-column"),
+        ({"label-column": None}, "--label-column"),
+        ({"metric": "bleu"}, "'bleu'"),
+        ({"task": "sst2"}, "--task"),
+        (NO_TABLE | {"task": "sst3"}, "'sst3'"),
+        (NO_TABLE | {"task": "sst2", "max-length": 64}, "--task"),
+        (NO_TABLE | {"task": "sst2", "metric": "f1"}, "--task"),
+        ({"device": "cuda:77"}, "cuda:77"),
+        ({"device": "abacus"}, "abacus"),
+        ({"num-samples": 0}, "--num-samples"),
+        ({"tuning": "luck"}, "--tuning"),
+        ({"selection": "luck"}, "--selection"),
+    ],
+)
 def test_wrong_options(work, options, named):
     refused(work, named, **options)
 
@@ -421,9 +509,10 @@ def test_device():
 
 def test_task_of_a_table(tmp_path):
     for problem, columns, want in (
-            ("classification", ("a", "b"), ("accuracy", ("a", "b"), "y")),
-            ("regression", ("a",), ("pearson", ("a",), "y")),
-            ("question-answering", (), ("squad_f1", ("question", "context"), "y"))):
+        ("classification", ("a", "b"), ("accuracy", ("a", "b"), "y")),
+        ("regression", ("a",), ("pearson", ("a",), "y")),
+        ("question-answering", (), ("squad_f1", ("question", "context"), "y")),
+    ):
         build(problem=problem).save_pretrained(tmp_path / problem)
         task = table_task(tmp_path / problem, columns, "y")
         assert task.problem == problem and (task.metric, task.text_columns, task.label_column) == want

@@ -21,6 +21,7 @@ def assert_same(got, want, **tolerances):
 @torch.no_grad()
 def finite_differences(model, example, step=1e-4):
     """Central differences of transformers' own loss, the columns of the output projections being scaled."""
+
     def slope(columns):
         saved = columns.clone()
         losses = []
@@ -32,10 +33,14 @@ def finite_differences(model, example, step=1e-4):
 
     encoder = describe(model)
     size = encoder.head_size
-    heads = [[slope(layer.attention_output.weight[:, size * head:size * (head + 1)]) for head in range(4)]
-             for layer in encoder.layers]
-    filters = [[slope(layer.ffn_output.weight[:, filter]) for filter in range(encoder.num_filters)]
-               for layer in encoder.layers]
+    heads = [
+        [slope(layer.attention_output.weight[:, size * head : size * (head + 1)]) for head in range(4)]
+        for layer in encoder.layers
+    ]
+    filters = [
+        [slope(layer.ffn_output.weight[:, filter]) for filter in range(encoder.num_filters)]
+        for layer in encoder.layers
+    ]
     return torch.tensor(heads), torch.tensor(filters)
 
 
@@ -70,16 +75,24 @@ def test_per_batch_is_the_mean_of_per_sample(problem):
     model = build("bert", problem)
     batches = random_batches(model, problem, LENGTHS)
     rows, means = (fisher_of(model, batches, problem, kind) for kind in ("per_sample", "per_batch"))
-    want = Fisher(*(torch.stack([part.mean(0) for part in grads.split([3, 2])])
-                    for grads in (rows.head_grads, rows.filter_grads)))
+    want = Fisher(
+        *(
+            torch.stack([part.mean(0) for part in grads.split([3, 2])])
+            for grads in (rows.head_grads, rows.filter_grads)
+        )
+    )
     assert_same(means, want, rtol=1e-4, atol=1e-6)
 
 
 def test_estimators_agree_at_batch_size_one():
     model = build()
     singles = one_by_one(random_batches(model, "classification", LENGTHS))
-    assert_same(fisher_of(model, singles, "classification", "per_batch"),
-                fisher_of(model, singles, "classification"), rtol=1e-4, atol=1e-6)
+    assert_same(
+        fisher_of(model, singles, "classification", "per_batch"),
+        fisher_of(model, singles, "classification"),
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -99,15 +112,20 @@ def test_loss_of_probabilities():
     with torch.no_grad():
         outputs = model(input_ids=batch["input_ids"])
     soft = batch | {"labels": torch.nn.functional.one_hot(batch["labels"], 3).float()}
-    torch.testing.assert_close(per_example_loss(outputs, soft, "classification"),
-                               per_example_loss(outputs, batch, "classification"))
+    torch.testing.assert_close(
+        per_example_loss(outputs, soft, "classification"), per_example_loss(outputs, batch, "classification")
+    )
 
 
 def test_dropout_is_off():
     model = build(hidden_dropout_prob=0.5).train()
     batches = random_batches(model, "classification", LENGTHS)
-    assert_same(fisher_of(model, batches, "classification"), fisher_of(model, batches, "classification"),
-                rtol=0, atol=0)
+    assert_same(
+        fisher_of(model, batches, "classification"),
+        fisher_of(model, batches, "classification"),
+        rtol=0,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize("fails", [False, True])

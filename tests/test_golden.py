@@ -14,21 +14,27 @@ from fastprune.search import search_macs
 from fastprune.tuning import solve_scales
 
 DATA = Path(__file__).parent / "data"
-BUDGETS = {"golden_search": (0.4, 0.5, 0.6, 0.7, 0.8), "golden_search_synthetic": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
+BUDGETS = {
+    "golden_search": (0.4, 0.5, 0.6, 0.7, 0.8),
+    "golden_search_synthetic": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+}
 CASES = [(name, budget) for name, budgets in BUDGETS.items() for budget in budgets]
 
 
 @pytest.fixture(scope="module")
 def golden():
     arrays = {path.stem: dict(np.load(path, allow_pickle=False)) for path in DATA.glob("golden_*.npz")}
-    return {name: {key: torch.from_numpy(np.asarray(value)) for key, value in content.items()}
-            for name, content in arrays.items()}
+    return {
+        name: {key: torch.from_numpy(np.asarray(value)) for key, value in content.items()}
+        for name, content in arrays.items()
+    }
 
 
 def inputs(case):
     num_layers, num_heads, num_filters, hidden_size = case["config_L_H_I_D"].tolist()
-    macs = MacModel(num_layers, num_heads, num_filters, hidden_size, hidden_size // num_heads,
-                    float(case["seq_len"]))
+    macs = MacModel(
+        num_layers, num_heads, num_filters, hidden_size, hidden_size // num_heads, float(case["seq_len"])
+    )
     return Fisher(case["head_grads"], case["neuron_grads"]), macs
 
 
@@ -41,14 +47,19 @@ def assert_masks(masks, heads, filters):
 def test_fisher_diagonal(golden, name):
     fisher, _ = inputs(golden[name])
     torch.testing.assert_close(fisher.head_importance.float(), golden[name]["head_fisher"], rtol=1e-5, atol=0)
-    torch.testing.assert_close(fisher.filter_importance.float(), golden[name]["neuron_fisher"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        fisher.filter_importance.float(), golden[name]["neuron_fisher"], rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize("name, budget", CASES)
 def test_search(golden, name, budget):
     fisher, macs = inputs(golden[name])
-    case = {key.removeprefix(f"c{budget}_"): value for key, value in golden[name].items()
-            if key.startswith(f"c{budget}_")}
+    case = {
+        key.removeprefix(f"c{budget}_"): value
+        for key, value in golden[name].items()
+        if key.startswith(f"c{budget}_")
+    }
     masks = search_macs(fisher.head_importance, fisher.filter_importance, macs, budget)
     assert_masks(masks, case["head_mask"], case["neuron_mask"])
     assert macs.kept(masks) == pytest.approx(float(case["mac_ratio"]), rel=1e-6)  # golden is float32
@@ -111,10 +122,20 @@ def other_solver(ata, atb, *, dtype=np.float32, **options):
         return torch.from_numpy(lsmr(matrix, residual, **arguments)[0]).double() + 1
 
 
-@pytest.mark.parametrize("wrong", [
-    {"damp": 0}, {"damp": 0.5}, {"damp": 2}, {"damp": 10}, {"maxiter": None}, {"dtype": np.float64},
-    {"atol": 1e-5, "btol": 1e-5}, {"atol": 1e-7, "btol": 1e-7},
-], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"damp": 0},
+        {"damp": 0.5},
+        {"damp": 2},
+        {"damp": 10},
+        {"maxiter": None},
+        {"dtype": np.float64},
+        {"atol": 1e-5, "btol": 1e-5},
+        {"atol": 1e-7, "btol": 1e-7},
+    ],
+    ids=str,
+)
 def test_the_bounds_tell_wrong_solvers(golden, wrong):
     case = golden["golden_tuning"]
 

@@ -13,6 +13,7 @@ import fastprune
 from fastprune import stages
 from pipelines import compression
 
+
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory):
     path = tmp_path_factory.mktemp("compiled") / "compression.yaml"
@@ -83,7 +84,7 @@ def test_a_local_run_prunes_tracks_and_registers(tmp_path, monkeypatch, capsys, 
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
     assert parent.data.metrics["pruned"] == metrics["pruned"]
-    assert children["fisher"].data.metrics["rows"] == 48
+    assert children["fisher"].data.metrics["macs"] > 0
     assert all("seconds" in run.data.metrics for run in children.values())
     assert "masks.safetensors" in [file.path for file in client.list_artifacts(children["search"].info.run_id)]
     logged = {file.path for file in client.list_artifacts(parent.info.run_id)}

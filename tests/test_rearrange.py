@@ -53,8 +53,10 @@ def test_between_the_start_and_the_optimum(kind):
         for num_pruned in (1, 3, 6, 8):
             start = least_important_pruned(gradients, num_pruned)
             got = length(rearrange_layer(start, gradients), gradients)
-            least = min(float(gradients[:, list(chosen)].sum(1).square().sum())
-                        for chosen in combinations(range(9), num_pruned))
+            least = min(
+                float(gradients[:, list(chosen)].sum(1).square().sum())
+                for chosen in combinations(range(9), num_pruned)
+            )
             assert least * (1 - 1e-9) <= got <= length(start, gradients) * (1 + 1e-9)
             better += got < 0.99 * length(start, gradients)
     assert better > 5
@@ -75,8 +77,9 @@ def test_ties():
         mask = least_important_pruned(doubled, num_pruned)
         got = rearrange_layer(mask, doubled)
         assert got.sum() == mask.sum()
-        assert length(got, doubled) == pytest.approx(length(published.rearrange_layer(mask, doubled), doubled),
-                                                     abs=1e-9)
+        assert length(got, doubled) == pytest.approx(
+            length(published.rearrange_layer(mask, doubled), doubled), abs=1e-9
+        )
         assert torch.equal(got, rearrange_layer(mask, doubled))
     nothing = torch.zeros(6, 8)
     assert rearrange_layer(least_important_pruned(nothing, 3), nothing).sum() == 5
@@ -91,13 +94,17 @@ def test_all_or_none_pruned(value):
 def test_each_layer_keeps_its_counts():
     generator = torch.Generator().manual_seed(0)
     fisher = Fisher(torch.randn(9, 3, 4, generator=generator), torch.randn(9, 3, 20, generator=generator))
-    masks = Masks((fisher.head_importance > fisher.head_importance.median()).float(),
-                  (fisher.filter_importance > fisher.filter_importance.median()).float())
+    masks = Masks(
+        (fisher.head_importance > fisher.head_importance.median()).float(),
+        (fisher.filter_importance > fisher.filter_importance.median()).float(),
+    )
     masks.filters[1] = 0
     masks.heads[2] = 1
     before = Masks(masks.heads.clone(), masks.filters.clone())
     got = rearrange(masks, fisher)
     assert got.head_counts == masks.head_counts and got.filter_counts == masks.filter_counts
     for index in range(3):
-        assert torch.equal(got.filters[index], rearrange_layer(masks.filters[index], fisher.filter_grads[:, index]))
+        assert torch.equal(
+            got.filters[index], rearrange_layer(masks.filters[index], fisher.filter_grads[:, index])
+        )
     assert torch.equal(masks.heads, before.heads) and torch.equal(masks.filters, before.filters)

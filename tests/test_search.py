@@ -43,7 +43,9 @@ def importances(kind, generator):
     return heads, filters
 
 
-@pytest.mark.parametrize("kind", ["even", "heads matter", "heavy tailed", "ties", "one dead kind", "all dead"])
+@pytest.mark.parametrize(
+    "kind", ["even", "heads matter", "heavy tailed", "ties", "one dead kind", "all dead"]
+)
 def test_no_subset_is_better(kind):
     generator = torch.Generator().manual_seed(0)
     for keep_ratio in (0.06, 0.1, 0.3, 0.45, 0.6, 0.77, 0.9, 0.999):

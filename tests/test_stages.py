@@ -42,17 +42,22 @@ def source(tmp_path_factory, tiny_tokenizer, tiny_bert):
     }
 
 
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory, source):
+def run_stages(root, **given):
     """Every folder of a compression by name, made by running all stages in order."""
-    root, made = tmp_path_factory.mktemp("stages"), {}
-    given = {**source, "keep_ratio": 0.5}
+    made = {}
     for stage in stages.STAGES:
         parameters = inspect.signature(stage.run).parameters
         made |= {name: root / name for name in stage.outputs}
         paths = {name: made[name] for name in stage.inputs + stage.outputs}
-        stage.run(**paths, **{name: value for name, value in given.items() if name in parameters})
+        record = stage.run(**paths, **{name: value for name, value in given.items() if name in parameters})
+        if stage.name == "budget":
+            given["keep_ratio"] = record["metrics"]["keep_ratio"]
     return made
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory, source):
+    return run_stages(tmp_path_factory.mktemp("stages"), **source, keep_ratio=0.5)
 
 
 def test_the_table_names_the_folders_that_each_stage_takes():
@@ -88,6 +93,17 @@ def test_stages_agree_with_the_one_call(folders, source):
     saved = fastprune.load(folders["pruned"]).state_dict()
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(saved[name], tensor)
+
+
+@pytest.mark.parametrize("options", [{}, {"selection": "fisher", "tuning": "mask"}])
+def test_the_smallest_budget_within_an_accuracy_drop(tmp_path, source, options):
+    made = run_stages(tmp_path, **source | {"keep_ratio": 0.5, "max_accuracy_drop": 0.3} | options)
+    metrics = json.loads((made["report"] / "metrics.json").read_text())
+    curve = metrics["curve"]
+    assert metrics["keep_ratio"] == curve["keep_ratio"] != 0.5
+    assert min(ratio for ratio, metric in curve["points"] if metric >= curve["dense"] - 0.3) == curve["keep_ratio"]
+    assert "Accuracy against what is kept" in (made["report"] / "report.html").read_text()
+    assert (made["report"] / "curve.png").exists()
 
 
 def test_no_pickle_and_no_leftovers(folders):

@@ -30,7 +30,9 @@ def test_sliced_is_masked(family, problem, attention):
     dense = logits_of(model, random_batches(model, "classification", [[9, 4, 1]])[0])
     masks = extreme_masks(describe(model))
     sliced = assert_sliced_is_masked(model, masks)
-    assert (logits_of(sliced, random_batches(model, "classification", [[9, 4, 1]])[0]) - dense).abs().max() > 1e-2
+    assert (
+        logits_of(sliced, random_batches(model, "classification", [[9, 4, 1]])[0]) - dense
+    ).abs().max() > 1e-2
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not hasattr(model.config, "kept_heads")
 
@@ -53,11 +55,16 @@ def test_it_is_really_smaller(family):
         for projection in (layer.query, layer.key, layer.value):
             assert projection.weight.shape == (4 * heads, 16) and projection.bias.shape == (4 * heads,)
         assert layer.attention_output.weight.shape == (16, 4 * heads)
-        assert layer.ffn_input.weight.shape == (filters, 16) and layer.ffn_output.weight.shape == (16, filters)
+        assert layer.ffn_input.weight.shape == (filters, 16) and layer.ffn_output.weight.shape == (
+            16,
+            filters,
+        )
     pruned_heads, pruned_filters = (int((mask == 0).sum()) for mask in (masks.heads, masks.filters))
     per_head, per_filter = 4 * (4 * 16) + 3 * 4, 2 * 16 + 1
-    assert (model.num_parameters() - sliced.num_parameters()
-            == pruned_heads * per_head + pruned_filters * per_filter)
+    assert (
+        model.num_parameters() - sliced.num_parameters()
+        == pruned_heads * per_head + pruned_filters * per_filter
+    )
     assert not sliced.training
     assert sliced.config.kept_heads == masks.head_counts and sliced.config.kept_filters == masks.filter_counts
 

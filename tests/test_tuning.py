@@ -25,8 +25,10 @@ def inputs_of_modules(encoder, masks, batch, *modules):
     """What each module reads when the dense model runs under masks, all tokens [B, T, n]."""
     seen = {}
     with masked(encoder, masks.heads, masks.filters):
-        handles = [module.register_forward_pre_hook(lambda module, inputs: seen.__setitem__(module, inputs[0]))
-                   for module in modules]
+        handles = [
+            module.register_forward_pre_hook(lambda module, inputs: seen.__setitem__(module, inputs[0]))
+            for module in modules
+        ]
         logits_of(encoder.model, batch)
         for handle in handles:
             handle.remove()
@@ -56,8 +58,10 @@ def naive_system(encoder, masks, teacher_masks, batches, index, kind, *, first_t
 
 def tall_matrix(rows, weight, units, constant):
     """The paper's A [tokens * D, k]: a column per unit, what the unit alone puts out."""
-    columns = [rows[:, first:first + units] @ weight[:, first:first + units].T
-               for first in range(0, rows.shape[1], units)]
+    columns = [
+        rows[:, first : first + units] @ weight[:, first : first + units].T
+        for first in range(0, rows.shape[1], units)
+    ]
     if constant:
         columns.append(torch.ones_like(columns[0]))
     return torch.stack([column.flatten() for column in columns], 1)
@@ -73,14 +77,16 @@ def naive_tuning(encoder, masks, teacher_masks, batches, problem):
             if not row.any() or (attention and index == 0):
                 continue
             last = index == encoder.num_layers - 1 and not attention and problem != "question-answering"
-            rows, targets = naive_system(encoder, masks, teacher_masks, batches, index, kind, first_token=last)
+            rows, targets = naive_system(
+                encoder, masks, teacher_masks, batches, index, kind, first_token=last
+            )
             units = encoder.head_size if attention else 1
             projection = layer.attention_output if attention else layer.ffn_output
             kept = row.repeat_interleave(units) != 0
             tall = tall_matrix(rows[:, kept], projection.weight.double()[:, kept], units, attention)
             target = (targets - projection.bias).flatten()
             scales, _ = solve_scales(tall.T @ tall, tall.T @ target)
-            row[row != 0] = scales[:int(row.count_nonzero())].float()
+            row[row != 0] = scales[: int(row.count_nonzero())].float()
     return masks
 
 
@@ -141,13 +147,22 @@ def test_moments_of_every_system(family, problem):
     batches = random_batches(model, problem, LENGTHS)
     first_token = frozenset({(2, "ffn")}) if problem != "question-answering" else frozenset()
     seen = []
-    for system in walk(Teacher(encoder, batches, teacher_masks), slice_model(encoder, masks), first_token=first_token, progress=False):
+    for system in walk(
+        Teacher(encoder, batches, teacher_masks),
+        slice_model(encoder, masks),
+        first_token=first_token,
+        progress=False,
+    ):
         seen.append((system.index, system.kind))
         first = seen[-1] in first_token
-        rows, targets = naive_system(encoder, masks, teacher_masks, batches, system.index, system.kind,
-                                     first_token=first)
-        kept = (masks.heads[system.index].repeat_interleave(encoder.head_size)
-                if system.kind == "attention" else masks.filters[system.index]) != 0
+        rows, targets = naive_system(
+            encoder, masks, teacher_masks, batches, system.index, system.kind, first_token=first
+        )
+        kept = (
+            masks.heads[system.index].repeat_interleave(encoder.head_size)
+            if system.kind == "attention"
+            else masks.filters[system.index]
+        ) != 0
         rows = torch.cat([rows[:, kept], torch.ones(len(rows), 1)], 1)
         assert len(rows) == (6 if first else sum(map(sum, LENGTHS)))
         torch.testing.assert_close(system.moments.gram.double(), rows.T @ rows, rtol=1e-4, atol=1e-3)
@@ -162,8 +177,9 @@ def test_later_systems_see_the_changed_student():
     batches = random_batches(model, "classification", LENGTHS)
     now = Masks(masks.heads.clone(), masks.filters.clone())
     for system in walk(Teacher(encoder, batches, teacher_masks), slice_model(encoder, masks), progress=False):
-        rows, targets = naive_system(encoder, now, teacher_masks, batches, system.index, system.kind,
-                                     first_token=False)
+        rows, targets = naive_system(
+            encoder, now, teacher_masks, batches, system.index, system.kind, first_token=False
+        )
         torch.testing.assert_close(system.moments.cross[-1].double(), targets.sum(0), rtol=1e-4, atol=1e-3)
         system.projection.weight.data.mul_(0.3)
         (now.heads if system.kind == "attention" else now.filters)[system.index] *= 0.3
@@ -175,8 +191,9 @@ def test_walk_without_teacher_masks_follows_the_dense_model():
     masks = random_masks(encoder)
     batches = random_batches(model, "classification", LENGTHS)
     for system in walk(Teacher(encoder, batches), slice_model(encoder, masks), progress=False):
-        _, targets = naive_system(encoder, masks, Masks.ones(encoder), batches, system.index, system.kind,
-                                  first_token=False)
+        _, targets = naive_system(
+            encoder, masks, Masks.ones(encoder), batches, system.index, system.kind, first_token=False
+        )
         torch.testing.assert_close(system.moments.cross[-1].double(), targets.sum(0), rtol=1e-4, atol=1e-3)
 
 
@@ -188,13 +205,30 @@ def test_examples_held_back(first_token):
     masks = random_masks(encoder)
     batches = random_batches(model, "classification", LENGTHS)
     singles = one_by_one(batches)
-    parts = {"whole": (batches, None), "parted": (batches, 3), "rest": ([singles[i] for i in (0, 1, 3, 4)], None),
-             "apart": ([singles[i] for i in (2, 5)], None)}
-    walks = {name: list(walk(Teacher(encoder, data), slice_model(encoder, masks), first_token=first_token, hold_back=every,
-                             progress=False)) for name, (data, every) in parts.items()}
+    parts = {
+        "whole": (batches, None),
+        "parted": (batches, 3),
+        "rest": ([singles[i] for i in (0, 1, 3, 4)], None),
+        "apart": ([singles[i] for i in (2, 5)], None),
+    }
+    walks = {
+        name: list(
+            walk(
+                Teacher(encoder, data),
+                slice_model(encoder, masks),
+                first_token=first_token,
+                hold_back=every,
+                progress=False,
+            )
+        )
+        for name, (data, every) in parts.items()
+    }
     for whole, parted, rest, apart in zip(*walks.values(), strict=True):
-        for got, want in ((parted.moments, rest.moments), (parted.held_back, apart.moments),
-                          (parted.moments + parted.held_back, whole.moments)):
+        for got, want in (
+            (parted.moments, rest.moments),
+            (parted.held_back, apart.moments),
+            (parted.moments + parted.held_back, whole.moments),
+        ):
             torch.testing.assert_close(got.gram, want.gram, rtol=1e-4, atol=1e-3)
             torch.testing.assert_close(got.cross, want.cross, rtol=1e-4, atol=1e-3)
         assert not whole.held_back.gram.any()
@@ -206,7 +240,10 @@ def test_padding_and_batches_do_not_matter(family):
     encoder = describe(model)
     masks, teacher_masks = random_masks(encoder, 0), random_masks(encoder, 1)
     batches = random_batches(model, "classification", LENGTHS)
-    together, alone = (list(walk(Teacher(encoder, data, teacher_masks), slice_model(encoder, masks), progress=False)) for data in (batches, one_by_one(batches)))
+    together, alone = (
+        list(walk(Teacher(encoder, data, teacher_masks), slice_model(encoder, masks), progress=False))
+        for data in (batches, one_by_one(batches))
+    )
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one.moments.gram, other.moments.gram, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(one.moments.cross, other.moments.cross, rtol=1e-4, atol=1e-3)
@@ -236,6 +273,25 @@ def test_recomputing_gives_the_same_as_caching(monkeypatch):
         assert torch.equal(one, other)
     for one, other in zip(*(result.model.parameters() for result in tuned.values()), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_teacher_that_keeps_its_targets():
+    """Another student walks beside it without the teacher being run again, and sees the same targets."""
+    model = build()
+    encoder = describe(model)
+    teacher_masks = random_masks(encoder, 1)
+    batches = random_batches(model, "classification", LENGTHS)
+    teacher = Teacher(encoder, batches, teacher_masks, keep=True)
+    list(walk(teacher, slice_model(encoder, random_masks(encoder, 0)), progress=False))
+    student = slice_model(encoder, random_masks(encoder, 2))
+    want = list(walk(Teacher(encoder, batches, teacher_masks), student, progress=False))
+    calls = []
+    encoder.layers[1].query.register_forward_hook(lambda *_: calls.append(1))
+    got = list(walk(teacher, student, progress=False))
+    assert not calls
+    for one, other in zip(got, want, strict=True):
+        assert torch.equal(one.moments.gram, other.moments.gram)
+        assert torch.equal(one.moments.cross, other.moments.cross)
 
 
 # Mask tuning
@@ -285,8 +341,10 @@ def test_last_ffn_of_a_classifier_sees_the_first_token_alone():
     encoder = describe(model)
     masks, teacher_masks = random_masks(encoder, 0), random_masks(encoder, 1)
     batches = random_batches(model, "classification", LENGTHS)
-    classifier, every_token = (tune_masks(encoder, masks, teacher_masks, batches, problem, progress=False).masks
-                               for problem in ("classification", "question-answering"))
+    classifier, every_token = (
+        tune_masks(encoder, masks, teacher_masks, batches, problem, progress=False).masks
+        for problem in ("classification", "question-answering")
+    )
     assert torch.equal(classifier.filters[:2], every_token.filters[:2])
     assert torch.equal(classifier.heads, every_token.heads)
     assert (classifier.filters[2] - every_token.filters[2]).abs().max() > 0.1
@@ -334,8 +392,9 @@ def test_the_limit_is_ten_either_way(monkeypatch, scale):
 
     def tune_with(value):
         monkeypatch.setattr(tuning, "solve_scales", lambda ata, atb: (torch.full_like(atb, value), True))
-        return tune_masks(encoder, random_masks(encoder), Masks.ones(encoder), batches, "classification",
-                          progress=False)
+        return tune_masks(
+            encoder, random_masks(encoder), Masks.ones(encoder), batches, "classification", progress=False
+        )
 
     assert tune_with(scale).stopped == "layer 0 ffn: scales beyond 10"
     assert tune_with(scale / 1.01).stopped is None
@@ -359,7 +418,10 @@ def test_tuning_makes_up_for_pruning():
     masks = random_masks(encoder)
     batches = random_batches(model, "classification", [[12] * 8] * 4)
     tuned = tune_masks(encoder, masks, Masks.ones(encoder), batches, "classification", progress=False)
-    errors = {name: sum(float((logits_of(candidate, batch) - logits_of(model, batch)).square().sum())
-                        for batch in batches)
-              for name, candidate in (("sliced", slice_model(encoder, masks)), ("tuned", tuned.model))}
+    errors = {
+        name: sum(
+            float((logits_of(candidate, batch) - logits_of(model, batch)).square().sum()) for batch in batches
+        )
+        for name, candidate in (("sliced", slice_model(encoder, masks)), ("tuned", tuned.model))
+    }
     assert errors["tuned"] < 0.8 * errors["sliced"]

@@ -28,17 +28,36 @@ PROBLEMS = ("classification", "regression", "question-answering")
 VOCABULARY = 50
 
 
-def build(family: str = "bert", problem: str = "classification", *, num_layers: int = 3, num_filters: int = 24,
-          seed: int = 0, **options) -> PreTrainedModel:
+def build(
+    family: str = "bert",
+    problem: str = "classification",
+    *,
+    num_layers: int = 3,
+    num_filters: int = 24,
+    seed: int = 0,
+    **options,
+) -> PreTrainedModel:
     """A random model of hidden size 16 with 4 heads; weights and biases large enough to matter."""
     prefix, config_class, module = FAMILIES[family]
-    names = {"hidden_size": 16, "num_hidden_layers": num_layers, "num_attention_heads": 4,
-             "intermediate_size": num_filters}
+    names = {
+        "hidden_size": 16,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 4,
+        "intermediate_size": num_filters,
+    }
     if family == "distilbert":
         names = {"dim": 16, "n_layers": num_layers, "n_heads": 4, "hidden_dim": num_filters}
     num_labels = {"classification": 3, "regression": 1, "question-answering": 2}[problem]
-    config = config_class(vocab_size=VOCABULARY, max_position_embeddings=40, num_labels=num_labels, pad_token_id=1,
-                          bos_token_id=0, eos_token_id=2, **names, **options)
+    config = config_class(
+        vocab_size=VOCABULARY,
+        max_position_embeddings=40,
+        num_labels=num_labels,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        **names,
+        **options,
+    )
     head = "QuestionAnswering" if problem == "question-answering" else "SequenceClassification"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -50,7 +69,9 @@ def build(family: str = "bert", problem: str = "classification", *, num_layers: 
     return model
 
 
-def random_batches(model: PreTrainedModel, problem: str, lengths: list[list[int]], seed: int = 0) -> list[dict]:
+def random_batches(
+    model: PreTrainedModel, problem: str, lengths: list[list[int]], seed: int = 0
+) -> list[dict]:
     """A batch a list of lengths, padded on the right with tokens that a leak would show."""
     generator = torch.Generator().manual_seed(seed)
     batches = []
@@ -61,7 +82,9 @@ def random_batches(model: PreTrainedModel, problem: str, lengths: list[list[int]
         batch = {"input_ids": ids, "attention_mask": mask}
         if problem == "question-answering":
             for name in ("start_positions", "end_positions"):
-                batch[name] = torch.tensor([int(torch.randint(size, (), generator=generator)) for size in sizes])
+                batch[name] = torch.tensor(
+                    [int(torch.randint(size, (), generator=generator)) for size in sizes]
+                )
         elif problem == "regression":
             batch["labels"] = torch.randn(len(sizes), generator=generator)
         else:
@@ -80,8 +103,12 @@ def one_by_one(batches: list[dict], problem: str = "classification") -> list[dic
     for batch in batches:
         for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
             length = None if problem == "question-answering" else length
-            singles.append({name: value[row:row + 1, :length] if value.ndim > 1 else value[row:row + 1]
-                            for name, value in batch.items()})
+            singles.append(
+                {
+                    name: value[row : row + 1, :length] if value.ndim > 1 else value[row : row + 1]
+                    for name, value in batch.items()
+                }
+            )
     return singles
 
 

@@ -7,6 +7,8 @@ The gradients are random; a few directions that all units share make them cancel
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -19,13 +21,26 @@ from tests.benchmarks.common import parser, print_times, start, time_in_turn
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, list[float]]]:
     options = parser(__doc__)
-    options.add_argument("--rounds", type=int, default=5, help="of the search and of the rearrangement of few rows")
-    options.add_argument("--rows", type=int, nargs="+", default=[64, 2048],
-                         help="gradient rows: mini-batches (as published) or examples")
+    options.add_argument(
+        "--rounds", type=int, default=5, help="of the search and of the rearrangement of few rows"
+    )
+    options.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[64, 2048],
+        help="gradient rows: mini-batches (as published) or examples",
+    )
     options = options.parse_args(arguments)
     start(options)
-    macs = MacModel(options.layers, options.heads, options.filters, options.hidden, options.hidden // options.heads,
-                    options.tokens)
+    macs = MacModel(
+        options.layers,
+        options.heads,
+        options.filters,
+        options.hidden,
+        options.hidden // options.heads,
+        options.tokens,
+    )
     results = {}
 
     # A head holds the weights of many filters, and is worth as much.
@@ -37,18 +52,28 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, list[float]]
 
     masks = search(search_macs)()
     wanted = search(published.search)()
-    check_same(torch.cat([masks.heads.flatten(), masks.filters.flatten()]), torch.cat([mask.flatten() for mask in wanted]))
+    check_same(
+        torch.cat([masks.heads.flatten(), masks.filters.flatten()]),
+        torch.cat([mask.flatten() for mask in wanted]),
+    )
     print(f"\nsearch, {heads.numel()} heads and {filters.numel()} filters")
-    results["search"] = time_in_turn({"published": search(published.search), "fastprune": search(search_macs)},
-                                     options.rounds)
+    results["search"] = time_in_turn(
+        {"published": search(published.search), "fastprune": search(search_macs)}, options.rounds
+    )
     print_times(results["search"], "published")
 
     for num_rows in options.rows:
-        gradients = torch.randn(num_rows, options.filters) + torch.randn(num_rows, 4) @ torch.randn(4, options.filters)
+        gradients = torch.randn(num_rows, options.filters) + torch.randn(num_rows, 4) @ torch.randn(
+            4, options.filters
+        )
         mask = torch.zeros(options.filters)
-        mask[gradients.square().sum(0).argsort(descending=True)[:round(options.keep_ratio * options.filters)]] = 1
-        both = {"published": lambda: published.rearrange_layer(mask, gradients),
-                "fastprune": lambda: rearrange_layer(mask, gradients)}
+        mask[
+            gradients.square().sum(0).argsort(descending=True)[: round(options.keep_ratio * options.filters)]
+        ] = 1
+        both = {
+            "published": partial(published.rearrange_layer, mask, gradients),
+            "fastprune": partial(rearrange_layer, mask, gradients),
+        }
         check_same(both["fastprune"](), both["published"]())
         print(f"\nrearrangement of one layer, {options.filters} filters, {num_rows} gradient rows")
         rounds = options.rounds if num_rows <= 256 else max(options.rounds // 3, 1)

@@ -24,7 +24,9 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Options of every benchmark; by default the shape is BERT-base's."""
-    options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     options.add_argument("--layers", type=int, default=12)
     options.add_argument("--heads", type=int, default=12)
     options.add_argument("--hidden", type=int, default=768)
@@ -41,8 +43,10 @@ def start(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     print("\n" + ", ".join(f"{name} {value}" for name, value in vars(options).items()))
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, "
-          f"{processor()}")
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, "
+        f"{processor()}"
+    )
 
 
 def processor() -> str:
@@ -53,18 +57,27 @@ def processor() -> str:
 
 def random_encoder(options: argparse.Namespace) -> Encoder:
     """A BERT classifier with random weights."""
-    config = BertConfig(hidden_size=options.hidden, num_hidden_layers=options.layers,
-                        num_attention_heads=options.heads, intermediate_size=options.filters,
-                        max_position_embeddings=max(512, options.tokens))
+    config = BertConfig(
+        hidden_size=options.hidden,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        intermediate_size=options.filters,
+        max_position_embeddings=max(512, options.tokens),
+    )
     return describe(BertForSequenceClassification(config).eval())
 
 
 def random_batch(size: int, tokens: int) -> dict[str, Tensor]:
-    return {"input_ids": torch.randint(1000, 30000, (size, tokens)),
-            "attention_mask": torch.ones(size, tokens, dtype=torch.long), "labels": torch.randint(2, (size,))}
+    return {
+        "input_ids": torch.randint(1000, 30000, (size, tokens)),
+        "attention_mask": torch.ones(size, tokens, dtype=torch.long),
+        "labels": torch.randint(2, (size,)),
+    }
 
 
-def time_in_turn(functions: dict[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+def time_in_turn(
+    functions: dict[str, Callable[[], object]], rounds: int, warmup: int = 1
+) -> dict[str, list[float]]:
     """Seconds of each function in each round; they take turns, so that a busy spell meets them alike."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for step in range(-warmup, rounds):
@@ -81,8 +94,10 @@ def print_times(seconds: dict[str, list[float]], reference: str) -> None:
     print(f"{'':<28}{'median ms':>11}{'least':>10}{'most':>10}{'times faster':>15}")
     for name, times in seconds.items():
         ratio = statistics.median(theirs / own for theirs, own in zip(seconds[reference], times, strict=True))
-        print(f"{name:<28}{statistics.median(times) * 1e3:>11.2f}{min(times) * 1e3:>10.2f}{max(times) * 1e3:>10.2f}"
-              f"{ratio:>15.2f}")
+        print(
+            f"{name:<28}{statistics.median(times) * 1e3:>11.2f}{min(times) * 1e3:>10.2f}{max(times) * 1e3:>10.2f}"
+            f"{ratio:>15.2f}"
+        )
 
 
 @dataclass

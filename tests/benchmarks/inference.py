@@ -22,8 +22,14 @@ from tests.benchmarks.common import parser, print_times, random_batch, random_en
 
 KINDS = {
     "linear layers": ("aten::addmm", "aten::mm", "aten::linear", "mkldnn::_linear_pointwise"),
-    "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::scaled_dot_product_attention",
-                  "aten::bmm", "aten::_softmax", "aten::softmax", "aten::baddbmm"),
+    "attention": (
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+        "aten::scaled_dot_product_attention",
+        "aten::bmm",
+        "aten::_softmax",
+        "aten::softmax",
+        "aten::baddbmm",
+    ),
     "GELU": ("aten::gelu",),
     "LayerNorm": ("aten::native_layer_norm", "aten::layer_norm"),
     "residual additions": ("aten::add", "aten::add_"),
@@ -46,8 +52,12 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
     # Log-normal importances, as trained models have them, leave some layers with much and others with little.
     scale = macs.per_head / macs.per_filter
     layers = torch.randn(options.layers, 1).mul(0.7).exp()
-    uneven = search_macs(torch.randn(options.layers, options.heads).exp() * layers * scale,
-                         torch.randn(options.layers, options.filters).exp() * layers, macs, options.keep_ratio)
+    uneven = search_macs(
+        torch.randn(options.layers, options.heads).exp() * layers * scale,
+        torch.randn(options.layers, options.filters).exp() * layers,
+        macs,
+        options.keep_ratio,
+    )
     batch = random_batch(options.batch_size, options.tokens)
     del batch["labels"]
     dense, sliced, searched = encoder.model, slice_model(encoder, even), slice_model(encoder, uneven)
@@ -60,33 +70,50 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
         with masked(encoder, even.heads, even.filters):
             return forward(dense)
 
-    print(f"MACs kept: evenly {macs.kept(even):.3f}; unevenly {macs.kept(uneven):.3f}, heads {uneven.head_counts}, "
-          f"filters {uneven.filter_counts}\n")
-    seconds = time_in_turn({
-        "dense": lambda: forward(dense), "masked": forward_masked,
-        "sliced evenly": lambda: forward(sliced), "sliced unevenly": lambda: forward(searched),
-    }, options.rounds, warmup=3)
+    print(
+        f"MACs kept: evenly {macs.kept(even):.3f}; unevenly {macs.kept(uneven):.3f}, heads {uneven.head_counts}, "
+        f"filters {uneven.filter_counts}\n"
+    )
+    seconds = time_in_turn(
+        {
+            "dense": lambda: forward(dense),
+            "masked": forward_masked,
+            "sliced evenly": lambda: forward(sliced),
+            "sliced unevenly": lambda: forward(searched),
+        },
+        options.rounds,
+        warmup=3,
+    )
     print_times(seconds, "dense")
 
-    times = {name: profiled(lambda model=model: forward(model), options.profile_rounds)
-             for name, model in (("dense", dense), ("sliced", sliced))}
+    times = {
+        name: profiled(lambda model=model: forward(model), options.profile_rounds)
+        for name, model in (("dense", dense), ("sliced", sliced))
+    }
     print(f"\n{'ms a pass, by the profiler':<28}{'dense':>11}{'sliced':>10}{'share':>10}{'times faster':>15}")
     total = {name: sum(kinds.values()) for name, kinds in times.items()}
     for kind in [*KINDS, "rest"]:
         whole, part = times["dense"][kind], times["sliced"][kind]
         if whole:
-            print(f"{kind:<28}{whole:>11.2f}{part:>10.2f}{part / total['sliced']:>10.1%}"
-                  + (f"{whole / part:>15.2f}" if part else ""))
-    print(f"{'all':<28}{total['dense']:>11.2f}{total['sliced']:>10.2f}{1:>10.1%}"
-          f"{total['dense'] / total['sliced']:>15.2f}")
+            print(
+                f"{kind:<28}{whole:>11.2f}{part:>10.2f}{part / total['sliced']:>10.1%}"
+                + (f"{whole / part:>15.2f}" if part else "")
+            )
+    print(
+        f"{'all':<28}{total['dense']:>11.2f}{total['sliced']:>10.2f}{1:>10.1%}"
+        f"{total['dense'] / total['sliced']:>15.2f}"
+    )
     return seconds
 
 
 def even_masks(encoder: Encoder, keep_ratio: float) -> Masks:
     """The same share of heads and of filters in every layer."""
-    masks = Masks(torch.zeros(encoder.num_layers, encoder.num_heads), torch.zeros(encoder.num_layers, encoder.num_filters))
-    masks.heads[:, :round(keep_ratio * encoder.num_heads)] = 1
-    masks.filters[:, :round(keep_ratio * encoder.num_filters)] = 1
+    masks = Masks(
+        torch.zeros(encoder.num_layers, encoder.num_heads),
+        torch.zeros(encoder.num_layers, encoder.num_filters),
+    )
+    masks.heads[:, : round(keep_ratio * encoder.num_heads)] = 1
+    masks.filters[:, : round(keep_ratio * encoder.num_filters)] = 1
     return masks
 
 

@@ -1,6 +1,6 @@
 """Seconds and peak memory of each stage.
 
-    python -m tests.benchmarks.stages --num-samples 2048
+python -m tests.benchmarks.stages --num-samples 2048
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Cost]:
     options = options.parse_args(arguments)
     start(options)
     encoder = random_encoder(options)
-    sizes = [min(options.batch_size, options.num_samples - first)
-             for first in range(0, options.num_samples, options.batch_size)]
+    sizes = [
+        min(options.batch_size, options.num_samples - first)
+        for first in range(0, options.num_samples, options.batch_size)
+    ]
     batches = [random_batch(size, options.tokens) for size in sizes]
     macs = MacModel.of(encoder, options.tokens)
     encoder.model(**random_batch(1, options.tokens))  # what only the first pass costs is no stage's
@@ -32,8 +34,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Cost]:
         with measured() as costs[f"Fisher, {estimator}"]:
             fisher = estimate_fisher(encoder, batches, "classification", estimator=estimator, progress=False)
     with measured() as costs["search"]:
-        masks, teacher_masks = (search_macs(fisher.head_importance, fisher.filter_importance, macs, ratio)
-                                for ratio in (options.keep_ratio, options.keep_ratio**0.5))
+        masks, teacher_masks = (
+            search_macs(fisher.head_importance, fisher.filter_importance, macs, ratio)
+            for ratio in (options.keep_ratio, options.keep_ratio**0.5)
+        )
     with measured() as costs["rearrange"]:
         masks = rearrange(masks, fisher)
     with measured() as costs["slice"]:
@@ -43,10 +47,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Cost]:
 
     print(f"{'stage':<20}{'seconds':>10}{'ms / sample':>14}{'peak MiB':>11}{'added MiB':>11}")
     for name, cost in costs.items():
-        print(f"{name:<20}{cost.seconds:>10.2f}{1e3 * cost.seconds / options.num_samples:>14.1f}"
-              f"{cost.peak:>11.0f}{cost.added:>11.0f}")
-    print(f"kept {macs.kept(tuned.masks):.4f} of the MACs; heads {masks.head_counts}, filters {masks.filter_counts}"
-          + (f"; tuning ended at {tuned.stopped}" if tuned.stopped else ""))
+        print(
+            f"{name:<20}{cost.seconds:>10.2f}{1e3 * cost.seconds / options.num_samples:>14.1f}"
+            f"{cost.peak:>11.0f}{cost.added:>11.0f}"
+        )
+    print(
+        f"kept {macs.kept(tuned.masks):.4f} of the MACs; heads {masks.head_counts}, filters {masks.filter_counts}"
+        + (f"; tuning ended at {tuned.stopped}" if tuned.stopped else "")
+    )
     return costs
 
 
