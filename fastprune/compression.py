@@ -214,8 +214,8 @@ def measure_importance(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
     fisher : {"per_sample", "per_batch"}
     """
     if selection == "surgeon":
-        curvature = estimate_curvature(encoder.model, batches, problem, progress=progress)
-        return removal_costs(encoder.model, Masks.ones(encoder), curvature), None
+        curvature = estimate_curvature(encoder, batches, problem, progress=progress)
+        return removal_costs(encoder, curvature), None
     if selection == "fisher":
         information = estimate_fisher(encoder, batches, problem, estimator=fisher, progress=progress)
         return (information.head_importance, information.filter_importance), information

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from fastprune.architectures import layers_of
+from fastprune.architectures import Encoder
 from fastprune.losses import gauss_newton_score, inputs_of
 
 EXAMPLES = 512
@@ -34,7 +34,7 @@ class Curvature:
     Attributes
     ----------
     attention_inputs, ffn_inputs : list of L Tensors [n, n] float64
-        Second moments of the inputs, per token; n differs between the layers of a sliced model.
+        Second moments of the inputs, per token; n is H * head_size, and I.
     attention_gradients, ffn_gradients : list of L Tensors [D, D] float64
         Second moments of the gradients at the outputs, summed over the tokens of an example.
     """
@@ -55,14 +55,13 @@ class Curvature:
                       for name in cls.__dataclass_fields__})
 
 
-def estimate_curvature(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], problem: str, *, seed: int = 0,
+def estimate_curvature(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], problem: str, *, seed: int = 0,
                        progress: bool = True) -> Curvature:
     """Collect the factors in one forward and backward pass over an evenly spaced part of the sample.
 
     Parameters
     ----------
-    model : PreTrainedModel
-        Dense or sliced.
+    encoder : Encoder
     batches : sequence of dict of Tensor
         Labels are not read.
     problem : {"classification", "regression", "question-answering"}
@@ -74,9 +73,8 @@ def estimate_curvature(model: nn.Module, batches: Sequence[Mapping[str, Tensor]]
     Curvature
         On the CPU. Memory is that of one batch's activations plus the factors.
     """
-    model.eval()
+    model, layers = encoder.model.eval(), encoder.layers
     batches = batches[::max(1, sum(len(batch["input_ids"]) for batch in batches) // EXAMPLES)]
-    layers = layers_of(model)
     projections = {("attention", index): layer.attention_output for index, layer in enumerate(layers)}
     projections |= {("ffn", index): layer.ffn_output for index, layer in enumerate(layers)}
     inputs = {key: _square(linear.in_features, model.device) for key, linear in projections.items()}

@@ -44,7 +44,7 @@ def gauss_newton_score(outputs: ModelOutput, problem: str, temperature: float,
 
     The Hessian of the divergence from the model's own predictions ``p`` (softened by ``temperature``) with respect to
     the logits is ``diag(p) - p p^T = B B^T``. With random signs ``e``, the gradient of ``(B e)^T logits`` has
-    ``J^T B B^T J`` as its second moment: one backward pass stands for all classes, and for two classes it is exact.
+    ``J^T B B^T J`` as its second moment, so that one backward pass stands for all classes.
     For regression the Hessian is one.
 
     Parameters

@@ -9,11 +9,10 @@ in for each other.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastprune.architectures import layers_of
+from fastprune.architectures import Encoder
 from fastprune.curvature import Curvature
-from fastprune.masks import Masks
 
 DAMPING = 1e-2
 """Added to the input factor's diagonal, as a multiple of its mean; the ridge of the reconstruction to come."""
@@ -22,35 +21,28 @@ STEPS = 64
 """Filters are removed in so many steps; within a step their costs are taken as independent."""
 
 
-def removal_costs(model: nn.Module, masks: Masks, curvature: Curvature) -> tuple[Tensor, Tensor]:
-    """Importance of every unit that a model still has.
+def removal_costs(encoder: Encoder, curvature: Curvature) -> tuple[Tensor, Tensor]:
+    """Importance of every head and filter, in the place of the diagonal Fisher in the search.
 
     Parameters
     ----------
-    model : PreTrainedModel
-        Dense, or sliced to ``masks``.
-    masks : Masks
-        What ``model`` keeps.
+    encoder : Encoder
+        Of the dense model.
     curvature : Curvature
-        Of ``model``.
+        Of the same.
 
     Returns
     -------
     heads : Tensor [L, H] float64
     filters : Tensor [L, I] float64
-        In the place of the diagonal Fisher in :func:`fastprune.search.search_macs`. Zero where pruned already.
     """
-    heads, filters = torch.zeros_like(masks.heads).double(), torch.zeros_like(masks.filters).double()
-    for index, layer in enumerate(layers_of(model)):
-        kept = masks.heads[index] != 0
-        if kept.any():
-            heads[index, kept] = removal_order(curvature.attention_inputs[index], curvature.attention_gradients[index],
-                                               layer.attention_output.weight, int(kept.sum()), steps=int(kept.sum()))
-        kept = masks.filters[index] != 0
-        if kept.any():
-            filters[index, kept] = removal_order(curvature.ffn_inputs[index], curvature.ffn_gradients[index],
-                                                 layer.ffn_output.weight, int(kept.sum()), steps=STEPS)
-    return heads, filters
+    heads, filters = [], []
+    for index, layer in enumerate(encoder.layers):
+        heads.append(removal_order(curvature.attention_inputs[index], curvature.attention_gradients[index],
+                                   layer.attention_output.weight, encoder.num_heads, steps=encoder.num_heads))
+        filters.append(removal_order(curvature.ffn_inputs[index], curvature.ffn_gradients[index],
+                                     layer.ffn_output.weight, encoder.num_filters, steps=STEPS))
+    return torch.stack(heads), torch.stack(filters)
 
 
 @torch.no_grad()

@@ -14,6 +14,9 @@ def test_stages(capsys):
         "rearrange",
         "slice",
         "tune masks",
+        "curvature",
+        "removal costs",
+        "rebuild weights",
     ]
     assert all(cost.seconds > 0 and cost.peak > 1 for cost in costs.values())
     assert "seed 0" in (output := capsys.readouterr().out) and "threads" in output and "tune masks" in output

@@ -5,10 +5,14 @@ python -m tests.benchmarks.stages --num-samples 2048
 
 from __future__ import annotations
 
+from fastprune.curvature import estimate_curvature
 from fastprune.fisher import estimate_fisher
+from fastprune.layerwise import Teacher
 from fastprune.macs import MacModel
 from fastprune.rearrange import rearrange
+from fastprune.reconstruction import reconstruct_weights
 from fastprune.search import search_macs
+from fastprune.surgeon import removal_costs
 from fastprune.surgery import slice_model
 from fastprune.tuning import tune_masks
 from tests.benchmarks.common import Cost, measured, parser, random_batch, random_encoder, start
@@ -45,6 +49,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Cost]:
     with measured() as costs["tune masks"]:
         tuned = tune_masks(encoder, masks, teacher_masks, batches, "classification", progress=False)
 
+    with measured() as costs["curvature"]:
+        curvature = estimate_curvature(encoder, batches, "classification", progress=False)
+    with measured() as costs["removal costs"]:
+        importance = removal_costs(encoder, curvature)
+    masks = search_macs(*importance, macs, options.keep_ratio)
+    with measured() as costs["rebuild weights"]:
+        reconstruct_weights(Teacher(encoder, batches), masks, "classification", progress=False)
+
     print(f"{'stage':<20}{'seconds':>10}{'ms / sample':>14}{'peak MiB':>11}{'added MiB':>11}")
     for name, cost in costs.items():
         print(
@@ -52,7 +64,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Cost]:
             f"{cost.peak:>11.0f}{cost.added:>11.0f}"
         )
     print(
-        f"kept {macs.kept(tuned.masks):.4f} of the MACs; heads {masks.head_counts}, filters {masks.filter_counts}"
+        f"kept {macs.kept(tuned.masks):.4f} of the MACs; heads {tuned.masks.head_counts}, "
+        f"filters {tuned.masks.filter_counts}"
         + (f"; tuning ended at {tuned.stopped}" if tuned.stopped else "")
     )
     return costs
