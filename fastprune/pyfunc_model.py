@@ -31,18 +31,18 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
         answers = self.settings["problem"] == "question-answering"
         auto = AutoModelForQuestionAnswering if answers else AutoModelForSequenceClassification
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.max_length = min(self.settings["max_length"], self.tokenizer.model_max_length)
         self.model = auto.from_pretrained(folder, trust_remote_code=True).eval()
 
     @torch.inference_mode()
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         rows = self._rows(model_input)
         answer = {"classification": self._classify, "regression": self._value,
                   "question-answering": self._answer}[self.settings["problem"]]
         batches = [answer(rows[first:first + BATCH]) for first in range(0, len(rows), BATCH)]
         return pd.concat(batches, ignore_index=True)
 
-    def _rows(self, model_input) -> list[tuple[str, ...]]:
-        table = pd.DataFrame(model_input)
+    def _rows(self, table: pd.DataFrame) -> list[tuple[str, ...]]:
         if self.settings["problem"] == "question-answering":
             columns = ["question", "context"]
         elif len(self.settings["text_columns"]) == 2:
@@ -52,10 +52,12 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
             known = ["text", *self.settings["text_columns"]]
             if isinstance(columns[0], str) and columns[0] not in known:
                 raise ValueError(f"the first column is {columns[0]!r}; the text belongs there, named {known[-1]!r}")
+        if table.empty or table[columns].isna().any(axis=None):
+            raise ValueError(f"every row needs text in {columns}, and there must be at least one row")
         return list(table[columns].astype(str).itertuples(index=False, name=None))
 
     def _encode(self, rows, **options):
-        return self.tokenizer(*map(list, zip(*rows)), padding=True, max_length=self.settings["max_length"],
+        return self.tokenizer(*map(list, zip(*rows)), padding=True, max_length=self.max_length,
                               return_tensors="pt", **options)
 
     def _classify(self, rows) -> pd.DataFrame:
@@ -73,7 +75,7 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
 
     def _answer(self, rows) -> pd.DataFrame:
         """The best span over all windows of each context."""
-        encoded = self._encode(rows, truncation="only_second", stride=min(128, self.settings["max_length"] // 3),
+        encoded = self._encode(rows, truncation="only_second", stride=min(128, self.max_length // 3),
                                return_overflowing_tokens=True, return_offsets_mapping=True)
         windows, offsets = encoded.pop("overflow_to_sample_mapping"), encoded.pop("offset_mapping")
         output = self.model(**encoded)

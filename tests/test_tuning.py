@@ -36,7 +36,7 @@ def inputs_of_modules(encoder, masks, batch, *modules):
 
 
 def naive_system(encoder, masks, teacher_masks, batches, index, kind, *, first_token):
-    """Rows X [tokens, units * width] and targets [tokens, D] of one system, by running the whole dense model."""
+    """Rows X [tokens, units * width] and targets [tokens, D] of one system, from whole dense models."""
     layer = encoder.layers[index]
     if kind == "attention":
         projection, norm, residual = layer.attention_output, layer.attention_norm, layer.query
@@ -351,7 +351,7 @@ def test_last_ffn_of_a_classifier_sees_the_first_token_alone():
 
 
 def strained():
-    """Layer 1's filters all say the same, the kept one a hundredth as loud: its scale should be in the thousands."""
+    """Layer 1's filters all say the same, the kept one a hundredth as loud: it needs a scale of thousands."""
     model = build()
     with torch.no_grad():
         ffn = describe(model).layers[1]

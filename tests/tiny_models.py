@@ -96,8 +96,8 @@ def random_batches(
 def one_by_one(batches: list[dict], problem: str = "classification") -> list[dict]:
     """Every example in a batch of its own, without padding.
 
-    Except for question answering: transformers' softmax over positions includes the padding, so that an example's
-    loss is another without it.
+    Except for question answering: transformers' softmax over positions includes the padding, so that an
+    example's loss is another without it.
     """
     singles = []
     for batch in batches:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import pandas
 import torch
 
 from fastprune import checkpoint
@@ -113,6 +114,14 @@ def main(model, train_file, eval_file, text_columns, label_column, methods, keep
                     file.write(json.dumps(result) + "\n")
                 print(f"{name} {method} n={num_samples} seed={seed} keep={ratio}: "
                       f"{result['pruned']:.4f} (dense {reference:.4f}) {stages}", flush=True)
+    print(table(output))
+
+
+def table(output: Path) -> str:
+    """Mean over the seeds of all results in a file: a row per model, sample size and method, a column per budget."""
+    results = pandas.read_json(output, lines=True)
+    means = results.pivot_table("pruned", ["model", "dense", "num_samples", "method"], "keep_ratio")
+    return means.round(4).to_string(na_rep="")
 
 
 if __name__ == "__main__":

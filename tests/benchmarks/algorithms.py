@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, list[float]]
 
 
 def check_same(mask: Tensor, wanted: Tensor) -> None:
-    """Only equal results are worth comparing for speed; float32 may swap a few units that are as good as equal."""
+    """Only equal results are worth comparing for speed; float32 may swap a few units that are as good."""
     different = int((mask != wanted).sum())
     if different > 0.002 * len(mask):
         raise AssertionError(f"{different} of {len(mask)} units differ from the published algorithm's")

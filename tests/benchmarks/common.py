@@ -44,8 +44,8 @@ def start(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     print("\n" + ", ".join(f"{name} {value}" for name, value in vars(options).items()))
     print(
-        f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, "
-        f"{processor()}"
+        f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"Python {platform.python_version()}, {processor()}"
     )
 
 
@@ -95,8 +95,8 @@ def print_times(seconds: dict[str, list[float]], reference: str) -> None:
     for name, times in seconds.items():
         ratio = statistics.median(theirs / own for theirs, own in zip(seconds[reference], times, strict=True))
         print(
-            f"{name:<28}{statistics.median(times) * 1e3:>11.2f}{min(times) * 1e3:>10.2f}{max(times) * 1e3:>10.2f}"
-            f"{ratio:>15.2f}"
+            f"{name:<28}{statistics.median(times) * 1e3:>11.2f}"
+            f"{min(times) * 1e3:>10.2f}{max(times) * 1e3:>10.2f}{ratio:>15.2f}"
         )
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.inference
 
-Masks alone save nothing. Halving the MACs would halve the time, were all of it spent in products of matrices that
-run as fast when they are smaller; the second table shows how much is, and what the rest is.
+Masks alone save nothing. Halving the MACs would halve the time, were all of it spent in products of matrices
+that run as fast when they are smaller; the second table shows how much is, and what the rest is.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
             return forward(dense)
 
     print(
-        f"MACs kept: evenly {macs.kept(even):.3f}; unevenly {macs.kept(uneven):.3f}, heads {uneven.head_counts}, "
-        f"filters {uneven.filter_counts}\n"
+        f"MACs kept: evenly {macs.kept(even):.3f}; unevenly {macs.kept(uneven):.3f}, "
+        f"heads {uneven.head_counts}, filters {uneven.filter_counts}\n"
     )
     seconds = time_in_turn(
         {
