@@ -107,6 +107,9 @@ def check_supported(config) -> None:
     if named and not named.endswith(_TASKS):
         raise InputError(f"a {named} cannot be pruned: it has no fine-tuned task head that fastprune supports; "
                          "supported: sequence classification, regression and question answering")
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise InputError("the model is configured for multi_label_classification; supported: a single label, "
+                         "regression (one output) and question answering")
     if getattr(config, "is_decoder", False):
         raise InputError("the model is configured as a decoder (is_decoder=True); fastprune prunes encoders")
 

@@ -144,6 +144,8 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     tokenizer = tokenizer or checkpoint.load_tokenizer(source)
     if isinstance(model, PreTrainedModel):
         checkpoint.check_finite(model)
+        if model.dtype != torch.float32:
+            raise InputError(f"the model is in {model.dtype}; load it with dtype=torch.float32 to prune it")
         model = model.to(device).eval()
     else:
         model = checkpoint.load_dense(model, device=device, allow_untuned=allow_untuned)

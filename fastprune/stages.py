@@ -282,8 +282,12 @@ def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged
     metrics = {"pruned": evaluate(small, split, pad_token_id=pad, batch_size=batch_size)["metric"]}
     if every_stage:
         encoder = describe(dense)
-        for name, folder in (("search", searched), ("rearrange", rearranged)):
-            masks = Masks.load(folder / "masks.safetensors")
+        named = {name: Masks.load(folder / "masks.safetensors")
+                 for name, folder in (("search", searched), ("rearrange", rearranged))}
+        if named["search"].kept_heads == named["rearrange"].kept_heads and (
+                named["search"].kept_filters == named["rearrange"].kept_filters):
+            del named["rearrange"]  # nothing was swapped: the same model again
+        for name, masks in named.items():
             with masked(encoder, masks.heads.to(encoder.device), masks.filters.to(encoder.device)):
                 metrics[name] = evaluate(dense, split, pad_token_id=pad, batch_size=batch_size)["metric"]
     latency = compare_latency(dense, small, split, pad)
@@ -329,8 +333,8 @@ def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Pa
     if "curve" in found["budget"]:
         metrics["curve"] = found["budget"]["curve"]
     if "search" in figures:
-        metrics["stages"] = {"search": figures["search"], "rearrange": figures["rearrange"],
-                             "tuning": figures["pruned"]}
+        metrics["stages"] = {name: figures[name] for name in ("search", "rearrange") if name in figures}
+        metrics["stages"]["tuning"] = figures["pruned"]
     manifest = _read(pruned / checkpoint.MANIFEST)
     with checkpoint.new_folder(report) as folder:
         _write(folder / "metrics.json", metrics)

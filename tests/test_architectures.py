@@ -170,3 +170,10 @@ def test_macs_are_those_that_torch_counts(kept):
     assert sum(flops.values()) / 2 == macs.of_masks(masks)
     assert macs.of_masks(Masks.ones(encoder)) == macs.total
     assert macs.kept(masks) == macs.of_masks(masks) / macs.total
+
+
+def test_several_labels_at_once_are_refused():
+    model = build()
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(InputError, match="multi_label_classification.*single label"):
+        describe(model)

@@ -490,6 +490,13 @@ def test_neither_output_nor_dry_run(work):
     assert result.exit_code == 2 and "--output-dir" in result.output
 
 
+def test_a_model_in_memory_in_half_precision(material, tiny_tokenizer):
+    model = checkpoint.load_dense(material / "model").bfloat16()
+    with pytest.raises(InputError, match="bfloat16.*float32"):
+        fastprune.compress(model, tiny_tokenizer, material / "train.tsv", evaluation=material / "eval.tsv", task=TASK)
+
+
+
 @pytest.mark.parametrize("option", ["selection", "tuning"])
 def test_unknown_method(material, option):
     with pytest.raises(InputError, match=f"{option}.*'luck' is not known; use one of"):

@@ -84,11 +84,11 @@ def test_rearrangement_changes_the_golden_masks(golden):
         assert not torch.equal(case[f"c{budget}_neuron_mask"], case[f"c{budget}_rearranged_neuron_mask"])
 
 
-# LSMR stops early, so its result depends on every rounding on the way. With NumPy 1.26.4 on the kind of
-# processor that made the golden vectors it gives them bit for bit; NumPy 2, which rounds scalars otherwise, and
-# the kernels of other processors (OPENBLAS_CORETYPE) move them by up to 3.4e-4 (heads), 4.2e-3 and 5.2e-2
-# (filters of layers 4 and 3, rms 5.9e-3). The bounds hold for all of those, and the tests below show that wrong
-# solvers still fail them.
+# LSMR stops early, so its result depends on every rounding on the way. With NumPy 1.26.4, on the kind of
+# processor that made the golden vectors, it gives them bit for bit. NumPy 2, which rounds scalars otherwise,
+# and the kernels of other processors (OPENBLAS_CORETYPE) move them by up to 3.4e-4 (heads), 4.2e-3 and 5.2e-2
+# (filters of layers 4 and 3, rms 5.9e-3). The bounds hold for all of those, and the tests below show that
+# wrong solvers still fail them.
 BOUNDS = {  # greatest error, rms error
     "layer1_mha": (1e-3, 5e-4),
     "layer2_mha": (1e-3, 5e-4),
