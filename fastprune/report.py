@@ -288,7 +288,7 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
 
 {% if curve %}
 <h2>Accuracy against what is kept</h2>
-<div class="pair"><figure>{{ curve }}</figure></div>
+<figure style="max-width: 28rem">{{ curve }}</figure>
 {% endif %}
 
 <h2>What is kept, layer by layer</h2>
