@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 EXPERIMENT = "fastprune"
+WITHOUT = "going on without tracking"
 
 _log = logging.getLogger(__name__)
 _given_up: set[str] = set()
@@ -81,7 +82,7 @@ def _best_effort(default):
             except Exception as error:  # whatever a store or a network can raise
                 _given_up.add(uri)
                 reason = (str(error) or type(error).__name__).splitlines()[0]
-                _log.warning("MLflow at %s failed (%s: %s); going on without tracking", uri, function.__name__, reason)
+                _log.warning("MLflow at %s failed (%s: %s); %s", uri, function.__name__, reason, WITHOUT)
                 return default
         return wrapper
     return decorate

@@ -99,7 +99,7 @@ def compression(
 
 
 class _Progress:
-    """Stands in for stdout during a local run: everything to a log, the beginning and end of a step to people."""
+    """Stands in for stdout during a local run: everything to a log; to people the steps, and lost tracking."""
 
     _EVENT = re.compile(r"(Executing task|Task) '([\w-]+)'(?: finished with status (\w+))?$")
     _COLOUR = re.compile(r"\x1b\[\d+m")
@@ -118,6 +118,8 @@ class _Progress:
             elif status:
                 self.screen.write(f"{status.lower():<9}{time.perf_counter() - self.begin:6.1f} s\n")
             self.screen.flush()
+        elif tracking.WITHOUT in plain:
+            self.screen.write(f"\n  {plain.strip()}\n  {'':<18}")
         return len(text)
 
     def flush(self) -> None:

@@ -97,7 +97,7 @@ def fine_tune(folder: Path, recipe: Recipe) -> None:
     model.bert.embeddings.word_embeddings.requires_grad_(False)
     task = Task("reviews", "classification", "accuracy", ("text",), "category", recipe.max_length)
     split = encode(read_table(folder / "train.csv"), tokenizer, task, model.config)
-    batches = batches_of_like_length(split, recipe.batch_size, draw)
+    batches = batches_of_like_length(split.features["input_ids"][:], recipe.batch_size, draw)
 
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -123,12 +123,12 @@ def fine_tune(folder: Path, recipe: Recipe) -> None:
     tokenizer.save_pretrained(folder / MODEL)
 
 
-def batches_of_like_length(split, batch_size: int, draw) -> list:
+def batches_of_like_length(texts: list, batch_size: int, draw) -> list:
     """Rows of each batch: shuffled, sorted by length within buckets of twenty batches, batches shuffled again."""
     import numpy as np
 
-    lengths = np.array([len(tokens) for tokens in split.features["input_ids"]])
-    order = draw.permutation(len(split))
+    lengths = np.array([len(tokens) for tokens in texts])
+    order = draw.permutation(len(texts))
     batches = []
     for first in range(0, len(order), 20 * batch_size):
         bucket = order[first:first + 20 * batch_size]

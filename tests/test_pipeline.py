@@ -104,6 +104,7 @@ def test_a_failing_step_is_named_and_the_exit_is_not_zero(tmp_path, monkeypatch,
         "--text-column", "sentence", "--label-column", "stars", "--output-dir", str(tmp_path / "out"),
         "--work-dir", str(tmp_path / "work")])
     assert done.exit_code == 1
+    assert "going on without tracking" in done.output
     assert "step prepare failed" in done.output and "no column 'stars'" in done.output
     assert not (tmp_path / "out").exists()
 

@@ -12,7 +12,7 @@ from fastprune import stages
 from fastprune.errors import InputError
 from fastprune.masks import Masks
 
-WORDS = "the film was not very good bad dull great".split()
+WORDS = ["the", "film", "was", "not", "very", "good", "bad", "dull", "great"]
 
 
 def write_rows(path, tokenizer, model, rows, seed):
