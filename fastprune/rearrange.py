@@ -64,13 +64,15 @@ def rearrange_layer(mask: Tensor, gradients: Tensor) -> Tensor:
     order = np.argsort(lengths, kind="stable")
 
     pruned = order[:num_pruned]
-    inner = gram[pruned].sum(0)                # <s, g_i> for every unit i
-    outside = np.full(len(mask), np.inf)       # inf keeps the units outside Z from being chosen
+    gram *= 2
+    shortening = lengths - gram[pruned].sum(0)  # |g_i|^2 - 2 <s, g_i>: what leaving does to |s|^2
+    outside = np.full(len(mask), np.inf)        # inf keeps the units outside Z from being chosen
     outside[pruned] = 0
-    for unit in order[num_pruned:]:
-        inner += gram[unit]
+    candidates = np.empty_like(shortening)
+    for unit in order[num_pruned:].tolist():
+        shortening -= gram[unit]
         outside[unit] = 0
-        leaves = np.argmin(lengths - 2 * inner + outside)
-        inner -= gram[leaves]
+        leaves = np.add(shortening, outside, out=candidates).argmin()
+        shortening += gram[leaves]
         outside[leaves] = np.inf
     return torch.from_numpy(np.isinf(outside)).to(mask.dtype)
