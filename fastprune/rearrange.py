@@ -58,14 +58,14 @@ def rearrange_layer(mask: Tensor, gradients: Tensor) -> Tensor:
     num_pruned = int((mask == 0).sum())
     if num_pruned in (0, len(mask)):
         return mask.clone()
-    rows = gradients.double()
-    gram = (rows.T @ rows).numpy()
-    lengths = gram.diagonal().copy()
+    gram = (2 * gradients.T @ gradients).numpy()  # twice the inner products, which is what the steps need
+    rows = gradients.double()  # running sums are kept in double precision
+    lengths = gram.diagonal().astype(np.float64) / 2
     order = np.argsort(lengths, kind="stable")
 
     pruned = order[:num_pruned]
-    gram *= 2
-    shortening = lengths - gram[pruned].sum(0)  # |g_i|^2 - 2 <s, g_i>: what leaving does to |s|^2
+    total = rows[:, pruned].sum(1)
+    shortening = lengths - (2 * rows.T @ total).numpy()  # |g_i|^2 - 2 <s, g_i>: what leaving does to |s|^2
     outside = np.full(len(mask), np.inf)        # inf keeps the units outside Z from being chosen
     outside[pruned] = 0
     candidates = np.empty_like(shortening)
