@@ -1,9 +1,13 @@
-"""A tiny tokenizer and tiny random models, made on the spot."""
+"""A tiny tokenizer, tiny random models, a classifier trained in a second, and encoded data, made on the spot."""
 
 import string
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from reviews import TASK, reviews, write_tsv
+from tiny_data import LONG, SINGLE, squad_file, texts
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -11,6 +15,8 @@ from transformers import (
     BertForSequenceClassification,
     PreTrainedTokenizerFast,
 )
+
+from fastprune.data import encode, make_batches, read_table
 
 # On models this small a second thread only waits, for a long time where other programs want the cores.
 torch.set_num_threads(1)
@@ -68,3 +74,54 @@ def tiny_bert(tiny_tokenizer):
             return kind(config).eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def config(tiny_tokenizer):
+    """A function that makes the configuration of a BERT that knows the tiny tokenizer."""
+
+    def make(num_labels=2, **options):
+        return BertConfig(vocab_size=len(tiny_tokenizer), num_labels=num_labels, **options)
+
+    return make
+
+
+@pytest.fixture
+def split(tiny_tokenizer, config):
+    table = Dataset.from_dict({"text": texts(50), "label": np.random.default_rng(1).integers(0, 2, 50)})
+    return encode(table, tiny_tokenizer, SINGLE, config())
+
+
+@pytest.fixture
+def questions(tmp_path):
+    rng = np.random.default_rng(0)
+    starts = [0] + [i + 1 for i, letter in enumerate(LONG) if letter == " "]
+    asked = []
+    for number, start in enumerate([0, *map(int, rng.choice(starts[1:-3], 33, replace=False))]):
+        answer = " ".join(LONG[start:].split()[:3])
+        asked.append((f"q{number}", "  who won ?", [(answer, start), ("x", LONG.index("x"))]))
+    short = ("The King was very good.", [("short", "who was good", [("King", 4)])])
+    return read_table(squad_file(tmp_path / "dev.json", [(LONG, asked), short]))
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory, tiny_tokenizer, tiny_bert):
+    """A folder with a trained model, an untrained one, and data."""
+    folder = tmp_path_factory.mktemp("material")
+    model = tiny_bert(initializer_range=0.1)
+    model.save_pretrained(folder / "untrained")
+    tiny_tokenizer.save_pretrained(folder / "untrained")
+    batches = make_batches(encode(reviews(1200, 0), tiny_tokenizer, TASK, model.config), 64, 0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model.train()
+        for batch in batches * 3:
+            optimizer.zero_grad()
+            model(**batch).loss.backward()
+            optimizer.step()
+    model.eval().save_pretrained(folder / "model")
+    tiny_tokenizer.save_pretrained(folder / "model")
+    write_tsv(reviews(300, 1), folder / "train.tsv")
+    write_tsv(reviews(200, 2), folder / "eval.tsv")
+    return folder

@@ -1,7 +1,7 @@
 """The smallest model within an accuracy drop."""
 
 import pytest
-from test_compression import compress, material, reviews  # noqa: F401  (a fixture)
+from reviews import compress, reviews
 
 from fastprune.budget import smallest_keep_ratio
 from fastprune.compression import set_apart

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import FAMILIES, PROBLEMS, build, extreme_masks, logits_of, random_batches
-from transformers import BertForMaskedLM, BertModel, ElectraConfig, ElectraForSequenceClassification
+from tiny_models import FAMILIES, PROBLEMS, build, extreme_masks, logits_of, random_batches, unsupported
+from transformers import BertForMaskedLM, BertModel
 
 import fastprune
 from fastprune import checkpoint
@@ -303,17 +303,8 @@ def test_weights_of_other_shapes_than_the_configuration(dense):
 
 
 def test_unsupported_models_are_refused_by_name(tmp_path):
-    sizes = {
-        "hidden_size": 8,
-        "embedding_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 8,
-        "vocab_size": 20,
-    }
-    electra = ElectraForSequenceClassification(ElectraConfig(**sizes))
     for model, message in (
-        (electra, "'electra' is not supported; supported: bert"),
+        (unsupported(), "'electra' is not supported; supported: bert"),
         (BertModel(build().config), "a BertModel cannot be pruned"),
         (BertForMaskedLM(build().config), "a BertForMaskedLM cannot be pruned"),
         (pruned(), "already pruned"),

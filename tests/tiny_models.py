@@ -8,6 +8,8 @@ from transformers import (
     BertConfig,
     CamembertConfig,
     DistilBertConfig,
+    ElectraConfig,
+    ElectraForSequenceClassification,
     PreTrainedModel,
     RobertaConfig,
     XLMRobertaConfig,
@@ -26,6 +28,13 @@ FAMILIES = {
 }
 PROBLEMS = ("classification", "regression", "question-answering")
 VOCABULARY = 50
+
+
+def unsupported() -> PreTrainedModel:
+    """A model of an architecture that is near to BERT, but not supported."""
+    return ElectraForSequenceClassification(ElectraConfig(
+        vocab_size=20, hidden_size=8, embedding_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8))
 
 
 def build(
