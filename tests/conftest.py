@@ -1,6 +1,7 @@
 """A tiny tokenizer, tiny random models, a classifier trained in a second, and encoded data, made on the spot."""
 
 import string
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from fastprune.data import encode, make_batches, read_table
 # On models this small a second thread only waits, for a long time where other programs want the cores.
 torch.set_num_threads(1)
 
+DATA = Path(__file__).parent / "data"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "the a and of in was is it not very good bad film movie dull great who what won king".split()
 
@@ -125,3 +127,13 @@ def material(tmp_path_factory, tiny_tokenizer, tiny_bert):
     write_tsv(reviews(300, 1), folder / "train.tsv")
     write_tsv(reviews(200, 2), folder / "eval.tsv")
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """By file, the arrays computed by the published code (see data/README.md), as tensors."""
+    arrays = {path.stem: dict(np.load(path, allow_pickle=False)) for path in DATA.glob("golden_*.npz")}
+    return {
+        name: {key: torch.from_numpy(np.asarray(value)) for key, value in content.items()}
+        for name, content in arrays.items()
+    }

@@ -1,7 +1,5 @@
 """Against vectors computed by the authors' published code (see data/README.md)."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,21 +11,11 @@ from fastprune.rearrange import rearrange
 from fastprune.search import search_macs
 from fastprune.tuning import solve_scales
 
-DATA = Path(__file__).parent / "data"
 BUDGETS = {
     "golden_search": (0.4, 0.5, 0.6, 0.7, 0.8),
     "golden_search_synthetic": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
 }
 CASES = [(name, budget) for name, budgets in BUDGETS.items() for budget in budgets]
-
-
-@pytest.fixture(scope="module")
-def golden():
-    arrays = {path.stem: dict(np.load(path, allow_pickle=False)) for path in DATA.glob("golden_*.npz")}
-    return {
-        name: {key: torch.from_numpy(np.asarray(value)) for key, value in content.items()}
-        for name, content in arrays.items()
-    }
 
 
 def inputs(case):

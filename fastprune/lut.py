@@ -1,0 +1,157 @@
+"""Look-up tables of measured latency (paper, section 3.1), made by :mod:`fastprune.profiler`."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+
+from fastprune.architectures import Encoder
+from fastprune.errors import InputError
+from fastprune.masks import Masks
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds of one attention block and one FFN block by what they keep, on one device.
+
+    The latency of a model is taken as ``overhead_ms`` (embeddings and task head) plus one entry of each table per
+    layer.
+
+    Attributes
+    ----------
+    attention_ms : list of H + 1 floats
+        By number of heads, from none (what is left of an empty block) to all.
+    ffn_ms : list of I + 1 floats
+        By number of filters.
+    overhead_ms : float
+    hidden_size : int
+    batch_size, seq_len : int
+        Of the batch that was timed; none of its tokens is padding.
+    dtype, attention : str
+        Such as ``float32`` and ``sdpa``.
+    device : str
+        Name of the processor or GPU.
+    threads : int
+        Of torch on a CPU; 0 on a GPU.
+    measured : dict
+        What the tables were interpolated from: by block, rows of count, median, first and third quartile.
+    origin : dict
+        Driver, library versions, date, measurements, seconds, tolerance.
+    """
+
+    attention_ms: list[float]
+    ffn_ms: list[float]
+    overhead_ms: float
+    hidden_size: int
+    batch_size: int
+    seq_len: int
+    dtype: str
+    attention: str
+    device: str
+    threads: int = 0
+    measured: dict = field(default_factory=dict)
+    origin: dict = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def num_heads(self) -> int:
+        return len(self.attention_ms) - 1
+
+    @property
+    def num_filters(self) -> int:
+        return len(self.ffn_ms) - 1
+
+    @property
+    def key(self) -> str:
+        """Names the device and the shape; what a table is stored under."""
+        return table_key(self.device, self.threads, self.hidden_size, self.num_heads, self.num_filters,
+                         self.batch_size, self.seq_len, self.dtype, self.attention)
+
+    def of_counts(self, heads: list[int], filters: list[int]) -> float:
+        """Predicted milliseconds of a model that keeps so many heads and filters in each layer."""
+        return self.overhead_ms + sum(self.attention_ms[n] for n in heads) + sum(self.ffn_ms[n] for n in filters)
+
+    def of_masks(self, masks: Masks) -> float:
+        """Predicted milliseconds of what masks keep."""
+        return self.of_counts(masks.head_counts, masks.filter_counts)
+
+    def dense_ms(self, num_layers: int) -> float:
+        """Predicted milliseconds of the dense model."""
+        return self.of_counts([self.num_heads] * num_layers, [self.num_filters] * num_layers)
+
+    def kept(self, masks: Masks) -> float:
+        """Fraction of the dense model's latency that is predicted to be left."""
+        return self.of_masks(masks) / self.dense_ms(len(masks.heads))
+
+    def check_shape(self, encoder: Encoder) -> None:
+        """Raise InputError unless the table is of an encoder's shape."""
+        for name, own, wanted in (("hidden size", self.hidden_size, encoder.hidden_size),
+                                  ("heads", self.num_heads, encoder.num_heads),
+                                  ("filters", self.num_filters, encoder.num_filters)):
+            if own != wanted:
+                raise InputError(f"the look-up table was measured for another shape: {own} {name} where the model has "
+                                 f"{wanted}; make one for this model with `fastprune profile`")
+
+    def warn_of(self, device: str, attention: str) -> None:
+        """Warn when the table was measured on another device, or with another attention implementation."""
+        for what, own, wanted in (("on", self.device, device), ("with the attention", self.attention, attention)):
+            if own != wanted:
+                warnings.warn(f"the look-up table was measured {what} {own!r}, and this is {wanted!r}: "
+                              "predictions hold for where it was measured", stacklevel=2)
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(path.name + ".part")
+        draft.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        draft.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyTable:
+        """Read a table. Raises InputError that names the file and the field at fault."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such look-up table; make one with `fastprune profile`") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as a look-up table ({error})") from error
+        remedy = "make it again with `fastprune profile`"
+        known = {one.name: one for one in fields(cls)}
+        if not isinstance(content, dict) or not {"attention_ms", "ffn_ms"} <= content.keys():
+            raise InputError(f"{path}: not a look-up table of fastprune; {remedy}")
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise InputError(f"{path}: schema_version is {content.get('schema_version')}, this version reads "
+                             f"{SCHEMA_VERSION}; {remedy}")
+        for name, one in known.items():
+            if name not in content:
+                raise InputError(f"{path}: the field {name!r} is missing; {remedy}")
+            kind = {"str": str, "int": int, "dict": dict, "float": (int, float)}.get(str(one.type), list)
+            if not isinstance(content[name], kind) or isinstance(content[name], bool):
+                raise InputError(f"{path}: the field {name!r} is not of type {one.type}; {remedy}")
+        for name in content.keys() - known.keys():
+            raise InputError(f"{path}: unknown field {name!r}; {remedy}")
+        for name in ("attention_ms", "ffn_ms"):
+            values = content[name]
+            if len(values) < 2 or not all(isinstance(value, int | float) and np.isfinite(value) and value >= 0
+                                          for value in values):
+                raise InputError(f"{path}: {name} must hold at least two times, finite and not negative; {remedy}")
+        if not (np.isfinite(content["overhead_ms"]) and content["overhead_ms"] >= 0):
+            raise InputError(f"{path}: overhead_ms is {content['overhead_ms']}; {remedy}")
+        return cls(**content)
+
+
+def table_key(device: str, threads: int, hidden_size: int, num_heads: int, num_filters: int, batch_size: int,
+              seq_len: int, dtype: str, attention: str) -> str:
+    """A file name for a device and a shape, equal for equal ones."""
+    slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    threads = f"-{threads}threads" if threads else ""
+    return (f"{slug}{threads}/hidden{hidden_size}-heads{num_heads}-filters{num_filters}-batch{batch_size}"
+            f"-tokens{seq_len}-{dtype}-{attention}")
