@@ -25,7 +25,7 @@ from fastprune.budget import Curve, check_max_drop, smallest_keep_ratio
 from fastprune.curvature import estimate_curvature
 from fastprune.data import Split, Task, draw_sample, encode, make_batches, read_table
 from fastprune.errors import InputError
-from fastprune.evaluation import evaluate, measure_latency, refuse_untuned
+from fastprune.evaluation import evaluate, refuse_untuned
 from fastprune.fisher import Estimator, Fisher, estimate_fisher
 from fastprune.layerwise import Teacher
 from fastprune.macs import MacModel
@@ -35,6 +35,7 @@ from fastprune.reconstruction import reconstruct_weights
 from fastprune.search import check_keep_ratio, search_macs
 from fastprune.surgeon import removal_costs
 from fastprune.surgery import slice_model
+from fastprune.timing import measure_latency
 from fastprune.tuning import Tuned, tune_masks
 
 Selection = Literal["surgeon", "fisher"]

@@ -1,20 +1,18 @@
-"""How good a model is on a split, what always giving one answer would reach, and how fast it runs."""
+"""How good a model is on a split, and what always giving one answer would reach."""
 
 import re
 import string
-import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from datasets import Dataset
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from fastprune.data import Split, collate, order_rows
@@ -234,53 +232,3 @@ def refuse_untuned(metric: float, split: Split, tolerance: float | None = None) 
             f"always giving the same answer reaches {baseline:.4f}: it looks not fine-tuned for this task, "
             f"or its labels are numbered otherwise than the data's; fine-tune it first"
         )
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Time of one forward pass in milliseconds: median, first and third quartile."""
-
-    median_ms: float
-    q1: float
-    q3: float
-
-
-def measure_latency(
-    models: Mapping[str, nn.Module], batch: Mapping[str, Tensor], *, repeats: int = 20, warmup: int = 3
-) -> dict[str, Latency]:
-    """Time models side by side on one batch, in turn (A B A B ...), so that a busy spell meets them alike.
-
-    Parameters
-    ----------
-    models
-        By name, each timed on the device it is on, in evaluation mode.
-    batch
-        Model inputs [batch, length]; labels are left out.
-    repeats, warmup
-        Timed and untimed rounds.
-    """
-    inputs = {name: inputs_of(batch, next(model.parameters()).device) for name, model in models.items()}
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for repeat in range(-warmup, repeats):
-        for name, model in models.items():
-            with _eval_mode(model):
-                elapsed = _time_forward(model, inputs[name])
-            if repeat >= 0:
-                times[name].append(elapsed)
-    quartiles = {name: np.percentile(values, [50, 25, 75]) for name, values in times.items()}
-    return {name: Latency(*map(float, values)) for name, values in quartiles.items()}
-
-
-def _time_forward(model: nn.Module, inputs: dict[str, Tensor]) -> float:
-    """Milliseconds of one forward pass."""
-    if next(iter(inputs.values())).is_cuda:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        start.record()
-        model(**inputs)
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end)
-    begin = time.perf_counter()
-    model(**inputs)
-    return (time.perf_counter() - begin) * 1000

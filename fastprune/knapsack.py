@@ -107,7 +107,7 @@ def _filled(values, costs, reduced, budget: float) -> list[int]:
         return [0] * len(picks)
     while True:
         best, choice = None, None
-        for group, (cost, part) in enumerate(zip(costs, reduced, strict=True)):
+        for group, cost in enumerate(costs):
             pick = picks[group]
             last = int(np.searchsorted(cost, cost[pick] + budget - spent, side="right"))
             if last > pick + 1:

@@ -100,7 +100,7 @@ class Teacher:
         encoder.model.eval()
         self.encoder, self.masks = encoder, masks
         self.pads = [batch["attention_mask"].bool().to(encoder.device) for batch in batches]
-        entries = [_layer_input(encoder, batch) for batch in batches]
+        entries = [layer_input(encoder, batch) for batch in batches]
         self.states = [states for states, _ in entries]
         self.options = [options for _, options in entries]
         size = 2 * encoder.num_layers * sum(states.numel() * states.element_size() for states in self.states)
@@ -219,7 +219,7 @@ def _input_of(module: nn.Module, run) -> tuple[tuple, dict]:
     return seen[0]
 
 
-def _layer_input(encoder: Encoder, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict]:
+def layer_input(encoder: Encoder, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict]:
     """Hidden states into the first layer [B, T, D], and the attention arguments that every layer gets."""
     inputs = inputs_of(batch, encoder.device)
     args, kwargs = _input_of(encoder.layers[0].module, lambda: encoder.model(**inputs))

@@ -1,4 +1,3 @@
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import nn
 
 from fastprune.data import Task, encode, glue_task, make_batches
 from fastprune.errors import InputError
-from fastprune.evaluation import evaluate, majority_metric, measure_latency, refuse_untuned, squad_metrics
+from fastprune.evaluation import evaluate, majority_metric, refuse_untuned, squad_metrics
 
 CLASSES = Task("t", "classification", "accuracy", ("text",), "label")
 SCORES = Task("t", "regression", "pearson_spearman", ("text",), "label")
@@ -222,31 +221,3 @@ def test_constant_answers_are_worth_nothing_elsewhere(tiny_tokenizer, tiny_bert)
         assert majority_metric(split) == 0.0
         with pytest.raises(InputError, match="not fine-tuned"):
             refuse_untuned(0.06, split)
-
-
-# Latency
-
-
-class Sleeper(nn.Module):
-    def __init__(self, name, milliseconds, calls):
-        super().__init__()
-        self.anchor = nn.Parameter(torch.zeros(()))
-        self.name, self.milliseconds, self.calls = name, milliseconds, calls
-
-    def forward(self, input_ids):
-        assert torch.is_inference_mode_enabled() and not self.training
-        self.calls.append(self.name)
-        time.sleep(self.milliseconds / 1000)
-
-
-def test_latency_is_measured_in_turn():
-    calls = []
-    models = {name: Sleeper(name, ms, calls).train() for name, ms in (("dense", 8.0), ("pruned", 2.0))}
-    batch = {"input_ids": torch.zeros(2, 3, dtype=torch.int64), "labels": torch.zeros(2)}
-    latency = measure_latency(models, batch, repeats=5, warmup=2)
-    assert calls == ["dense", "pruned"] * 7
-    assert list(latency) == ["dense", "pruned"]
-    for name, model in models.items():
-        assert model.milliseconds <= latency[name].q1 <= latency[name].median_ms <= latency[name].q3
-    assert latency["dense"].median_ms > 1.5 * latency["pruned"].median_ms
-    assert all(model.training for model in models.values())

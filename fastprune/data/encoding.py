@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from fastprune.architectures import longest_input
 from fastprune.data.splits import Split, make_split
 from fastprune.data.tables import example_schema
 from fastprune.data.tasks import Task
@@ -153,10 +154,7 @@ def _read_numbers(table: Dataset, task: Task, config: PretrainedConfig) -> pa.Ar
 
 
 def _longest(tokenizer: PreTrainedTokenizerBase, task: Task, config: PretrainedConfig) -> int:
-    positions = config.max_position_embeddings
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= config.pad_token_id + 1  # these count positions from just after the padding index
-    return min(task.max_length, tokenizer.model_max_length, positions)
+    return min(task.max_length, tokenizer.model_max_length, longest_input(config))
 
 
 def _check_vocabulary(source: str, features: pa.Table, config: PretrainedConfig) -> None:

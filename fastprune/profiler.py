@@ -1,0 +1,302 @@
+"""Measures how long attention and FFN blocks take by what they keep (paper, section 3.1), for :mod:`fastprune.lut`.
+
+What is timed are the layers of a sliced model itself, run as the model runs them, with heads alone or with filters
+alone. The published generator times every number of filters; here few are timed, more where the curve bends or
+steps, and every measurement is the ratio to a reference block that was timed right before and after it, so that a
+device that changes its pace does not bend the curve.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import transformers
+from sklearn.isotonic import IsotonicRegression
+from tqdm import tqdm
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
+
+import fastprune
+from fastprune.architectures import Encoder, describe, layers_of, longest_input
+from fastprune.errors import InputError
+from fastprune.layerwise import layer_input
+from fastprune.lut import LatencyTable
+from fastprune.masks import Masks
+from fastprune.surgery import slice_model
+from fastprune.timing import Latency, device_name, driver_version, milliseconds, steady_allocator
+
+LAYERS = 4
+"""So many layers are run one after the other, so that their weights come from where a model's come from."""
+
+VOCABULARY = 1024
+"""Embeddings are not what is measured: small ones are quick to copy."""
+
+TILE = 8
+"""Numbers of filters divisible by this suit the vector units; all others are taken for equally unsuited."""
+
+START = 9
+"""Numbers of filters measured before any is added where the curve is not straight."""
+
+ROUNDS = (7, 25)
+"""Least and greatest number of timings of one block; more are taken while its median is uncertain."""
+
+TOGETHER = 16
+"""So many blocks are timed in turn: a busy spell of the machine then costs each a round, which a median forgives."""
+
+
+def profile(config: PreTrainedConfig, *, batch_size: int, seq_len: int, device: torch.device,
+            dtype: torch.dtype = torch.float32, attention: str = "sdpa", threads: int | None = None,
+            tolerance: float = 0.02, every: bool = False, progress: bool = True) -> LatencyTable:
+    """Measure a look-up table for the shape of a model; its weights do not matter and are not read.
+
+    Parameters
+    ----------
+    config : PreTrainedConfig
+        Of a dense model.
+    batch_size, seq_len : int
+        Of the batch that is timed.
+    device : torch.device
+    dtype : torch.dtype
+    attention : str
+        Implementation, as transformers calls it: ``sdpa`` or ``eager``.
+    threads : int, optional
+        Of torch, on a CPU; as they are by default.
+    tolerance : float
+        Numbers of filters are added until straight lines between those measured are nowhere off by more.
+    every : bool
+        Measure every number of filters, as the published generator does.
+    progress : bool
+
+    Raises
+    ------
+    InputError
+        A batch or length that is not positive or that the model does not take, or an attention implementation that
+        it does not have.
+    """
+    if batch_size < 1 or seq_len < 1:
+        raise InputError(f"batch_size and seq_len must be at least 1; got {batch_size} and {seq_len}")
+    if seq_len > longest_input(config):
+        raise InputError(f"seq_len is {seq_len}, and the model takes {longest_input(config)} tokens at most")
+    if not 0 < tolerance < 1:
+        raise InputError(f"tolerance is the relative error allowed, between 0 and 1; got {tolerance}")
+    begin = time.perf_counter()
+    with _threads(threads if device.type == "cpu" else None), torch.inference_mode(), steady_allocator():
+        bench = _Bench(_thin_model(config, attention, dtype).to(device), batch_size, seq_len)
+        num_heads, num_filters = bench.encoder.num_heads, bench.encoder.num_filters
+        bar = tqdm(desc="profile", unit="block", disable=not progress)
+        heads = bench.measure([(n, 0) for n in range(num_heads + 1)], (num_heads, 0), tolerance, bar)
+        heads = {count: times for (count, _), times in heads.items()}
+
+        def measure_filters(counts: list[int]) -> dict[int, Latency]:
+            found = bench.measure([(0, n) for n in counts], (0, num_filters // 2), tolerance, bar)
+            return {count: times for (_, count), times in found.items()}
+
+        if every:
+            filters, error = measure_filters(list(range(num_filters + 1))), 0.0
+        else:
+            limit = max(2 * START, (num_heads + num_filters) // 24 - num_heads)
+            filters, error = sample_filters(num_filters, measure_filters, tolerance, limit)
+        whole, dense = bench.whole()
+        bar.close()
+
+    # An empty attention block and an empty FFN block are only ever timed together: half of it each.
+    empty = (heads[0].median_ms + filters[0].median_ms) / 4
+    tables = [np.maximum([heads[n].median_ms - empty for n in range(num_heads + 1)], 0.0),
+              np.maximum(interpolate({n: times.median_ms for n, times in filters.items()}, num_filters) - empty, 0.0)]
+    # Blocks that run together find less in the caches than those that run alone.
+    scale = dense / (tables[0][-1] + tables[1][-1])
+    return LatencyTable(
+        attention_ms=(scale * tables[0]).tolist(), ffn_ms=(scale * tables[1]).tolist(), overhead_ms=whole,
+        hidden_size=bench.encoder.hidden_size, batch_size=batch_size, seq_len=seq_len,
+        dtype=str(dtype).removeprefix("torch."), attention=attention, device=device_name(device),
+        threads=(threads or torch.get_num_threads()) if device.type == "cpu" else 0,
+        measured={name: [[count, *vars(times).values()] for count, times in sorted(found.items())]
+                  for name, found in (("attention", heads), ("ffn", filters))},
+        origin={"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "driver": driver_version(device), "cuda": torch.version.cuda or "",
+                "versions": {"fastprune": fastprune.__version__, "torch": torch.__version__,
+                             "transformers": transformers.__version__},
+                "measurements": len(heads) + len(filters), "seconds": time.perf_counter() - begin,
+                "tolerance": tolerance, "error": error, "scale": scale, "model_type": config.model_type})
+
+
+def sample_filters(num_filters: int, measure: Callable[[list[int]], dict[int, Latency]], tolerance: float,
+                   limit: int) -> tuple[dict[int, Latency], float]:
+    """Measure few numbers of filters, more where straight lines between them are off.
+
+    Multiples of ``TILE`` are one curve and all others another, see :func:`interpolate`. An interval whose middle is not
+    where its ends say is halved, the worst first.
+
+    Parameters
+    ----------
+    num_filters : int
+    measure : callable
+        From numbers of filters to their times.
+    tolerance : float
+        Relative.
+    limit : int
+        Greatest number of measurements.
+
+    Returns
+    -------
+    times : dict of Latency
+        By number of filters; 0 and all are among them.
+    error : float
+        The greatest relative error at the middles that were not followed up.
+    """
+    aligned, others = _curves(num_filters)
+    starts = [_spread(aligned, START), _spread(others, START // 2)]
+    times = measure(sorted({0, num_filters, *(n for start in starts for n in start)}))
+    # All that is left to halve: the curve, the interval's ends as places on it, the error where it was halved last.
+    pending = [(np.inf, curve, curve.index(low), curve.index(high))
+               for curve, start in zip((aligned, others), starts, strict=True)
+               for low, high in zip(start, start[1:], strict=False)]
+    while (pending := [one for one in pending if one[3] - one[2] > 1 and one[0] > tolerance]) and len(times) < limit:
+        pending.sort(key=lambda one: -one[0])
+        now, pending = pending[:limit - len(times)], pending[limit - len(times):]
+        times |= measure([curve[(low + high) // 2] for _, curve, low, high in now])
+        for _, curve, low, high in now:
+            middle = (low + high) // 2
+            part = (curve[middle] - curve[low]) / (curve[high] - curve[low])
+            left, right, found = (times[curve[place]] for place in (low, high, middle))
+            error = abs(left.median_ms + part * (right.median_ms - left.median_ms) - found.median_ms) / found.median_ms
+            pending += [(error, curve, low, middle), (error, curve, middle, high)]
+    left_over = [error for error, *_ in pending if np.isfinite(error)]
+    return times, max(left_over, default=tolerance)
+
+
+def interpolate(times: dict[int, float], num_filters: int) -> np.ndarray:
+    """Times of 0 to ``num_filters`` filters from those of a few: two rising curves, of tiles and of broken tiles.
+
+    Parameters
+    ----------
+    times : dict of float
+        By number of filters, 0 and ``num_filters`` among them.
+
+    Returns
+    -------
+    array [num_filters + 1]
+    """
+    table = np.empty(num_filters + 1)
+    table[0] = times[0]
+    for curve in _curves(num_filters):
+        known = [count for count in curve if count in times]
+        if known:
+            rising = IsotonicRegression().fit_transform(known, [times[count] for count in known])
+            counts = np.arange(1, num_filters + 1)
+            mine = counts[(counts % TILE == 0) == (known[0] % TILE == 0)]
+            table[mine] = np.interp(mine, known, rising)
+    return table
+
+
+def _curves(num_filters: int) -> tuple[list[int], list[int]]:
+    """Multiples of the tile, and of all others those in the middle of one, or all where there are few."""
+    counts = range(1, num_filters + 1)
+    others = [n for n in counts if n % TILE == TILE // 2 + 1 or (n % TILE and n == num_filters)]
+    if num_filters < 4 * TILE:
+        others = [n for n in counts if n % TILE]
+    return [n for n in counts if n % TILE == 0], others
+
+
+def _spread(counts: Sequence[int], number: int) -> list[int]:
+    """So many of them, evenly spread, with the first and the last."""
+    places = np.unique(np.linspace(0, len(counts) - 1, number).round().astype(int)) if counts else []
+    return [counts[place] for place in places]
+
+
+class _Bench:
+    """A thin model's layers, to be sliced and timed."""
+
+    def __init__(self, model, batch_size: int, seq_len: int):
+        self.encoder: Encoder = describe(model)
+        self.batch = {"input_ids": torch.randint(5, VOCABULARY, (batch_size, seq_len), device=model.device),
+                      "attention_mask": torch.ones(batch_size, seq_len, dtype=torch.long, device=model.device)}
+        self.states, self.options = layer_input(self.encoder, self.batch)
+
+    def run(self, layers) -> None:
+        states = self.states
+        for layer in layers:
+            states = layer.module(states, **self.options)
+            states = states[0] if isinstance(states, tuple) else states
+
+    def sliced(self, heads: int, filters: int) -> Callable[[], None]:
+        """Runs the layers with so many heads and filters in each."""
+        masks = Masks(torch.zeros(self.encoder.num_layers, self.encoder.num_heads),
+                      torch.zeros(self.encoder.num_layers, self.encoder.num_filters))
+        masks.heads[:, :heads], masks.filters[:, :filters] = 1, 1
+        layers = layers_of(slice_model(self.encoder, masks))
+        return lambda: self.run(layers)
+
+    def measure(self, shapes: list[tuple[int, int]], reference: tuple[int, int], tolerance: float,
+                bar: tqdm) -> dict[tuple[int, int], Latency]:
+        """Milliseconds a layer of every shape (heads, filters), as ratios to a reference timed before and after."""
+        device, anchor = self.encoder.device, self.sliced(*reference)
+        anchors: list[float] = []
+        ratios: dict[tuple[int, int], list[float]] = {shape: [] for shape in shapes}
+        for first in range(0, len(shapes), TOGETHER):
+            calls = {shape: self.sliced(*shape) for shape in shapes[first:first + TOGETHER]}
+            for call in (anchor, *calls.values()):
+                call()  # warm-up
+            for step in range(ROUNDS[1]):
+                before = milliseconds(anchor, device)
+                for shape, call in calls.items():
+                    found = ratios[shape]
+                    if step < ROUNDS[0] or _uncertainty(found) > tolerance / 2:
+                        now, after = milliseconds(call, device), milliseconds(anchor, device)
+                        found.append(2 * now / (before + after))
+                        anchors.append(after)
+                        before = after
+            bar.update(len(calls))
+        pace = statistics.median(anchors) / self.encoder.num_layers
+        return {shape: Latency.of([pace * ratio for ratio in found]) for shape, found in ratios.items()}
+
+    def whole(self) -> tuple[float, float]:
+        """Milliseconds of the thin model without its layers, and of one dense layer."""
+        device, layers, model = self.encoder.device, self.encoder.layers, self.encoder.model
+        times: tuple[list[float], list[float]] = ([], [])
+        for step in range(-2, ROUNDS[1]):
+            for found, call in zip(times, (lambda: model(**self.batch), lambda: self.run(layers)), strict=True):
+                elapsed = milliseconds(call, device)
+                if step >= 0:
+                    found.append(elapsed)
+        difference = statistics.median(all_of_it - part for all_of_it, part in zip(*times, strict=True))
+        return max(difference, 0.0), statistics.median(times[1]) / len(layers)
+
+
+def _uncertainty(values: list[float]) -> float:
+    """Relative standard error of the median, from the quartiles, which outliers do not move."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return float(0.93 * (high - low) / (middle * len(values) ** 0.5))
+
+
+def _thin_model(config: PreTrainedConfig, attention: str, dtype: torch.dtype):
+    """A model of random weights with few layers and a small vocabulary."""
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = min(config.num_hidden_layers, LAYERS)
+    config.vocab_size = VOCABULARY
+    config.pad_token_id = min(config.pad_token_id or 0, VOCABULARY - 1)
+    answering = (config.architectures or [""])[0] in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES.values()
+    auto = AutoModelForQuestionAnswering if answering else AutoModelForSequenceClassification
+    try:
+        return auto.from_config(config, attn_implementation=attention, dtype=dtype).eval()
+    except (ValueError, ImportError) as error:
+        raise InputError(f"the model cannot be built with the attention implementation {attention!r} "
+                         f"({error}); use sdpa or eager") from error
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Run with so many torch threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

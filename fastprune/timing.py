@@ -1,0 +1,112 @@
+"""Milliseconds of calls on a CPU or a GPU, side by side, and the name of what they ran on."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastprune.losses import inputs_of
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of a call: median, first and third quartile."""
+
+    median_ms: float
+    q1: float
+    q3: float
+
+    @classmethod
+    def of(cls, times: list[float]) -> Latency:
+        return cls(*map(float, np.percentile(times, [50, 25, 75])))
+
+
+@contextmanager
+def steady_allocator() -> Iterator[None]:
+    """Have glibc keep freed buffers inside a ``with`` block, and give them back to the system behind it.
+
+    By default it returns large ones after each layer and has them faulted in again at the next, or not, as the
+    sizes happened to come: the same FFN block then takes up to a third longer from one time to the next. Its
+    thresholds stay raised. Does nothing where the C library is another.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_MMAP_THRESHOLD, 2**30)
+    except (OSError, AttributeError):
+        yield
+        return
+    yield
+    libc.malloc_trim(0)
+
+
+def milliseconds(call: Callable[[], object], device: torch.device) -> float:
+    """Time one call: by events on a GPU, by the monotonic clock on a CPU."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize(device)
+        return start.elapsed_time(end)
+    begin = time.perf_counter()
+    call()
+    return (time.perf_counter() - begin) * 1000
+
+
+@torch.inference_mode()
+def measure_latency(models: Mapping[str, nn.Module], batch: Mapping[str, Tensor], *, repeats: int = 20,
+                    warmup: int = 3) -> dict[str, Latency]:
+    """Time models side by side on one batch, in turn (A B A B ...), so that a busy spell meets them alike.
+
+    Parameters
+    ----------
+    models
+        By name, in evaluation mode, each timed on the device it is on.
+    batch
+        Model inputs [batch, length]; labels are left out.
+    repeats, warmup
+        Timed and untimed rounds.
+    """
+    times: dict[str, list[float]] = {name: [] for name in models}
+    devices = {name: next(model.parameters()).device for name, model in models.items()}
+    inputs = {name: inputs_of(batch, device) for name, device in devices.items()}
+    with steady_allocator():
+        for repeat in range(-warmup, repeats):
+            for name, model in models.items():
+                elapsed = milliseconds(lambda model=model, name=name: model(**inputs[name]), devices[name])
+                if repeat >= 0:
+                    times[name].append(elapsed)
+    return {name: Latency.of(values) for name, values in times.items()}
+
+
+def device_name(device: torch.device) -> str:
+    """Of the processor or GPU, as the maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def driver_version(device: torch.device) -> str:
+    """Of the GPU's kernel driver; empty on a CPU, or where it cannot be told."""
+    version = Path("/proc/driver/nvidia/version")
+    if device.type != "cuda" or not version.exists():
+        return ""
+    found = re.search(r"Kernel Module\D*([\d.]+)", version.read_text())
+    return found.group(1) if found else ""

@@ -1,0 +1,43 @@
+import time
+
+import torch
+from torch import nn
+
+from fastprune.timing import Latency, device_name, driver_version, measure_latency, milliseconds
+
+
+class Sleeper(nn.Module):
+    def __init__(self, name, milliseconds, calls):
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(()))
+        self.name, self.milliseconds, self.calls = name, milliseconds, calls
+
+    def forward(self, input_ids):
+        assert torch.is_inference_mode_enabled() and not self.training
+        self.calls.append(self.name)
+        time.sleep(self.milliseconds / 1000)
+
+
+def test_latency_is_measured_in_turn():
+    calls = []
+    models = {name: Sleeper(name, ms, calls).eval() for name, ms in (("dense", 8.0), ("pruned", 2.0))}
+    batch = {"input_ids": torch.zeros(2, 3, dtype=torch.int64), "labels": torch.zeros(2)}
+    latency = measure_latency(models, batch, repeats=5, warmup=2)
+    assert calls == ["dense", "pruned"] * 7
+    assert list(latency) == ["dense", "pruned"]
+    for name, model in models.items():
+        assert model.milliseconds <= latency[name].q1 <= latency[name].median_ms <= latency[name].q3
+    assert latency["dense"].median_ms > 1.5 * latency["pruned"].median_ms
+
+
+def test_milliseconds_are_those_of_the_call():
+    cpu = torch.device("cpu")
+    assert 5 <= milliseconds(lambda: time.sleep(0.005), cpu) < 1000
+
+
+def test_quartiles():
+    assert Latency.of([4.0, 1.0, 2.0, 3.0, 5.0]) == Latency(3.0, 2.0, 4.0)
+
+
+def test_the_processor_has_a_name_and_no_driver():
+    assert device_name(torch.device("cpu")) and driver_version(torch.device("cpu")) == ""
