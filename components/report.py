@@ -33,6 +33,6 @@ def report(
             model=Path(model.path), dense=Path(dense.path), fisher=Path(fisher.path),
             chosen=Path(chosen.path), searched=Path(searched.path),
             rearranged=Path(rearranged.path), pruned=Path(pruned.path), measured=Path(measured.path), report=folder,
-        )
+        )["metrics"]
         shutil.copyfile(folder / "report.html", page.path)
         tracking.finish(tracking_uri, run_id, folder, Path(pruned.path), metrics, model_name)

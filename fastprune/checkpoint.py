@@ -26,6 +26,7 @@ from transformers import (
 from fastprune import modeling_fastprune
 from fastprune.architectures import check_supported
 from fastprune.errors import InputError
+from fastprune.storage import local
 
 MANIFEST = "manifest.json"
 
@@ -36,7 +37,7 @@ def load_dense(name: str | Path, *, device: str | torch.device = "cpu", allow_un
     Parameters
     ----------
     name : str or Path
-        A local folder or a hub name.
+        A local folder, an ``s3://`` prefix or a hub name.
     allow_untuned : bool
         Go on although the checkpoint has no weights for its task head.
 
@@ -50,7 +51,7 @@ def load_dense(name: str | Path, *, device: str | torch.device = "cpu", allow_un
     question_answering = "QuestionAnswering" in (config.architectures or [""])[0]
     auto = AutoModelForQuestionAnswering if question_answering else AutoModelForSequenceClassification
     with _reading(name):
-        model, loading = auto.from_pretrained(name, config=config, use_safetensors=True, dtype=torch.float32,
+        model, loading = auto.from_pretrained(local(name), config=config, use_safetensors=True, dtype=torch.float32,
                                               output_loading_info=True)
     if loading["missing_keys"] and not allow_untuned:
         raise InputError(f"{name}: the checkpoint has no weights for {', '.join(sorted(loading['missing_keys']))}: "
@@ -62,7 +63,7 @@ def load_dense(name: str | Path, *, device: str | torch.device = "cpu", allow_un
 def load_config(name: str | Path) -> PreTrainedConfig:
     """The configuration of a model that can be pruned. Raises InputError for any other."""
     with _reading(name):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(local(name))
     check_supported(config)
     return config
 
@@ -70,7 +71,7 @@ def load_config(name: str | Path) -> PreTrainedConfig:
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises InputError when there is none."""
     with _reading(name):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(local(name))
     # Where its files are missing, transformers makes up a tokenizer that knows its special tokens alone.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"{name}: there are no tokenizer files beside the model; save its tokenizer there")
@@ -186,6 +187,8 @@ def _reading(name: str | Path) -> Iterator[None]:
     transformers.utils.logging.set_verbosity_error()  # missing weights are told in our own words
     try:
         yield
+    except InputError:
+        raise
     except SafetensorError as error:
         raise InputError(f"{name}: its safetensors file is truncated or damaged ({error}); copy it again") from error
     except RuntimeError as error:

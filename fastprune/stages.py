@@ -2,7 +2,8 @@
 
 A pipeline runs every stage in a process of its own, so all that passes between two stages lies in a folder: weights
 and masks as safetensors, tables as Parquet, the rest as JSON. A folder gets its name only when it is complete.
-The first output of every stage holds ``stage.json``: its name, seconds, settings and metrics.
+The first output of every stage holds ``stage.json``: its name, seconds, settings and metrics; every output is an
+artifact with a manifest (:mod:`fastprune.artifacts`).
 
 ``STAGES`` is what the pipeline definitions are made from.
 """
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from fastprune import checkpoint
 from fastprune.architectures import describe
+from fastprune.artifacts import RECORD, makes
 from fastprune.budget import NO_DROP, check_max_drop
 from fastprune.compression import (
     Selection,
@@ -44,8 +46,6 @@ from fastprune.masks import Masks, masked
 from fastprune.rearrange import rearrange as rearrange_masks
 from fastprune.search import check_keep_ratio, search_macs
 
-RECORD = "stage.json"
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -64,6 +64,8 @@ class Stage:
         return self.run.__name__
 
 
+@makes(model=("source_sha256",), calibration=("source_sha256", "sample_sha256", "seed"),
+       evaluation=("source_sha256", "evaluation_sha256"), reads=("source", "train_file", "eval_file"))
 def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, task: str = "", train_file: str = "",
             eval_file: str = "", text_columns: Sequence[str] = (), label_column: str = "", metric: str = "",
             max_length: int = 0, num_samples: int = 2048, seed: int = 0, keep_ratio: float = 0.5,
@@ -125,6 +127,7 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
         return _record(folder, "prepare", begin, metrics, settings)
 
 
+@makes("dense")
 def evaluate_dense(*, model: Path, evaluation: Path, dense: Path, batch_size: int = 32, device: str = "auto",
                    allow_untuned: bool = False) -> dict:
     """Measure the dense model, and refuse one that does no better than the majority class.
@@ -144,6 +147,7 @@ def evaluate_dense(*, model: Path, evaluation: Path, dense: Path, batch_size: in
         return _record(folder, "evaluate_dense", begin, {**metrics, "majority": majority_metric(split)})
 
 
+@makes("fisher")
 def fisher(*, model: Path, calibration: Path, fisher: Path, selection: Selection = "surgeon",
            estimator: Estimator = "per_sample", batch_size: int = 32, device: str = "auto") -> dict:
     """Measure the importance of every head and filter on the pruning sample.
@@ -172,6 +176,7 @@ def fisher(*, model: Path, calibration: Path, fisher: Path, selection: Selection
                        {"selection": selection, "fisher": estimator})
 
 
+@makes("chosen")
 def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, keep_ratio: float,
            max_accuracy_drop: float = NO_DROP, tuning: Tuning = "weights", batch_size: int = 32,
            device: str = "auto") -> dict:
@@ -201,6 +206,7 @@ def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, keep_r
         return _record(folder, "budget", begin, metrics, {"max_accuracy_drop": max_accuracy_drop})
 
 
+@makes("searched")
 def search(*, fisher: Path, searched: Path, keep_ratio: float) -> dict:
     """Search the masks under the MAC budget.
 
@@ -216,6 +222,7 @@ def search(*, fisher: Path, searched: Path, keep_ratio: float) -> dict:
     return _save_masks(searched, masks, macs, "search", begin, {"keep_ratio": keep_ratio})
 
 
+@makes("rearranged")
 def rearrange(*, fisher: Path, searched: Path, rearranged: Path) -> dict:
     """Rearrange the masks within each layer, if their importance was the Fisher; else pass them on.
 
@@ -233,6 +240,7 @@ def rearrange(*, fisher: Path, searched: Path, rearranged: Path) -> dict:
     return _save_masks(rearranged, masks, macs, "rearrange", begin)
 
 
+@makes("pruned", "tuned")
 def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, rearranged: Path, pruned: Path, tuned: Path,
          keep_ratio: float, tuning: Tuning = "weights", batch_size: int = 32, device: str = "auto") -> dict:
     """Cut the pruned units out and make up for them.
@@ -264,6 +272,7 @@ def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, rear
     return record
 
 
+@makes("measured")
 def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged: Path, pruned: Path, measured: Path,
                     batch_size: int = 32, device: str = "auto", every_stage: bool = True) -> dict:
     """Measure the pruned model as it was saved, side by side with the dense one.
@@ -299,6 +308,7 @@ def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged
         return _record(folder, "evaluate_pruned", begin, metrics, {"latency": latency})
 
 
+@makes("report")
 def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Path, rearranged: Path,
            pruned: Path, measured: Path, report: Path) -> dict:
     """Sum the compression up.
@@ -341,8 +351,7 @@ def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Pa
         (folder / "report.html").write_text(page.render(metrics, manifest), encoding="utf-8")
         for name, figure in page.plots(metrics, manifest).items():
             figure.savefig(folder / f"{name}.png", dpi=150)
-        _record(folder, "report", begin, {})
-    return metrics
+        return _record(folder, "report", begin, metrics)
 
 
 STAGES = (

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo
 
 from fastprune.errors import InputError
+from fastprune.storage import local
 
 _ANSWERS = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
 
@@ -30,7 +31,8 @@ def read_table(path: str | Path) -> Dataset:
     Parameters
     ----------
     path
-        A ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file, or a ``.json`` file in SQuAD's nested format.
+        A ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file, or a ``.json`` file in SQuAD's nested format; it may
+        lie at ``s3://``.
 
     Returns
     -------
@@ -43,7 +45,7 @@ def read_table(path: str | Path) -> Dataset:
     InputError
         If the file is missing, of an unknown type, empty, truncated, ragged or not UTF-8.
     """
-    path = Path(path)
+    path = Path(local(path))
     if not path.is_file():
         raise InputError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
     suffix = path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix

@@ -1,0 +1,31 @@
+"""Servers for the tests of this folder, started once; without their programs the tests are skipped."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+
+
+def pytest_collection_modifyitems(items):
+    if reason := servers.missing():
+        for item in items:
+            if Path(__file__).parent in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def s3_settings(tmp_path_factory):
+    with servers.s3(tmp_path_factory.mktemp("s3") / "server") as settings:
+        yield settings
+
+
+@pytest.fixture
+def s3(s3_settings, monkeypatch, tmp_path):
+    """The environment of one who may do everything on the S3 server; gives a boto3 client."""
+    import boto3
+
+    for name, value in s3_settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FASTPRUNE_CACHE", str(tmp_path / "cache"))
+    return boto3.client("s3")

