@@ -1,3 +1,5 @@
+from typing import Optional
+
 from kfp import dsl
 
 from components import component
@@ -17,8 +19,11 @@ def budget(
     device: str,
     run_id: str,
     tracking_uri: str,
+    solver: str = "exact",
+    latency_ms: float = 0.0,
+    table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
-    """Settle the keep ratio: the given one, or the smallest within an accuracy drop."""
+    """Settle the keep ratio: the given one, that of a latency, or the smallest within an accuracy drop."""
     from pathlib import Path
 
     from fastprune import tracking
@@ -28,8 +33,8 @@ def budget(
 
         record = stages.budget(
             model=Path(model.path), calibration=Path(calibration.path), fisher=Path(fisher.path),
-            chosen=Path(chosen.path), keep_ratio=keep_ratio, max_accuracy_drop=max_accuracy_drop, tuning=tuning,
-            batch_size=batch_size, device=device,
+            table=table and Path(table.path), chosen=Path(chosen.path), keep_ratio=keep_ratio, latency_ms=latency_ms,
+            solver=solver, max_accuracy_drop=max_accuracy_drop, tuning=tuning, batch_size=batch_size, device=device,
         )
         log.record(record)
         Path(settled).write_text(str(record["metrics"]["keep_ratio"]))

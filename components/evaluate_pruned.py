@@ -1,3 +1,5 @@
+from typing import Optional
+
 from kfp import dsl
 
 from components import component
@@ -15,6 +17,7 @@ def evaluate_pruned(
     device: str,
     run_id: str,
     tracking_uri: str,
+    table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
     """Measure the pruned model as it was saved, side by side with the dense one."""
     from pathlib import Path
@@ -25,9 +28,9 @@ def evaluate_pruned(
         from fastprune import stages
 
         record = stages.evaluate_pruned(
-            model=Path(model.path), evaluation=Path(evaluation.path), searched=Path(searched.path),
-            rearranged=Path(rearranged.path), pruned=Path(pruned.path), measured=Path(measured.path),
-            batch_size=batch_size, device=device,
+            model=Path(model.path), evaluation=Path(evaluation.path), table=table and Path(table.path),
+            searched=Path(searched.path), rearranged=Path(rearranged.path), pruned=Path(pruned.path),
+            measured=Path(measured.path), batch_size=batch_size, device=device,
         )
         log.record(record)
         measured.metadata.update(record["metrics"])

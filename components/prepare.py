@@ -24,6 +24,8 @@ def prepare(
     estimator: str,
     tuning: str,
     max_accuracy_drop: float,
+    constraint: str,
+    latency_ms: float,
     allow_untuned: bool,
     experiment: str,
     tracking_uri: str,
@@ -36,6 +38,7 @@ def prepare(
     settings = {
         "source": source, "keep_ratio": keep_ratio, "task": task, "train_file": train_file, "eval_file": eval_file,
         "num_samples": num_samples, "seed": seed, "selection": selection, "fisher": estimator, "tuning": tuning,
+        "constraint": constraint, "latency_ms": latency_ms,
     }
     run = tracking.start(tracking_uri, f"{Path(source).name} at {keep_ratio:g}", settings, experiment=experiment)
     Path(run_id).write_text(run)
@@ -46,8 +49,8 @@ def prepare(
             model=Path(model.path), calibration=Path(calibration.path), evaluation=Path(evaluation.path),
             source=source, task=task, train_file=train_file, eval_file=eval_file, text_columns=text_columns,
             label_column=label_column, metric=metric, max_length=max_length, num_samples=num_samples, seed=seed,
-            keep_ratio=keep_ratio, selection=selection, max_accuracy_drop=max_accuracy_drop,
-            allow_untuned=allow_untuned,
+            keep_ratio=keep_ratio, constraint=constraint, latency_ms=latency_ms, selection=selection,
+            max_accuracy_drop=max_accuracy_drop, allow_untuned=allow_untuned,
         )
         log.record(record)
         model.metadata["sha256"] = record["settings"]["source_sha256"]

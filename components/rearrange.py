@@ -1,3 +1,5 @@
+from typing import Optional
+
 from kfp import dsl
 
 from components import component
@@ -10,6 +12,7 @@ def rearrange(
     rearranged: dsl.Output[dsl.Artifact],
     run_id: str,
     tracking_uri: str,
+    table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
     """Rearrange the masks within each layer."""
     from pathlib import Path
@@ -20,6 +23,7 @@ def rearrange(
         from fastprune import stages
 
         log.record(stages.rearrange(
-            fisher=Path(fisher.path), searched=Path(searched.path), rearranged=Path(rearranged.path),
+            fisher=Path(fisher.path), table=table and Path(table.path), searched=Path(searched.path),
+            rearranged=Path(rearranged.path),
         ))
         log.artifacts.append(f"{rearranged.path}/masks.safetensors")

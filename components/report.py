@@ -1,3 +1,5 @@
+from typing import Optional
+
 from kfp import dsl
 
 from components import component
@@ -18,6 +20,7 @@ def report(
     model_name: str,
     run_id: str,
     tracking_uri: str,
+    table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
     """Write the report, register the pruned model, close the compression's MLflow run."""
     import shutil
@@ -31,7 +34,7 @@ def report(
 
         metrics = stages.report(
             model=Path(model.path), dense=Path(dense.path), fisher=Path(fisher.path),
-            chosen=Path(chosen.path), searched=Path(searched.path),
+            table=table and Path(table.path), chosen=Path(chosen.path), searched=Path(searched.path),
             rearranged=Path(rearranged.path), pruned=Path(pruned.path), measured=Path(measured.path), report=folder,
         )["metrics"]
         shutil.copyfile(folder / "report.html", page.path)

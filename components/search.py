@@ -1,3 +1,5 @@
+from typing import Optional
+
 from kfp import dsl
 
 from components import component
@@ -10,8 +12,10 @@ def search(
     keep_ratio: float,
     run_id: str,
     tracking_uri: str,
+    solver: str = "exact",
+    table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
-    """Search the masks under the MAC budget."""
+    """Search the masks under the budget."""
     from pathlib import Path
 
     from fastprune import tracking
@@ -20,6 +24,7 @@ def search(
         from fastprune import stages
 
         log.record(stages.search(
-            fisher=Path(fisher.path), searched=Path(searched.path), keep_ratio=keep_ratio,
+            fisher=Path(fisher.path), table=table and Path(table.path), searched=Path(searched.path),
+            keep_ratio=keep_ratio, solver=solver,
         ))
         log.artifacts.append(f"{searched.path}/masks.safetensors")

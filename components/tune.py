@@ -1,3 +1,5 @@
+from typing import Optional
+
 from kfp import dsl
 
 from components import component
@@ -18,6 +20,8 @@ def tune(
     device: str,
     run_id: str,
     tracking_uri: str,
+    solver: str = "exact",
+    table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
     """Cut the pruned units out of the model and make up for them."""
     from pathlib import Path
@@ -29,8 +33,9 @@ def tune(
 
         record = stages.tune(
             model=Path(model.path), calibration=Path(calibration.path), evaluation=Path(evaluation.path),
-            fisher=Path(fisher.path), rearranged=Path(rearranged.path), pruned=Path(pruned.path),
-            tuned=Path(tuned.path), keep_ratio=keep_ratio, tuning=tuning, batch_size=batch_size, device=device,
+            fisher=Path(fisher.path), table=table and Path(table.path), rearranged=Path(rearranged.path),
+            pruned=Path(pruned.path), tuned=Path(tuned.path), keep_ratio=keep_ratio, solver=solver, tuning=tuning,
+            batch_size=batch_size, device=device,
         )
         log.record(record)
         log.artifacts.append(f"{tuned.path}/masks.safetensors")

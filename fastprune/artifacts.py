@@ -34,7 +34,7 @@ RECORD = "stage.json"
 KINDS = {
     "model": "dense-model", "calibration": "sample", "evaluation": "evaluation-data", "dense": "metrics",
     "fisher": "fisher", "chosen": "metrics", "searched": "masks", "rearranged": "masks", "tuned": "masks",
-    "pruned": "pruned-model", "measured": "metrics", "report": "report", "profile": "latency-table",
+    "pruned": "pruned-model", "measured": "metrics", "report": "report", "table": "latency-table",
 }
 """The type of each folder that a stage reads or makes, by its name."""
 
@@ -179,7 +179,7 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
             arguments = bound.arguments
             folders = {name: Path(arguments[name]) for name in outputs}
             inputs = {name: read(Path(value), KINDS[name]) for name, value in arguments.items()
-                      if name in KINDS and name not in outputs}
+                      if name in KINDS and name not in outputs and value is not None}
             origin = common_origin(inputs)
             settings = {name: _plain(value) for name, value in arguments.items() if name not in KINDS}
             made = {"stage": run.__name__, "inputs": {name: found.digest for name, found in inputs.items()},
@@ -285,22 +285,10 @@ def code_version() -> dict[str, str]:
 
 def _processor(device: str) -> str:
     """The name of what computes on ``device``: figures of another processor are not taken for this one's."""
-    import torch
-
     from fastprune.compression import choose_device
+    from fastprune.timing import device_name
 
-    chosen = choose_device(device)
-    if chosen.type == "cuda":
-        return torch.cuda.get_device_name(chosen)
-    names = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
-    return next(iter(names), platform.machine())
-
-
-def _cpu_lines() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
+    return device_name(choose_device(device))
 
 
 def _content(location: object) -> object:

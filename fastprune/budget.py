@@ -31,7 +31,7 @@ class Curve:
 
 
 def smallest_keep_ratio(metric_at: Callable[[float], float], dense: float, max_drop: float, *,
-                        resolution: float = 0.02) -> Curve:
+                        resolution: float = 0.02, least: float = 0.0) -> Curve:
     """Bisect for the smallest keep ratio that loses at most ``max_drop``.
 
     Parameters
@@ -42,6 +42,8 @@ def smallest_keep_ratio(metric_at: Callable[[float], float], dense: float, max_d
         The least metric allowed is ``dense - max_drop``, an absolute difference.
     resolution : float
         Ends when the ratio is known this closely.
+    least : float
+        No smaller ratio can be pruned to.
 
     Raises
     ------
@@ -50,7 +52,7 @@ def smallest_keep_ratio(metric_at: Callable[[float], float], dense: float, max_d
     """
     check_max_drop(max_drop)
     points: list[tuple[float, float]] = []
-    low, high = 0.0, 1.0
+    low, high = least, 1.0
     while high - low > resolution:
         ratio = (low + high) / 2
         points.append((ratio, metric_at(ratio)))

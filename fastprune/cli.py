@@ -38,7 +38,12 @@ def main() -> None:
 @click.option("--label-column", "-Y", help="Column of the label (answers).")
 @click.option("--metric", help="Primary metric; by default accuracy, pearson or squad_f1.")
 @click.option("--max-length", type=click.IntRange(min=8), help="Cut texts at so many tokens.")
-@click.option("--keep-ratio", type=float, default=0.6, help="Fraction of the MACs to keep.")
+@click.option("--constraint", type=click.Choice(["macs", "latency"]), default="macs", help="What the budget limits.")
+@click.option("--keep-ratio", type=float, default=0.6, help="Fraction of the MACs, or of the latency, to keep.")
+@click.option("--lut", type=click.Path(path_type=Path), help="With --constraint latency: table of `fastprune profile`.")
+@click.option("--latency-ms", type=float, help="Budget in milliseconds of the table's batch, instead of --keep-ratio.")
+@click.option("--solver", type=click.Choice(["exact", "piecewise"]), default="exact",
+              help="With --constraint latency: on the table itself, or on the paper's piece-wise linear fit.")
 @click.option("--max-accuracy-drop", type=float,
               help="Find the smallest keep ratio that loses at most so much (absolute), on rows apart from the sample.")
 @click.option("--validation-file", "validation", type=click.Path(path_type=Path),
@@ -60,7 +65,7 @@ def main() -> None:
 def compress(model: str, task_name: str | None, train_file: Path | None, eval_file: Path | None,
              text_column: str | None, text_column_b: str | None, label_column: str | None, metric: str | None,
              max_length: int | None, output_dir: Path | None, dry_run: bool, **settings) -> None:
-    """Prune MODEL, a local folder or a hub name of a fine-tuned encoder, to a fraction of its MACs."""
+    """Prune MODEL, a local folder or a hub name of a fine-tuned encoder, to a fraction of its MACs or latency."""
     from fastprune import compression
     from fastprune.data import glue_task, load_glue
 
@@ -86,12 +91,44 @@ def compress(model: str, task_name: str | None, train_file: Path | None, eval_fi
         click.echo(f"saved in {output_dir}")
 
 
+@main.command()
+@click.argument("model")
+@click.option("--batch-size", type=click.IntRange(min=1), default=8)
+@click.option("--seq-len", type=click.IntRange(min=1), default=64, help="Tokens of each example; none is padding.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32")
+@click.option("--attention", type=click.Choice(["sdpa", "eager"]), default="sdpa", help="Attention implementation.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of torch on a CPU; by default as many as torch takes.")
+@click.option("--tolerance", type=float, default=0.02, help="Error allowed between the numbers of filters measured.")
+@click.option("--every", is_flag=True, help="Measure every number of filters; takes many times as long.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
+def profile(model: str, device: str, dtype: str, output: Path, **settings) -> None:
+    """Measure the latency of MODEL's blocks on this device, for compress --constraint latency."""
+    import torch
+
+    from fastprune import checkpoint, profiler
+    from fastprune.compression import choose_device
+
+    if output.is_dir():
+        raise InputError(f"--output {output} is a folder; name a file in it")
+    table = profiler.profile(checkpoint.load_config(model), device=choose_device(device), dtype=getattr(torch, dtype),
+                             **settings)
+    table.save(output)
+    origin = table.origin
+    click.echo(f"{table.device}: a layer takes {table.attention_ms[-1] + table.ffn_ms[-1]:.3f} ms, "
+               f"{table.attention_ms[-1]:.3f} of it attention and {table.ffn_ms[-1]:.3f} FFN "
+               f"(batch {table.batch_size}, {table.seq_len} tokens, {table.dtype}, {table.attention})\n"
+               f"{origin['measurements']} blocks measured in {origin['seconds']:.0f} s; written to {output}")
+
+
 def summary(metrics: dict) -> str:
     """A few lines for the terminal, from ``metrics.json``'s content."""
     lines = [f"{metrics['metric']:<12}dense {metrics['dense']:.4f}"
              + (f"   pruned {metrics['pruned']:.4f}" if "pruned" in metrics else ""),
              f"{'MACs kept':<12}{metrics['macs_kept']:.4f}   (keep ratio {metrics['keep_ratio']:.4g})",
              f"{'params kept':<12}{metrics['params_kept']:.4f}"]
+    if "latency_kept" in metrics:
+        lines.append(f"{'latency kept':<13}{metrics['latency_kept']:.4f}   (predicted by the look-up table)")
     if latency := metrics.get("latency_ms"):
         lines.append(f"{'latency':<12}dense {latency['dense']:.1f} ms   pruned {latency['pruned']:.1f} ms   "
                      f"({latency['dense'] / latency['pruned']:.2f}x, batch {latency['batch_size']}, "

@@ -22,20 +22,21 @@ import fastprune
 from fastprune import checkpoint
 from fastprune.architectures import Encoder, describe
 from fastprune.budget import Curve, check_max_drop, smallest_keep_ratio
+from fastprune.constraints import Constraint, Kind, check_constraint
 from fastprune.curvature import estimate_curvature
 from fastprune.data import Split, Task, draw_sample, encode, make_batches, read_table
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, refuse_untuned
 from fastprune.fisher import Estimator, Fisher, estimate_fisher
+from fastprune.latency_search import Solver
 from fastprune.layerwise import Teacher
-from fastprune.macs import MacModel
+from fastprune.lut import LatencyTable
 from fastprune.masks import Masks
 from fastprune.rearrange import rearrange
 from fastprune.reconstruction import reconstruct_weights
-from fastprune.search import check_keep_ratio, search_macs
 from fastprune.surgeon import removal_costs
 from fastprune.surgery import slice_model
-from fastprune.timing import measure_latency
+from fastprune.timing import device_name, full_batch, measure_latency, torch_threads
 from fastprune.tuning import Tuned, tune_masks
 
 Selection = Literal["surgeon", "fisher"]
@@ -74,11 +75,12 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
              dataset: str | Path | datasets.Dataset | None = None, *, task: Task, keep_ratio: float = 0.6,
              evaluation: str | Path | datasets.Dataset | None = None, num_samples: int = 2048, seed: int = 0,
              selection: Selection = "surgeon", fisher: Estimator = "per_sample", tuning: Tuning = "weights",
-             batch_size: int = 32, device: str = "auto",
+             batch_size: int = 32, device: str = "auto", constraint: Kind = "macs",
+             lut: str | Path | LatencyTable | None = None, latency_ms: float | None = None, solver: Solver = "exact",
              max_accuracy_drop: float | None = None, validation: str | Path | datasets.Dataset | None = None,
              output_dir: str | Path | None = None, allow_untuned: bool = False, dry_run: bool = False,
              progress: bool = True) -> Compressed:
-    """Prune a fine-tuned encoder to a fraction of its MACs, without retraining.
+    """Prune a fine-tuned encoder to a fraction of its MACs or of its latency, without retraining.
 
     Parameters
     ----------
@@ -92,7 +94,7 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     task : Task
         Its columns, problem and metric.
     keep_ratio : float
-        Fraction of the dense model's MACs to keep, in (0, 1).
+        Fraction of the dense model's MACs (or predicted latency) to keep, in (0, 1).
     evaluation : path or datasets.Dataset
         Labelled rows on which the dense and the pruned model are measured.
     num_samples : int
@@ -109,6 +111,14 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     batch_size : int
     device : str
         ``auto`` takes CUDA if there is one.
+    constraint : {"macs", "latency"}
+        What the budget is a fraction of.
+    lut : str, Path or LatencyTable, optional
+        Of the device that the model will run on, for ``constraint="latency"``; see :mod:`fastprune.profiler`.
+    latency_ms : float, optional
+        The budget in milliseconds of the table's batch, in place of ``keep_ratio``.
+    solver : {"exact", "piecewise"}
+        With ``constraint="latency"``: see :func:`fastprune.latency_search.search_latency`.
     max_accuracy_drop : float, optional
         Find the smallest ``keep_ratio`` whose metric on ``validation`` is at most so much below the dense model's
         (an absolute difference), in place of the given one.
@@ -133,9 +143,10 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     InputError
         Bad input of any kind; nothing is written then.
     """
-    check_keep_ratio(keep_ratio)
+    check_constraint(constraint, keep_ratio, latency_ms, lut is not None)
     if max_accuracy_drop is not None:
         check_max_drop(max_accuracy_drop)
+    lut_table = lut if lut is None or isinstance(lut, LatencyTable) else LatencyTable.load(lut)
     if dataset is None or evaluation is None:
         raise InputError("give both dataset, to draw the pruning sample from, and evaluation, to measure on")
     if output_dir is not None:
@@ -151,6 +162,8 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     else:
         model = checkpoint.load_dense(model, device=device, allow_untuned=allow_untuned)
     encoder = describe(model)
+    if lut_table is not None:
+        lut_table.check_shape(encoder)
     table = _table(dataset)
     if max_accuracy_drop is not None and validation is None:
         table, validation = set_apart(table, seed)
@@ -161,6 +174,8 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     if validation is not None:
         validation = encode(_table(validation), tokenizer, task, model.config, for_evaluation=True)
     pad = tokenizer.pad_token_id
+    cost = Constraint.of(encoder, sample.mean_length, lut_table, solver)
+    keep_ratio = cost.settle(keep_ratio, latency_ms)
 
     seconds: dict[str, float] = {}
     with timed(seconds, "evaluate_dense"):
@@ -168,7 +183,6 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     if not allow_untuned:
         refuse_untuned(dense, held_out)
     batches = make_batches(sample, batch_size, pad)
-    macs = MacModel.of(encoder, sample.mean_length)
     with timed(seconds, "importance"):
         importance, information = measure_importance(encoder, batches, task.problem, selection, fisher=fisher,
                                                      progress=progress)
@@ -176,26 +190,26 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     curve = None
     if max_accuracy_drop is not None:
         with timed(seconds, "budget"):
-            curve = find_keep_ratio(encoder, importance, information, macs, batches, tuning, validation,
+            curve = find_keep_ratio(encoder, importance, information, cost, batches, tuning, validation,
                                     max_accuracy_drop, pad_token_id=pad, teacher=teacher, progress=progress)
         keep_ratio = curve.keep_ratio
     with timed(seconds, "search"):
-        masks = search_macs(*importance, macs, keep_ratio)
+        masks = cost.search(importance, keep_ratio)
     if information is not None:
         with timed(seconds, "rearrange"):
             masks = rearrange(masks, information)
     with timed(seconds, "tuning"):
-        tuned = tune(encoder, masks, importance, macs, keep_ratio, batches, task.problem,
+        tuned = tune(encoder, masks, importance, cost, keep_ratio, batches, task.problem,
                      "none" if dry_run else tuning, teacher=teacher, progress=progress)
-    metrics = {"metric": task.metric, "dense": dense, **size_metrics(encoder, macs, tuned, keep_ratio)}
+    metrics = {"metric": task.metric, "dense": dense, **size_metrics(encoder, cost, tuned, keep_ratio)}
     if not dry_run:
         with timed(seconds, "evaluate_pruned"):
             metrics["pruned"] = evaluate(tuned.model, held_out, pad_token_id=pad, progress=progress)["metric"]
-        metrics["latency_ms"] = compare_latency(model, tuned.model, held_out, pad)
+        metrics["latency_ms"] = compare_latency(model, tuned.model, held_out, pad, lut_table)
     if curve is not None:
         metrics["curve"] = asdict(curve)
     metrics["seconds"] = seconds
-    manifest = make_manifest(encoder, macs, tuned, source=source, source_digest=checkpoint.digest(model),
+    manifest = make_manifest(encoder, cost, tuned, source=source, source_digest=checkpoint.digest(model),
                              sample=sample, evaluation=held_out, seed=seed, keep_ratio=keep_ratio,
                              selection=selection, fisher=fisher, tuning=tuning)
     if output_dir is not None and not dry_run:
@@ -225,7 +239,7 @@ def measure_importance(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
     raise InputError(f"selection {selection!r} is not known; use one of {', '.join(get_args(Selection))}")
 
 
-def tune(encoder: Encoder, masks: Masks, importance: tuple[Tensor, Tensor], macs: MacModel, keep_ratio: float,
+def tune(encoder: Encoder, masks: Masks, importance: tuple[Tensor, Tensor], cost: Constraint, keep_ratio: float,
          batches: Sequence[Mapping[str, Tensor]], problem: str, method: Tuning, *, teacher: Teacher | None = None,
          progress: bool = True) -> Tuned:
     """Slice the model and make up for what was cut, by the method of that name.
@@ -235,7 +249,7 @@ def tune(encoder: Encoder, masks: Masks, importance: tuple[Tensor, Tensor], macs
     encoder : Encoder
     masks : Masks
         Binary.
-    importance, macs, keep_ratio
+    importance, cost, keep_ratio
         What the masks were searched with; mask tuning's teacher is the search at ``sqrt(keep_ratio)``.
     batches : sequence of dict of Tensor
     problem : {"classification", "regression", "question-answering"}
@@ -246,14 +260,14 @@ def tune(encoder: Encoder, masks: Masks, importance: tuple[Tensor, Tensor], macs
     if method == "none":
         return Tuned(slice_model(encoder, masks), masks)
     if method == "mask":
-        teacher_masks = search_macs(*importance, macs, keep_ratio**0.5)
+        teacher_masks = cost.search(importance, keep_ratio**0.5)
         return tune_masks(encoder, masks, teacher_masks, batches, problem, progress=progress)
     if method == "weights":
         return reconstruct_weights(teacher or Teacher(encoder, batches), masks, problem, progress=progress)
     raise InputError(f"tuning method {method!r} is not known; use one of {', '.join(get_args(Tuning))}")
 
 
-def find_keep_ratio(encoder: Encoder, importance: tuple[Tensor, Tensor], fisher: Fisher | None, macs: MacModel,
+def find_keep_ratio(encoder: Encoder, importance: tuple[Tensor, Tensor], fisher: Fisher | None, cost: Constraint,
                     batches: Sequence[Mapping[str, Tensor]], tuning: Tuning, validation: Split, max_drop: float, *,
                     pad_token_id: int, teacher: Teacher | None = None, progress: bool = True) -> Curve:
     """The smallest keep ratio within an accuracy drop, every try searched, tuned and measured on ``validation``.
@@ -264,12 +278,12 @@ def find_keep_ratio(encoder: Encoder, importance: tuple[Tensor, Tensor], fisher:
         return evaluate(model, validation, pad_token_id=pad_token_id, progress=False)["metric"]
 
     def metric_at(keep_ratio: float) -> float:
-        masks = search_macs(*importance, macs, keep_ratio)
+        masks = cost.search(importance, keep_ratio)
         masks = masks if fisher is None else rearrange(masks, fisher)
-        return measure(tune(encoder, masks, importance, macs, keep_ratio, batches, validation.task.problem, tuning,
+        return measure(tune(encoder, masks, importance, cost, keep_ratio, batches, validation.task.problem, tuning,
                             teacher=teacher, progress=progress).model)
 
-    return smallest_keep_ratio(metric_at, measure(encoder.model), max_drop)
+    return smallest_keep_ratio(metric_at, measure(encoder.model), max_drop, least=cost.smallest)
 
 
 def set_apart(table: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -301,11 +315,11 @@ def table_task(model: str | Path, text_columns: tuple[str, ...], label_column: s
                 metric or ("pearson" if regression else "accuracy"), text_columns, label_column, max_length or 128)
 
 
-def size_metrics(encoder: Encoder, macs: MacModel, tuned: Tuned, keep_ratio: float) -> dict:
+def size_metrics(encoder: Encoder, cost: Constraint, tuned: Tuned, keep_ratio: float) -> dict:
     """What was kept, of ``metrics.json``."""
     return {
         "keep_ratio": keep_ratio,
-        "macs_kept": macs.kept(tuned.masks),
+        **cost.kept(tuned.masks),
         "params_kept": tuned.model.num_parameters() / encoder.model.num_parameters(),
         "heads": tuned.masks.head_counts,
         "filters": tuned.masks.filter_counts,
@@ -314,16 +328,33 @@ def size_metrics(encoder: Encoder, macs: MacModel, tuned: Tuned, keep_ratio: flo
     }
 
 
-def compare_latency(dense: PreTrainedModel, pruned: PreTrainedModel, split: Split, pad_token_id: int) -> dict:
-    """Median milliseconds of both models, timed in turn on one batch of the evaluation data."""
-    batch = make_batches(split.select(range(min(LATENCY_BATCH, len(split)))), LATENCY_BATCH, pad_token_id)[0]
+def compare_latency(dense: PreTrainedModel, pruned: PreTrainedModel, split: Split, pad_token_id: int,
+                    table: LatencyTable | None = None) -> dict:
+    """Median milliseconds of both models, timed in turn.
+
+    On one batch of the evaluation data; with a look-up table on a full batch of its shape and with its threads, beside
+    what it predicts.
+    """
+    if table is None:
+        rows = split.select(range(min(LATENCY_BATCH, len(split))))
+        batch, threads = make_batches(rows, LATENCY_BATCH, pad_token_id)[0], 0
+    else:
+        batch, threads = full_batch(table.batch_size, table.seq_len), table.threads
+        table.warn_unless(device=device_name(dense.device), dtype=str(dense.dtype).removeprefix("torch."),
+                          attention=dense.config._attn_implementation)
     size, length = batch["input_ids"].shape
-    times = measure_latency({"dense": dense, "pruned": pruned}, batch)
-    return {name: time.median_ms for name, time in times.items()} | {
-        "batch_size": size, "seq_len": length, "device": str(dense.device), "threads": torch.get_num_threads()}
+    with torch_threads(threads):
+        times = measure_latency({"dense": dense, "pruned": pruned}, batch)
+        threads = torch.get_num_threads()
+    found = {name: time.median_ms for name, time in times.items()} | {
+        "batch_size": size, "seq_len": length, "device": str(dense.device), "threads": threads}
+    if table is not None:
+        found["predicted_dense"] = table.dense_ms(len(pruned.config.kept_heads))
+        found["predicted_pruned"] = table.of_counts(pruned.config.kept_heads, pruned.config.kept_filters)
+    return found
 
 
-def make_manifest(encoder: Encoder, macs: MacModel, tuned: Tuned, *, source: str, source_digest: str, sample: Split,
+def make_manifest(encoder: Encoder, cost: Constraint, tuned: Tuned, *, source: str, source_digest: str, sample: Split,
                   evaluation: Split, **settings) -> dict:
     """The record that a pruned model carries: what it was made from, how, and what was kept."""
     return {
@@ -335,9 +366,10 @@ def make_manifest(encoder: Encoder, macs: MacModel, tuned: Tuned, *, source: str
         "sample_size": len(sample),
         "evaluation_sha256": evaluation.digest,
         **settings,
-        "seq_len": macs.seq_len,
-        "macs_before": macs.total,
-        "macs_after": macs.of_masks(tuned.masks),
+        **cost.record,
+        "seq_len": cost.macs.seq_len,
+        "macs_before": cost.macs.total,
+        "macs_after": cost.macs.of_masks(tuned.masks),
         "kept_heads": tuned.masks.kept_heads,
         "kept_filters": tuned.masks.kept_filters,
         "tuning_stopped": tuned.stopped,

@@ -17,11 +17,16 @@ from fastprune.search import prefix_sums
 Solver = Literal["exact", "piecewise"]
 
 
+def smallest_latency(table: LatencyTable, num_layers: int) -> float:
+    """Milliseconds of the fastest model that keeps anything at all."""
+    blocks = (table.attention_ms, table.ffn_ms)
+    unit = min(min(times[1:]) - min(times) for times in blocks)
+    return table.overhead_ms + num_layers * sum(map(min, blocks)) + unit
+
+
 def check_latency(table: LatencyTable, num_layers: int, keep_ratio: float) -> None:
     """Raise InputError unless some model that keeps anything is predicted to be within the budget."""
-    dense, blocks = table.dense_ms(num_layers), (table.attention_ms, table.ffn_ms)
-    smallest = table.overhead_ms + num_layers * sum(map(min, blocks))
-    smallest += min(min(times[1:]) - min(times) for times in blocks)  # the cheapest single unit
+    dense, smallest = table.dense_ms(num_layers), smallest_latency(table, num_layers)
     if not smallest <= keep_ratio * dense:
         raise InputError(f"a latency of {keep_ratio * dense:.4g} ms (keep_ratio {keep_ratio:.4g}) cannot be met: the "
                          f"smallest model takes {smallest:.4g} ms on {table.device}; its keep_ratio is "

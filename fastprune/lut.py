@@ -99,30 +99,44 @@ class LatencyTable:
                 raise InputError(f"the look-up table was measured for another shape: {own} {name} where the model has "
                                  f"{wanted}; make one for this model with `fastprune profile`")
 
-    def warn_of(self, device: str, attention: str) -> None:
-        """Warn when the table was measured on another device, or with another attention implementation."""
-        for what, own, wanted in (("on", self.device, device), ("with the attention", self.attention, attention)):
-            if own != wanted:
-                warnings.warn(f"the look-up table was measured {what} {own!r}, and this is {wanted!r}: "
-                              "predictions hold for where it was measured", stacklevel=2)
+    def warn_unless(self, **here: str) -> None:
+        """Warn of each of ``device``, ``dtype`` and ``attention`` that is not as it was when the table was measured."""
+        for name, value in here.items():
+            if value != getattr(self, name):
+                warnings.warn(f"the look-up table was measured with {name} {getattr(self, name)!r}, and here it is "
+                              f"{value!r}: its predictions hold for where it was measured", stacklevel=2)
+
+    @property
+    def content(self) -> bytes:
+        """As JSON."""
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
 
     def save(self, path: str | Path) -> None:
         """Write JSON, whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(path.name + ".part")
-        draft.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        draft.write_bytes(self.content)
         draft.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
         """Read a table. Raises InputError that names the file and the field at fault."""
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = Path(path).read_bytes()
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such look-up table; make one with `fastprune profile`") from error
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as a look-up table ({error})") from error
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error})") from error
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: str | Path) -> LatencyTable:
+        """The table of a file's content; ``path`` says which in what is refused."""
+        try:
+            content = json.loads(content)
+        except ValueError as error:
+            raise InputError(f"{path}: not a look-up table, for it is not JSON ({error})") from error
         remedy = "make it again with `fastprune profile`"
         known = {one.name: one for one in fields(cls)}
         if not isinstance(content, dict) or not {"attention_ms", "ffn_ms"} <= content.keys():

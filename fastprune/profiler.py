@@ -12,8 +12,7 @@ import copy
 import datetime
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -30,7 +29,15 @@ from fastprune.layerwise import layer_input
 from fastprune.lut import LatencyTable
 from fastprune.masks import Masks
 from fastprune.surgery import slice_model
-from fastprune.timing import Latency, device_name, driver_version, milliseconds, steady_allocator
+from fastprune.timing import (
+    Latency,
+    device_name,
+    driver_version,
+    full_batch,
+    milliseconds,
+    steady_allocator,
+    torch_threads,
+)
 
 LAYERS = 4
 """So many layers are run one after the other, so that their weights come from where a model's come from."""
@@ -41,8 +48,8 @@ VOCABULARY = 1024
 TILE = 8
 """Numbers of filters divisible by this suit the vector units; all others are taken for equally unsuited."""
 
-START = 9
-"""Numbers of filters measured before any is added where the curve is not straight."""
+START = 12
+"""Numbers of filters measured at first; more are added where the curve is not straight."""
 
 ROUNDS = (7, 25)
 """Least and greatest number of timings of one block; more are taken while its median is uncertain."""
@@ -87,7 +94,7 @@ def profile(config: PreTrainedConfig, *, batch_size: int, seq_len: int, device: 
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance is the relative error allowed, between 0 and 1; got {tolerance}")
     begin = time.perf_counter()
-    with _threads(threads if device.type == "cpu" else None), torch.inference_mode(), steady_allocator():
+    with torch_threads(threads), torch.inference_mode(), steady_allocator():
         bench = _Bench(_thin_model(config, attention, dtype).to(device), batch_size, seq_len)
         num_heads, num_filters = bench.encoder.num_heads, bench.encoder.num_filters
         bar = tqdm(desc="profile", unit="block", disable=not progress)
@@ -161,15 +168,16 @@ def sample_filters(num_filters: int, measure: Callable[[list[int]], dict[int, La
     while (pending := [one for one in pending if one[3] - one[2] > 1 and one[0] > tolerance]) and len(times) < limit:
         pending.sort(key=lambda one: -one[0])
         now, pending = pending[:limit - len(times)], pending[limit - len(times):]
-        times |= measure([curve[(low + high) // 2] for _, curve, low, high in now])
+        times |= measure([curve[_between(low, high)] for _, curve, low, high in now])
         for _, curve, low, high in now:
-            middle = (low + high) // 2
+            middle = _between(low, high)
             part = (curve[middle] - curve[low]) / (curve[high] - curve[low])
             left, right, found = (times[curve[place]] for place in (low, high, middle))
-            error = abs(left.median_ms + part * (right.median_ms - left.median_ms) - found.median_ms) / found.median_ms
+            line = left.median_ms + part * (right.median_ms - left.median_ms)
+            # A line between the quartiles is as good as the measurement itself.
+            error = 0.0 if found.q1 <= line <= found.q3 else abs(line / found.median_ms - 1)
             pending += [(error, curve, low, middle), (error, curve, middle, high)]
-    left_over = [error for error, *_ in pending if np.isfinite(error)]
-    return times, max(left_over, default=tolerance)
+    return times, max((error for error, *_ in pending if error < np.inf), default=tolerance)
 
 
 def interpolate(times: dict[int, float], num_filters: int) -> np.ndarray:
@@ -205,6 +213,11 @@ def _curves(num_filters: int) -> tuple[list[int], list[int]]:
     return [n for n in counts if n % TILE == 0], others
 
 
+def _between(low: int, high: int) -> int:
+    """Near the middle, but not where a regular step meets the line between its ends again."""
+    return low + max(1, round(0.45 * (high - low)))
+
+
 def _spread(counts: Sequence[int], number: int) -> list[int]:
     """So many of them, evenly spread, with the first and the last."""
     places = np.unique(np.linspace(0, len(counts) - 1, number).round().astype(int)) if counts else []
@@ -216,8 +229,7 @@ class _Bench:
 
     def __init__(self, model, batch_size: int, seq_len: int):
         self.encoder: Encoder = describe(model)
-        self.batch = {"input_ids": torch.randint(5, VOCABULARY, (batch_size, seq_len), device=model.device),
-                      "attention_mask": torch.ones(batch_size, seq_len, dtype=torch.long, device=model.device)}
+        self.batch = {name: values.to(model.device) for name, values in full_batch(batch_size, seq_len).items()}
         self.states, self.options = layer_input(self.encoder, self.batch)
 
     def run(self, layers) -> None:
@@ -289,14 +301,3 @@ def _thin_model(config: PreTrainedConfig, attention: str, dtype: torch.dtype):
     except (ValueError, ImportError) as error:
         raise InputError(f"the model cannot be built with the attention implementation {attention!r} "
                          f"({error}); use sdpa or eager") from error
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Run with so many torch threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -5,7 +5,7 @@ and masks as safetensors, tables as Parquet, the rest as JSON. A folder gets its
 The first output of every stage holds ``stage.json``: its name, seconds, settings and metrics; every output is an
 artifact with a manifest (:mod:`fastprune.artifacts`).
 
-``STAGES`` is what the pipeline definitions are made from.
+``STAGES`` and :func:`stages_under` are what the pipeline definitions are made from.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastprune import checkpoint
+from fastprune import checkpoint, storage
 from fastprune.architectures import describe
 from fastprune.artifacts import RECORD, makes
 from fastprune.budget import NO_DROP, check_max_drop
@@ -36,15 +36,18 @@ from fastprune.compression import (
     table_task,
 )
 from fastprune.compression import tune as tune_model
+from fastprune.constraints import Constraint, Kind, check_constraint
 from fastprune.data import Split, draw_sample, encode, glue_task, load_glue, make_batches, read_table
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, majority_metric, refuse_untuned
 from fastprune.fisher import Estimator, Fisher
+from fastprune.latency_search import Solver
 from fastprune.layerwise import Teacher
+from fastprune.lut import LatencyTable
 from fastprune.macs import MacModel
 from fastprune.masks import Masks, masked
 from fastprune.rearrange import rearrange as rearrange_masks
-from fastprune.search import check_keep_ratio, search_macs
+from fastprune.table_store import stored_table
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Stage:
     """A stage, and the names of the folders that it reads and makes.
 
     ``run`` takes each of them as a keyword argument of that name, then its own parameters, and returns what it wrote
-    into ``stage.json``.
+    into ``stage.json``. ``table``, of :func:`profile`, is left out under a MAC budget.
     """
 
     run: Callable[..., dict]
@@ -69,8 +72,8 @@ class Stage:
 def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, task: str = "", train_file: str = "",
             eval_file: str = "", text_columns: Sequence[str] = (), label_column: str = "", metric: str = "",
             max_length: int = 0, num_samples: int = 2048, seed: int = 0, keep_ratio: float = 0.5,
-            selection: Selection = "surgeon", max_accuracy_drop: float = NO_DROP,
-            allow_untuned: bool = False) -> dict:
+            constraint: Kind = "macs", latency_ms: float = 0.0, selection: Selection = "surgeon",
+            max_accuracy_drop: float = NO_DROP, allow_untuned: bool = False) -> dict:
     """Freeze everything that a compression reads: model, tokenizer, pruning sample and evaluation data.
 
     Parameters
@@ -83,7 +86,7 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
         A GLUE task or ``squad``; otherwise the two files, the columns and perhaps a metric.
     num_samples, seed : int
         Of the pruning sample, drawn from the training rows.
-    keep_ratio : float
+    keep_ratio, constraint, latency_ms
         Only checked here, before any work.
     selection : {"surgeon", "fisher"}
         The training rows need labels only for ``fisher``.
@@ -93,7 +96,7 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
         Go on although the task head has no weights.
     """
     begin = time.perf_counter()
-    check_keep_ratio(keep_ratio)
+    check_constraint(constraint, keep_ratio, latency_ms, has_table=constraint == "latency")
     if task:
         problem, (train, held_out) = glue_task(task), load_glue(task)
     elif train_file and eval_file:
@@ -147,6 +150,37 @@ def evaluate_dense(*, model: Path, evaluation: Path, dense: Path, batch_size: in
         return _record(folder, "evaluate_dense", begin, {**metrics, "majority": majority_metric(split)})
 
 
+@makes("table", reads=("lut",))
+def profile(*, model: Path, table: Path, lut: str = "", lut_store: str = "", latency_batch_size: int = 8,
+            latency_seq_len: int = 64, device: str = "auto") -> dict:
+    """Get the look-up table of this device for a latency budget: the given one, the store's, or a new one.
+
+    Parameters
+    ----------
+    model : Path
+    table : Path
+        Output: ``lut.json``.
+    lut : str
+        A table that was measured before.
+    lut_store : str
+        A folder or an ``s3://`` prefix where tables are kept by device and shape, so that a team measures each once.
+    latency_batch_size, latency_seq_len : int
+        Shape of the batch to measure with, see :func:`fastprune.profiler.profile`.
+    """
+    begin = time.perf_counter()
+    encoder = describe(_load(model, "cpu"))
+    if lut:
+        found, origin = LatencyTable.load(storage.local(lut)), lut
+    else:
+        found, origin = stored_table(lut_store, encoder, choose_device(device), batch_size=latency_batch_size,
+                                     seq_len=latency_seq_len)
+    found.check_shape(encoder)
+    with checkpoint.new_folder(table) as folder:
+        found.save(folder / "lut.json")
+        return _record(folder, "profile", begin, {"latency_ms_dense": found.dense_ms(encoder.num_layers)},
+                       {"lut": found.key, "lut_from": origin})
+
+
 @makes("fisher")
 def fisher(*, model: Path, calibration: Path, fisher: Path, selection: Selection = "surgeon",
            estimator: Estimator = "per_sample", batch_size: int = 32, device: str = "auto") -> dict:
@@ -177,10 +211,10 @@ def fisher(*, model: Path, calibration: Path, fisher: Path, selection: Selection
 
 
 @makes("chosen")
-def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, keep_ratio: float,
-           max_accuracy_drop: float = NO_DROP, tuning: Tuning = "weights", batch_size: int = 32,
-           device: str = "auto") -> dict:
-    """Settle the keep ratio: the given one, or the smallest within an accuracy drop.
+def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, keep_ratio: float, table: Path | None = None,
+           latency_ms: float = 0.0, solver: Solver = "exact", max_accuracy_drop: float = NO_DROP,
+           tuning: Tuning = "weights", batch_size: int = 32, device: str = "auto") -> dict:
+    """Settle the keep ratio: the given one, that of a latency in milliseconds, or the smallest within an accuracy drop.
 
     Parameters
     ----------
@@ -191,14 +225,14 @@ def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, keep_r
         Absolute, on the rows that :func:`prepare` set apart; ``NO_DROP`` keeps ``keep_ratio``.
     """
     begin = time.perf_counter()
-    metrics: dict = {"keep_ratio": keep_ratio}
+    importance, cost = _load_importance(fisher), _load_cost(fisher, table, solver)
+    metrics: dict = {"keep_ratio": cost.settle(keep_ratio, latency_ms)}
     if max_accuracy_drop != NO_DROP:
         split, pad = Split.load(calibration), checkpoint.load_tokenizer(model).pad_token_id
-        importance, macs = _load_importance(fisher)
         encoder = describe(_load(model, device))
         batches = make_batches(split, batch_size, pad)
         teacher = Teacher(encoder, batches, keep=True) if tuning == "weights" else None
-        curve = find_keep_ratio(encoder, importance, _load_fisher(fisher), macs, batches, tuning,
+        curve = find_keep_ratio(encoder, importance, _load_fisher(fisher), cost, batches, tuning,
                                 Split.load(calibration / "validation"), max_accuracy_drop, pad_token_id=pad,
                                 teacher=teacher)
         metrics = {"keep_ratio": curve.keep_ratio, "curve": asdict(curve)}
@@ -207,8 +241,9 @@ def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, keep_r
 
 
 @makes("searched")
-def search(*, fisher: Path, searched: Path, keep_ratio: float) -> dict:
-    """Search the masks under the MAC budget.
+def search(*, fisher: Path, searched: Path, keep_ratio: float, table: Path | None = None,
+           solver: Solver = "exact") -> dict:
+    """Search the masks under the budget.
 
     Parameters
     ----------
@@ -217,13 +252,13 @@ def search(*, fisher: Path, searched: Path, keep_ratio: float) -> dict:
         Output: ``masks.safetensors``.
     """
     begin = time.perf_counter()
-    importance, macs = _load_importance(fisher)
-    masks = search_macs(*importance, macs, keep_ratio)
-    return _save_masks(searched, masks, macs, "search", begin, {"keep_ratio": keep_ratio})
+    cost = _load_cost(fisher, table, solver)
+    masks = cost.search(_load_importance(fisher), keep_ratio)
+    return _save_masks(searched, masks, cost, "search", begin, {"keep_ratio": keep_ratio, **cost.record})
 
 
 @makes("rearranged")
-def rearrange(*, fisher: Path, searched: Path, rearranged: Path) -> dict:
+def rearrange(*, fisher: Path, searched: Path, rearranged: Path, table: Path | None = None) -> dict:
     """Rearrange the masks within each layer, if their importance was the Fisher; else pass them on.
 
     Parameters
@@ -233,16 +268,16 @@ def rearrange(*, fisher: Path, searched: Path, rearranged: Path) -> dict:
         Output: ``masks.safetensors``.
     """
     begin = time.perf_counter()
-    _, macs = _load_importance(fisher)
     masks, information = Masks.load(searched / "masks.safetensors"), _load_fisher(fisher)
     if information is not None:
         masks = rearrange_masks(masks, information)
-    return _save_masks(rearranged, masks, macs, "rearrange", begin)
+    return _save_masks(rearranged, masks, _load_cost(fisher, table), "rearrange", begin)
 
 
 @makes("pruned", "tuned")
-def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, rearranged: Path, pruned: Path, tuned: Path,
-         keep_ratio: float, tuning: Tuning = "weights", batch_size: int = 32, device: str = "auto") -> dict:
+def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, rearranged: Path, pruned: Path,
+         tuned: Path, keep_ratio: float, table: Path | None = None, solver: Solver = "exact",
+         tuning: Tuning = "weights", batch_size: int = 32, device: str = "auto") -> dict:
     """Cut the pruned units out and make up for them.
 
     Parameters
@@ -256,16 +291,16 @@ def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, rear
     """
     begin = time.perf_counter()
     split, tokenizer = Split.load(calibration), checkpoint.load_tokenizer(model)
-    importance, macs = _load_importance(fisher)
+    importance, cost = _load_importance(fisher), _load_cost(fisher, table, solver)
     encoder = describe(_load(model, device))
-    result = tune_model(encoder, Masks.load(rearranged / "masks.safetensors"), importance, macs, keep_ratio,
+    result = tune_model(encoder, Masks.load(rearranged / "masks.safetensors"), importance, cost, keep_ratio,
                         make_batches(split, batch_size, tokenizer.pad_token_id), split.task.problem, tuning)
     origin = _read(model / RECORD)["settings"]
-    manifest = make_manifest(encoder, macs, result, source=origin["source"], source_digest=origin["source_sha256"],
+    manifest = make_manifest(encoder, cost, result, source=origin["source"], source_digest=origin["source_sha256"],
                              sample=split, evaluation=Split.load(evaluation), seed=origin["seed"],
                              keep_ratio=keep_ratio, **_read(fisher / RECORD)["settings"], tuning=tuning)
-    _save_masks(tuned, result.masks, macs, "tune", begin)
-    record = _made("tune", begin, size_metrics(encoder, macs, result, keep_ratio),
+    _save_masks(tuned, result.masks, cost, "tune", begin)
+    record = _made("tune", begin, size_metrics(encoder, cost, result, keep_ratio),
                    {"tuning": tuning, "stopped": result.stopped or "", "problem": split.task.problem,
                     "text_columns": split.task.text_columns, "max_length": split.task.max_length})
     checkpoint.save(pruned, result.model, tokenizer, manifest, stage=record)
@@ -273,7 +308,8 @@ def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, rear
 
 
 @makes("measured")
-def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged: Path, pruned: Path, measured: Path,
+def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged: Path, pruned: Path,
+                    measured: Path, table: Path | None = None,
                     batch_size: int = 32, device: str = "auto", every_stage: bool = True) -> dict:
     """Measure the pruned model as it was saved, side by side with the dense one.
 
@@ -299,7 +335,7 @@ def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged
         for name, masks in named.items():
             with masked(encoder, masks.heads.to(encoder.device), masks.filters.to(encoder.device)):
                 metrics[name] = evaluate(dense, split, pad_token_id=pad, batch_size=batch_size)["metric"]
-    latency = compare_latency(dense, small, split, pad)
+    latency = compare_latency(dense, small, split, pad, _load_table(table))
     metrics |= {f"latency_ms_{name}": latency.pop(name) for name in ("dense", "pruned")}
     for name, network, folder in (("dense", dense, model), ("pruned", small, pruned)):
         metrics[f"params_{name}"] = network.num_parameters()
@@ -310,7 +346,7 @@ def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged
 
 @makes("report")
 def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Path, rearranged: Path,
-           pruned: Path, measured: Path, report: Path) -> dict:
+           pruned: Path, measured: Path, report: Path, table: Path | None = None) -> dict:
     """Sum the compression up.
 
     Parameters
@@ -322,7 +358,7 @@ def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Pa
     from fastprune import report as page  # matplotlib: only this stage draws
 
     begin = time.perf_counter()
-    folders = (model, dense, fisher, chosen, searched, rearranged, pruned, measured)
+    folders = (model, dense, *([table] if table else []), fisher, chosen, searched, rearranged, pruned, measured)
     records = [_read(folder / RECORD) for folder in folders]
     found = {record["stage"]: record["metrics"] for record in records}
     figures, latency = found["evaluate_pruned"], records[-1]["settings"]["latency"]
@@ -357,14 +393,24 @@ def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Pa
 STAGES = (
     Stage(prepare, (), ("model", "calibration", "evaluation")),
     Stage(evaluate_dense, ("model", "evaluation"), ("dense",)),
+    Stage(profile, ("model",), ("table",)),
     Stage(fisher, ("model", "calibration"), ("fisher",)),
-    Stage(budget, ("model", "calibration", "fisher"), ("chosen",)),
-    Stage(search, ("fisher",), ("searched",)),
-    Stage(rearrange, ("fisher", "searched"), ("rearranged",)),
-    Stage(tune, ("model", "calibration", "evaluation", "fisher", "rearranged"), ("pruned", "tuned")),
-    Stage(evaluate_pruned, ("model", "evaluation", "searched", "rearranged", "pruned"), ("measured",)),
-    Stage(report, ("model", "dense", "fisher", "chosen", "searched", "rearranged", "pruned", "measured"), ("report",)),
+    Stage(budget, ("model", "calibration", "fisher", "table"), ("chosen",)),
+    Stage(search, ("fisher", "table"), ("searched",)),
+    Stage(rearrange, ("fisher", "table", "searched"), ("rearranged",)),
+    Stage(tune, ("model", "calibration", "evaluation", "fisher", "table", "rearranged"), ("pruned", "tuned")),
+    Stage(evaluate_pruned, ("model", "evaluation", "table", "searched", "rearranged", "pruned"), ("measured",)),
+    Stage(report, ("model", "dense", "table", "fisher", "chosen", "searched", "rearranged", "pruned", "measured"),
+          ("report",)),
 )
+
+
+def stages_under(constraint: Kind) -> tuple[Stage, ...]:
+    """The stages of a compression under a constraint: nothing is profiled under a MAC budget."""
+    if constraint == "latency":
+        return STAGES
+    return tuple(Stage(stage.run, tuple(name for name in stage.inputs if name != "table"), stage.outputs)
+                 for stage in STAGES if stage.run is not profile)
 
 
 def _load(model: Path, device: str):
@@ -372,9 +418,17 @@ def _load(model: Path, device: str):
     return checkpoint.load_dense(model, device=choose_device(device))
 
 
-def _load_importance(folder: Path) -> tuple[tuple[Tensor, Tensor], MacModel]:
+def _load_importance(folder: Path) -> tuple[Tensor, Tensor]:
     importance = load_file(folder / "importance.safetensors")
-    return (importance["heads"], importance["filters"]), MacModel(**_read(folder / "macs.json"))
+    return importance["heads"], importance["filters"]
+
+
+def _load_table(folder: Path | None) -> LatencyTable | None:
+    return folder and LatencyTable.load(folder / "lut.json")
+
+
+def _load_cost(fisher: Path, table: Path | None, solver: Solver = "exact") -> Constraint:
+    return Constraint(MacModel(**_read(fisher / "macs.json")), _load_table(table), solver)
 
 
 def _load_fisher(folder: Path) -> Fisher | None:
@@ -382,10 +436,10 @@ def _load_fisher(folder: Path) -> Fisher | None:
     return Fisher.load(path) if path.exists() else None
 
 
-def _save_masks(output: Path, masks: Masks, macs: MacModel, stage: str, begin: float, settings: dict | None = None):
+def _save_masks(output: Path, masks: Masks, cost: Constraint, stage: str, begin: float, settings: dict | None = None):
     with checkpoint.new_folder(output) as folder:
         masks.save(folder / "masks.safetensors")
-        metrics = {"macs_kept": macs.kept(masks), "heads_kept": sum(masks.head_counts),
+        metrics = {**cost.kept(masks), "heads_kept": sum(masks.head_counts),
                    "filters_kept": sum(masks.filter_counts)}
         return _record(folder, stage, begin, metrics, settings)
 

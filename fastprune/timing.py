@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from fastprune.losses import inputs_of
 
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt
 
 
@@ -92,6 +91,23 @@ def measure_latency(models: Mapping[str, nn.Module], batch: Mapping[str, Tensor]
                 if repeat >= 0:
                     times[name].append(elapsed)
     return {name: Latency.of(values) for name, values in times.items()}
+
+
+@contextmanager
+def torch_threads(number: int | None) -> Iterator[None]:
+    """Run a ``with`` block with so many threads; None or 0 leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def full_batch(batch_size: int, seq_len: int) -> dict[str, Tensor]:
+    """Model inputs [batch_size, seq_len] without padding."""
+    ids = torch.arange(batch_size * seq_len).reshape(batch_size, seq_len) % 500 + 5  # tokens that any vocabulary has
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def device_name(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """The compression as a Kubeflow pipeline: compile it for a cluster, or run the same definition here.
 
     python -m pipelines.compression compile --output compression.yaml
+    python -m pipelines.compression compile --constraint latency --profiler-accelerator nvidia.com/gpu
     python -m pipelines.compression run --source MODEL --train-file F --eval-file F --text-column A \\
         --label-column Y --output-dir OUT
 """
@@ -12,18 +13,20 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
 import click
-from kfp import compiler, dsl, local
+from kfp import compiler, dsl, kubernetes, local
 
 from components.budget import budget
 from components.evaluate_dense import evaluate_dense
 from components.evaluate_pruned import evaluate_pruned
 from components.fisher import fisher
 from components.prepare import prepare
+from components.profile import profile
 from components.rearrange import rearrange
 from components.report import report
 from components.search import search
@@ -37,65 +40,98 @@ class PipelineError(RuntimeError):
     """A step of a local run failed; the message names it and ends with what it said last."""
 
 
-@dsl.pipeline(name="fastprune", description="Prune a fine-tuned encoder to a fraction of its MACs.")
-def compression(
-    source: str,
-    keep_ratio: float = 0.6,
-    task: str = "",
-    train_file: str = "",
-    eval_file: str = "",
-    text_columns: list = [],
-    label_column: str = "",
-    metric: str = "",
-    max_length: int = 0,
-    num_samples: int = 2048,
-    seed: int = 0,
-    selection: str = "surgeon",
-    estimator: str = "per_sample",
-    tuning: str = "weights",
-    max_accuracy_drop: float = NO_DROP,
-    batch_size: int = 32,
-    device: str = "auto",
-    allow_untuned: bool = False,
-    experiment: str = tracking.EXPERIMENT,
-    model_name: str = "fastprune",
-    tracking_uri: str = "",
-) -> NamedTuple("Outputs", [("pruned", dsl.Model), ("report", dsl.Artifact)]):
-    """The stages of fastprune.stages, in order; see fastprune.compress for the parameters."""
-    made = prepare(
-        source=source, keep_ratio=keep_ratio, task=task, train_file=train_file, eval_file=eval_file,
-        text_columns=text_columns, label_column=label_column, metric=metric, max_length=max_length,
-        num_samples=num_samples, seed=seed, selection=selection, estimator=estimator, tuning=tuning,
-        max_accuracy_drop=max_accuracy_drop, allow_untuned=allow_untuned, experiment=experiment,
-        tracking_uri=tracking_uri,
-    ).outputs
-    model, calibration, evaluation = made["model"], made["calibration"], made["evaluation"]
-    tracked = {"run_id": made["run_id"], "tracking_uri": tracking_uri}
-    settings = {"batch_size": batch_size, "device": device, **tracked}
+def define(constraint: str = "macs", accelerator: str = "", node_selector: Mapping[str, str] = {}):
+    """The pipeline under a MAC budget, or under a latency budget, which alone has a profiler.
 
-    dense = evaluate_dense(model=model, evaluation=evaluation, allow_untuned=allow_untuned, **settings)
-    gradients = fisher(model=model, calibration=calibration, selection=selection, estimator=estimator, **settings)
-    gradients.after(dense)  # which refuses a model that was never fine-tuned
-    information = gradients.outputs["fisher"]
-    settled = budget(
-        model=model, calibration=calibration, fisher=information, keep_ratio=keep_ratio,
-        max_accuracy_drop=max_accuracy_drop, tuning=tuning, **settings,
-    ).outputs
-    keep_ratio = settled["settled"]
-    searched = search(fisher=information, keep_ratio=keep_ratio, **tracked).outputs["searched"]
-    rearranged = rearrange(fisher=information, searched=searched, **tracked).outputs["rearranged"]
-    pruned = tune(
-        model=model, calibration=calibration, evaluation=evaluation, fisher=information, rearranged=rearranged,
-        keep_ratio=keep_ratio, tuning=tuning, **settings,
-    ).outputs["pruned"]
-    measured = evaluate_pruned(
-        model=model, evaluation=evaluation, searched=searched, rearranged=rearranged, pruned=pruned, **settings,
-    ).outputs["measured"]
-    summed_up = report(
-        model=model, dense=dense.outputs["dense"], fisher=information, chosen=settled["chosen"],
-        searched=searched, rearranged=rearranged, pruned=pruned, measured=measured, model_name=model_name, **tracked,
-    ).outputs["report"]
-    return NamedTuple("Outputs", [("pruned", dsl.Model), ("report", dsl.Artifact)])(pruned, summed_up)
+    Parameters
+    ----------
+    constraint : {"macs", "latency"}
+    accelerator : str
+        What the profiler asks for one of, such as ``nvidia.com/gpu``: the device that the pruned model is for.
+    node_selector : mapping
+        Labels of the nodes to profile on, such as ``{"cloud.google.com/gke-accelerator": "nvidia-tesla-v100"}``.
+    """
+    @dsl.pipeline(name="fastprune", description=f"Prune a fine-tuned encoder to a fraction of its {constraint}.")
+    def compression(
+        source: str,
+        keep_ratio: float = 0.6,
+        latency_ms: float = 0.0,
+        lut: str = "",
+        lut_store: str = "",
+        latency_batch_size: int = 8,
+        latency_seq_len: int = 64,
+        solver: str = "exact",
+        task: str = "",
+        train_file: str = "",
+        eval_file: str = "",
+        text_columns: list = [],
+        label_column: str = "",
+        metric: str = "",
+        max_length: int = 0,
+        num_samples: int = 2048,
+        seed: int = 0,
+        selection: str = "surgeon",
+        estimator: str = "per_sample",
+        tuning: str = "weights",
+        max_accuracy_drop: float = NO_DROP,
+        batch_size: int = 32,
+        device: str = "auto",
+        allow_untuned: bool = False,
+        experiment: str = tracking.EXPERIMENT,
+        model_name: str = "fastprune",
+        tracking_uri: str = "",
+    ) -> NamedTuple("Outputs", [("pruned", dsl.Model), ("report", dsl.Artifact)]):
+        """The stages of fastprune.stages, in order; see fastprune.compress for the parameters."""
+        made = prepare(
+            source=source, keep_ratio=keep_ratio, task=task, train_file=train_file, eval_file=eval_file,
+            text_columns=text_columns, label_column=label_column, metric=metric, max_length=max_length,
+            num_samples=num_samples, seed=seed, selection=selection, estimator=estimator, tuning=tuning,
+            max_accuracy_drop=max_accuracy_drop, constraint=constraint, latency_ms=latency_ms,
+            allow_untuned=allow_untuned, experiment=experiment, tracking_uri=tracking_uri,
+        ).outputs
+        model, calibration, evaluation = made["model"], made["calibration"], made["evaluation"]
+        tracked = {"run_id": made["run_id"], "tracking_uri": tracking_uri}
+        settings = {"batch_size": batch_size, "device": device, **tracked}
+
+        dense = evaluate_dense(model=model, evaluation=evaluation, allow_untuned=allow_untuned, **settings)
+        ready, table = dense, {}  # dense refuses a model that was never fine-tuned
+        if constraint == "latency":
+            ready = profile(model=model, lut=lut, lut_store=lut_store, latency_batch_size=latency_batch_size,
+                            latency_seq_len=latency_seq_len, device=device, **tracked)
+            ready.after(dense)
+            if accelerator:
+                ready.set_accelerator_type(accelerator).set_accelerator_limit(1)
+            for label, value in node_selector.items():
+                kubernetes.add_node_selector(ready, label, value)
+            table = {"table": ready.outputs["table"]}
+        gradients = fisher(model=model, calibration=calibration, selection=selection, estimator=estimator, **settings)
+        gradients.after(ready)
+        information = gradients.outputs["fisher"]
+        settled = budget(
+            model=model, calibration=calibration, fisher=information, keep_ratio=keep_ratio, latency_ms=latency_ms,
+            solver=solver, max_accuracy_drop=max_accuracy_drop, tuning=tuning, **settings, **table,
+        ).outputs
+        chosen_ratio = settled["settled"]
+        searched = search(
+            fisher=information, keep_ratio=chosen_ratio, solver=solver, **tracked, **table,
+        ).outputs["searched"]
+        rearranged = rearrange(fisher=information, searched=searched, **tracked, **table).outputs["rearranged"]
+        pruned = tune(
+            model=model, calibration=calibration, evaluation=evaluation, fisher=information, rearranged=rearranged,
+            keep_ratio=chosen_ratio, solver=solver, tuning=tuning, **settings, **table,
+        ).outputs["pruned"]
+        measured = evaluate_pruned(
+            model=model, evaluation=evaluation, searched=searched, rearranged=rearranged, pruned=pruned, **settings,
+            **table,
+        ).outputs["measured"]
+        summed_up = report(
+            model=model, dense=dense.outputs["dense"], fisher=information, chosen=settled["chosen"],
+            searched=searched, rearranged=rearranged, pruned=pruned, measured=measured, model_name=model_name,
+            **tracked, **table,
+        ).outputs["report"]
+        return NamedTuple("Outputs", [("pruned", dsl.Model), ("report", dsl.Artifact)])(pruned, summed_up)
+
+    return compression
 
 
 class _Progress:
@@ -126,7 +162,8 @@ class _Progress:
         self.log.flush()
 
 
-def run(output_dir: str | Path, *, work_dir: str | Path = ".cache/pipeline", **arguments) -> Path:
+def run(output_dir: str | Path, *, work_dir: str | Path = ".cache/pipeline", constraint: str = "macs",
+        **arguments) -> Path:
     """Run the pipeline on this machine, every step in a process of its own.
 
     Parameters
@@ -136,9 +173,10 @@ def run(output_dir: str | Path, *, work_dir: str | Path = ".cache/pipeline", **a
         when the whole pipeline has succeeded.
     work_dir : str or Path
         For what passes between the steps; kept for a look when a step fails, else removed.
+    constraint : {"macs", "latency"}
     **arguments
-        Of the pipeline :func:`compression`. ``tracking_uri`` is by default ``MLFLOW_TRACKING_URI`` or else a SQLite
-        store in the current folder.
+        Of the pipeline that :func:`define` gives. ``tracking_uri`` is by default ``MLFLOW_TRACKING_URI`` or else a
+        SQLite store in the current folder.
 
     Raises
     ------
@@ -152,7 +190,7 @@ def run(output_dir: str | Path, *, work_dir: str | Path = ".cache/pipeline", **a
     output_dir = Path(output_dir)
     checkpoint.check_absent(output_dir)
     arguments.setdefault("tracking_uri", tracking.tracking_uri())
-    for name in ("source", "train_file", "eval_file"):  # steps may run in another folder
+    for name in ("source", "train_file", "eval_file", "lut"):  # steps may run in another folder
         if arguments.get(name) and Path(arguments[name]).exists():
             arguments[name] = str(Path(arguments[name]).resolve())
     Path(work_dir).mkdir(parents=True, exist_ok=True)
@@ -164,7 +202,7 @@ def run(output_dir: str | Path, *, work_dir: str | Path = ".cache/pipeline", **a
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="You may be attemping to run a task")
-                outputs = compression(**arguments).outputs
+                outputs = define(constraint)(**arguments).outputs
         except RuntimeError as error:
             raise PipelineError(_explain(error, log_file)) from error
     with checkpoint.new_folder(output_dir) as folder:
@@ -190,10 +228,19 @@ def main() -> None:
 
 
 @main.command("compile")
+@click.option("--constraint", type=click.Choice(["macs", "latency"]), default="macs")
+@click.option("--profiler-accelerator", "accelerator", default="", help="For the profiler, such as nvidia.com/gpu.")
+@click.option("--profiler-node", "nodes", multiple=True, metavar="LABEL=VALUE", help="Nodes that the profiler runs on.")
 @click.option("--output", default="compression.yaml", type=click.Path(path_type=Path))
-def compile_command(output: Path) -> None:
+def compile_command(constraint: str, accelerator: str, nodes: tuple[str, ...], output: Path) -> None:
     """Write the pipeline as YAML for a cluster."""
-    compiler.Compiler().compile(compression, str(output))
+    if (accelerator or nodes) and constraint != "latency":
+        raise click.UsageError("--profiler-accelerator and --profiler-node go with --constraint latency")
+    for node in nodes:
+        if "=" not in node:
+            raise click.BadParameter(f"{node!r} is not of the form LABEL=VALUE", param_hint="--profiler-node")
+    pipeline = define(constraint, accelerator, dict(node.split("=", 1) for node in nodes))
+    compiler.Compiler().compile(pipeline, str(output))
     click.echo(f"wrote {output}")
 
 
@@ -208,7 +255,14 @@ def compile_command(output: Path) -> None:
 @click.option("--text-column", "text_columns", multiple=True, help="Twice for pairs of texts.")
 @click.option("--label-column", default="")
 @click.option("--metric", default="")
-@click.option("--keep-ratio", type=float, default=0.6, help="Fraction of the MACs to keep.")
+@click.option("--constraint", type=click.Choice(["macs", "latency"]), default="macs", help="What the budget limits.")
+@click.option("--keep-ratio", type=float, default=0.6, help="Fraction of the MACs, or of the latency, to keep.")
+@click.option("--latency-ms", type=float, default=0.0, help="Budget in milliseconds, instead of --keep-ratio.")
+@click.option("--lut", default="", help="Look-up table to use; otherwise the store's, or a new one is measured.")
+@click.option("--lut-store", default="", help="Folder or s3:// prefix that keeps tables by device and shape.")
+@click.option("--latency-batch-size", type=int, default=8, help="Examples in the batch that is timed.")
+@click.option("--latency-seq-len", type=int, default=64, help="Tokens of each of them.")
+@click.option("--solver", type=click.Choice(["exact", "piecewise"]), default="exact")
 @click.option("--max-accuracy-drop", type=float, default=NO_DROP,
               help="Find the smallest keep ratio that loses at most so much (absolute); negative: use --keep-ratio.")
 @click.option("--num-samples", type=int, default=2048)

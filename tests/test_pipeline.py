@@ -14,24 +14,35 @@ from fastprune import stages
 from pipelines import compression
 
 
+def compiled(folder, *arguments):
+    """The documents of a compiled pipeline: its spec and, if there is any, its platform's."""
+    done = CliRunner().invoke(compression.main, ["compile", "--output", str(folder / "pipeline.yaml"), *arguments])
+    assert done.exit_code == 0, done.output
+    return list(yaml.safe_load_all((folder / "pipeline.yaml").read_text()))
+
+
+@pytest.fixture(scope="module", params=["macs", "latency"])
+def constraint(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory):
-    path = tmp_path_factory.mktemp("compiled") / "compression.yaml"
-    compiler.Compiler().compile(compression.compression, str(path))
-    return next(yaml.safe_load_all(path.read_text()))
+def spec(tmp_path_factory, constraint):
+    return compiled(tmp_path_factory.mktemp("compiled"), "--constraint", constraint)[0]
 
 
-def test_the_compiled_pipeline_is_a_pipeline_spec_whose_references_resolve(spec):
+def test_the_compiled_pipeline_is_a_pipeline_spec_whose_references_resolve(spec, constraint):
     json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     tasks = spec["root"]["dag"]["tasks"]
-    assert set(tasks) == {stage.name.replace("_", "-") for stage in stages.STAGES}
+    assert set(tasks) == {stage.name.replace("_", "-") for stage in stages.stages_under(constraint)}
     for name, task in tasks.items():
         component = spec["components"][task["componentRef"]["name"]]
         assert component["executorLabel"] in spec["deploymentSpec"]["executors"]
         for kind in ("parameters", "artifacts"):
             given = task.get("inputs", {}).get(kind, {})
             declared = component.get("inputDefinitions", {}).get(kind, {})
-            assert set(given) == set(declared), name
+            needed = {key for key, what in declared.items() if not what.get("isOptional")}
+            assert needed <= set(given) <= set(declared), name
             for value in given.values():
                 if producer := value.get("taskOutputParameter" if kind == "parameters" else "taskOutputArtifact"):
                     made = spec["components"][tasks[producer["producerTask"]]["componentRef"]["name"]]
@@ -40,10 +51,12 @@ def test_the_compiled_pipeline_is_a_pipeline_spec_whose_references_resolve(spec)
                     assert producer[key] in made["outputDefinitions"][kind]
 
 
-def test_the_pipeline_passes_the_folders_that_the_stages_name(spec):
-    for stage in stages.STAGES:
-        component = spec["components"][f"comp-{stage.name.replace('_', '-')}"]
-        assert set(component.get("inputDefinitions", {}).get("artifacts", {})) == set(stage.inputs)
+def test_the_pipeline_passes_the_folders_that_the_stages_name(spec, constraint):
+    for stage in stages.stages_under(constraint):
+        name = stage.name.replace("_", "-")
+        given = spec["root"]["dag"]["tasks"][name].get("inputs", {}).get("artifacts", {})
+        assert set(given) == set(stage.inputs)
+        component = spec["components"][f"comp-{name}"]
         assert set(stage.outputs) <= set(component["outputDefinitions"]["artifacts"])
 
 
@@ -54,8 +67,30 @@ def test_nothing_is_installed_when_a_step_starts(spec):
 
 def test_compiling_twice_gives_the_same_bytes(tmp_path):
     for name in ("a.yaml", "b.yaml"):
-        compiler.Compiler().compile(compression.compression, str(tmp_path / name))
+        compiler.Compiler().compile(compression.define("latency", "nvidia.com/gpu"), str(tmp_path / name))
     assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
+
+
+def test_the_profiler_alone_asks_for_its_accelerator_and_nodes(tmp_path):
+    spec, platform = compiled(tmp_path, "--constraint", "latency", "--profiler-accelerator", "nvidia.com/gpu",
+                              "--profiler-node", "cloud.google.com/gke-accelerator=nvidia-tesla-v100")
+    asked = {name: executor["container"].get("resources", {}).get("accelerator")
+             for name, executor in spec["deploymentSpec"]["executors"].items()}
+    assert asked.pop("exec-profile") == {"count": "1", "resourceCount": "1", "resourceType": "nvidia.com/gpu",
+                                         "type": "nvidia.com/gpu"}
+    assert set(asked.values()) == {None}
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert executors == {"exec-profile": {
+        "nodeSelector": {"labels": {"cloud.google.com/gke-accelerator": "nvidia-tesla-v100"}}}}
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--profiler-accelerator", "nvidia.com/gpu"], "go with --constraint latency"),
+    (["--constraint", "latency", "--profiler-node", "v100"], "'v100' is not of the form LABEL=VALUE"),
+])
+def test_what_cannot_be_compiled(tmp_path, arguments, message):
+    done = CliRunner().invoke(compression.main, ["compile", "--output", str(tmp_path / "p.yaml"), *arguments])
+    assert done.exit_code == 2 and message in done.output and not list(tmp_path.iterdir())
 
 
 def test_a_local_run_prunes_tracks_and_registers(tmp_path, monkeypatch, capsys, source):  # noqa: F811
@@ -73,14 +108,14 @@ def test_a_local_run_prunes_tracks_and_registers(tmp_path, monkeypatch, capsys, 
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
     assert not list((tmp_path / "work").iterdir())
     progress = capsys.readouterr().out
-    assert all(stage.name.replace("_", "-") in progress for stage in stages.STAGES)
+    assert all(stage.name.replace("_", "-") in progress for stage in stages.stages_under("macs"))
 
     client = mlflow.MlflowClient(uri)
     [experiment] = [found for found in client.search_experiments() if found.name == "fastprune"]
     runs = client.search_runs([experiment.experiment_id])
     [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = {run.info.run_name: run for run in runs if run is not parent}
-    assert set(children) == {stage.name for stage in stages.STAGES}
+    assert set(children) == {stage.name for stage in stages.stages_under("macs")}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
     assert parent.data.metrics["pruned"] == metrics["pruned"]
@@ -110,5 +145,5 @@ def test_a_failing_step_is_named_and_the_exit_is_not_zero(tmp_path, monkeypatch,
 
 
 def test_every_parameter_has_a_default_but_the_model():
-    parameters = inspect.signature(compression.compression.pipeline_func).parameters.values()
+    parameters = inspect.signature(compression.define().pipeline_func).parameters.values()
     assert [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty] == ["source"]
