@@ -171,11 +171,12 @@ def walk(teacher: Teacher, student: nn.Module, *, first_token: frozenset[tuple[i
 
     Notes
     -----
-    Each layer of either model runs once. Between layers the walk holds both models' hidden states of the sample
-    (``tokens x D`` each), and within a layer the teacher's states and targets, the student's contexts, and the kept filters'
-    activations when they fit ``CACHE_BYTES``; never a system's ``tokens x n`` matrix.
+    Each layer of either model runs once. Between layers the walk holds the student's hidden states of the sample
+    (``tokens x D``; with ``every_map`` the teacher's too), and within a layer the teacher's states and targets, the
+    student's contexts, and the kept filters' activations when they fit ``CACHE_BYTES``; never a system's
+    ``tokens x n`` matrix.
     """
-    pads, states, wanted = teacher.pads, list(teacher.states), list(teacher.states)
+    pads, states, wanted = teacher.pads, list(teacher.states), teacher.states
     held = _held_back([len(pad) for pad in pads], hold_back, states[0].device)
     layers = layers_of(student)
     pairs = zip(layers, teacher.targets(), strict=True)
@@ -213,8 +214,9 @@ def walk(teacher: Teacher, student: nn.Module, *, first_token: frozenset[tuple[i
         for step, state in enumerate(states):
             activation = activations[step] if cached else layer.activation(layer.ffn_input(state))
             states[step] = layer.ffn_norm(layer.ffn_output(activation) + state)
-            wanted[step] = layer.ffn_norm(targets.ffn[step])
         del activations, activation
+        if every_map:
+            wanted = [layer.ffn_norm(target) for target in targets.ffn]
     if every_map:
         linears, between = task_head_of(student)
         originals, _ = task_head_of(teacher.encoder.model)
