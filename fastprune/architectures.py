@@ -86,6 +86,10 @@ _DISTILBERT = {
     "ffn_norm": "output_layer_norm",
 }
 _PATHS = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "camembert": _BERT, "distilbert": _DISTILBERT}
+_POOLED = (("bert.pooler.dense", "classifier"), torch.tanh)
+_CLASSIFIER = (("classifier.dense", "classifier.out_proj"), torch.tanh)
+_HEADS = {"bert": _POOLED, "roberta": _CLASSIFIER, "xlm-roberta": _CLASSIFIER, "camembert": _CLASSIFIER,
+          "distilbert": (("pre_classifier", "classifier"), torch.relu)}
 _TASKS = ("ForSequenceClassification", "ForQuestionAnswering")
 
 
@@ -147,6 +151,14 @@ def layers_of(model: PreTrainedModel) -> tuple[Layer, ...]:
     parts = {name: attrgetter(path) for name, path in paths.items() if name != "layers"}
     return tuple(Layer(module, **{name: part(module) for name, part in parts.items()})
                  for module in attrgetter(paths["layers"])(backbone))
+
+
+def task_head_of(model: PreTrainedModel) -> tuple[tuple[nn.Linear, ...], Callable[[Tensor], Tensor]]:
+    """The linear maps from the last layer's hidden states to the logits, in order, and what stands between them."""
+    paths, between = _HEADS[model.config.model_type]
+    if type(model).__name__.endswith("ForQuestionAnswering"):
+        paths = ("qa_outputs",)
+    return tuple(attrgetter(path)(model) for path in paths), between
 
 
 def intermediate_size(config) -> int:

@@ -55,7 +55,7 @@ def main() -> None:
 @click.option("--fisher", type=click.Choice(["per_sample", "per_batch"]), default="per_sample",
               help="With --selection fisher: the gradients of examples, or of mini-batches as published.")
 @click.option("--tuning", type=click.Choice(["weights", "mask", "none"]), default="weights",
-              help="Reconstruct whole output projections, or scale each unit as in the paper.")
+              help="Solve for the kept weights as a whole, or scale each unit as in the paper.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32)
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--output-dir", type=click.Path(path_type=Path), help="Folder to make for the pruned model.")

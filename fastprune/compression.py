@@ -107,7 +107,7 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     fisher : {"per_sample", "per_batch"}
         With ``selection="fisher"``: see :func:`fastprune.fisher.estimate_fisher`.
     tuning : {"weights", "mask", "none"}
-        ``weights`` reconstructs whole output projections, ``mask`` is the paper's mask tuning.
+        ``weights`` solves for every kept linear map as a whole, ``mask`` is the paper's mask tuning.
     batch_size : int
     device : str
         ``auto`` takes CUDA if there is one.

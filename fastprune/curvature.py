@@ -18,12 +18,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastprune.architectures import Encoder
+from fastprune.layerwise import read_tokens
 from fastprune.losses import gauss_newton_score, inputs_of
 
 EXAMPLES = 512
 """The factors settle long before the sample ends: they are taken from at most about so many of its examples."""
 
-TEMPERATURE = 2.0
+TEMPERATURE = 4.0
 """Softens the predictions, so that confident examples count as well."""
 
 
@@ -34,7 +35,7 @@ class Curvature:
     Attributes
     ----------
     attention_inputs, ffn_inputs : list of L Tensors [n, n] float64
-        Second moments of the inputs, per token; n is H * head_size, and I.
+        Second moments of the inputs, per token that is read on; n is H * head_size, and I.
     attention_gradients, ffn_gradients : list of L Tensors [D, D] float64
         Second moments of the gradients at the outputs, summed over the tokens of an example.
     """
@@ -80,15 +81,18 @@ def estimate_curvature(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
     inputs = {key: _square(linear.in_features, model.device) for key, linear in projections.items()}
     gradients = {key: _square(linear.out_features, model.device) for key, linear in projections.items()}
     generator = torch.Generator(device="cpu").manual_seed(seed)
-    rows = torch.empty(0)  # which tokens of the batch at hand are not padding
+    tokens = dict.fromkeys(projections, 0)
+    last = len(layers) - 1 if problem != "question-answering" else None  # where only [CLS] is read on
+    pad = torch.empty(0)  # the attention mask of the batch at hand
 
     def listen(key):
         def hook(_, args, output):
-            values = args[0].detach()[rows]
+            values = args[0].detach()[read_tokens(pad, first_token=key[1] == last)]
             inputs[key] += values.T @ values
+            tokens[key] += len(values)
 
             def collect(gradient):
-                values = gradient[rows]
+                values = gradient[pad]
                 gradients[key].add_(values.T @ values)
             output.register_hook(collect)
         return hook
@@ -98,13 +102,13 @@ def estimate_curvature(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
     embeddings = getattr(model, model.base_model_prefix).embeddings
     handles.append(embeddings.register_forward_hook(lambda _, args, output: output.requires_grad_()))
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    examples = tokens = 0
+    examples = 0
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)
         for batch in tqdm(batches, desc="curvature", unit="batch", disable=not progress):
-            rows = batch["attention_mask"].bool().to(model.device)
-            examples, tokens = examples + len(rows), tokens + int(rows.sum())
+            pad = batch["attention_mask"].bool().to(model.device)
+            examples += len(pad)
             outputs = model(**inputs_of(batch, model.device))
             gauss_newton_score(outputs, problem, TEMPERATURE, generator).backward()
     finally:
@@ -112,8 +116,10 @@ def estimate_curvature(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
             handle.remove()
         for parameter in trainable:
             parameter.requires_grad_(True)
-    return Curvature(*([(values[kind, index] / count).cpu() for index in range(len(layers))]
-                       for kind in ("attention", "ffn") for values, count in ((inputs, tokens), (gradients, examples))))
+    inputs = {key: values / tokens[key] for key, values in inputs.items()}
+    gradients = {key: values / examples for key, values in gradients.items()}
+    return Curvature(*([factors[kind, index].cpu() for index in range(len(layers))]
+                       for kind in ("attention", "ffn") for factors in (inputs, gradients)))
 
 
 def _square(size: int, device: torch.device) -> Tensor:

@@ -1,9 +1,9 @@
 """The walk over the layers that mask tuning and weight reconstruction share (paper, section 3.4).
 
-A sliced student goes beside its teacher, layer by layer, attention before FFN. At each output projection the walk
-stops and hands out a least-squares system: the student's own inputs to the projection against what the teacher
-puts out there. Whoever solves it changes the student's projection in place, and the walk goes on from the changed
-student, so later systems see the errors that earlier ones left.
+A sliced student goes beside its teacher, layer by layer, attention before FFN. At each output projection, and if
+wanted at every other linear map, the walk stops and hands out a least-squares system: the student's own inputs to the
+projection against what the teacher puts out there. Whoever solves it changes the student's projection in place, and
+the walk goes on from the changed student, so later systems see the errors that earlier ones left.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastprune.architectures import Encoder, Layer, layers_of
+from fastprune.architectures import Encoder, Layer, layers_of, task_head_of
 from fastprune.losses import inputs_of
 from fastprune.masks import Masks
 
@@ -42,14 +42,20 @@ class Moments:
     cross: Tensor
 
     @classmethod
-    def zeros(cls, linear: nn.Linear) -> Moments:
+    def zeros(cls, linear: nn.Linear, outputs: int | None = None) -> Moments:
+        """For the inputs of ``linear`` against its outputs, or so many others."""
         rows, options = linear.in_features + 1, {"dtype": torch.float64, "device": linear.weight.device}
-        return cls(torch.zeros(rows, rows, **options), torch.zeros(rows, linear.out_features, **options))
+        columns = linear.out_features if outputs is None else outputs
+        return cls(torch.zeros(rows, rows, **options), torch.zeros(rows, columns, **options))
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
         inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
         self.gram += inputs.T @ inputs
         self.cross += inputs.T @ targets
+
+    def through(self, linear: nn.Linear) -> Moments:
+        """Against what ``linear`` makes of the targets."""
+        return Moments(self.gram, self.cross @ linear.weight.double().T + self.gram[:, -1:] * linear.bias.double())
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.gram + other.gram, self.cross + other.cross)
@@ -59,13 +65,14 @@ class Moments:
 class System:
     """One projection of the student and what it should put out.
 
-    ``moments.cross`` holds the teacher's output with its residual, less the student's residual, so that the
-    projection (bias included) makes up for what the residual stream lacks. ``held_back`` are the same of the
-    examples that were kept apart for choosing a regularisation.
+    Of an output projection, ``moments.cross`` holds the teacher's output with its residual, less the student's
+    residual, so that the projection (bias included) makes up for what the residual stream lacks. Of any other linear
+    map it holds what the same rows of the teacher's put out. ``held_back`` are the same of the examples that were
+    kept apart for choosing a regularisation. The task head's ``index`` counts its own linear maps.
     """
 
     index: int
-    kind: Literal["attention", "ffn"]
+    kind: Literal["query", "key", "value", "attention", "ffn_input", "ffn", "head"]
     projection: nn.Linear
     moments: Moments
     held_back: Moments
@@ -145,7 +152,7 @@ class Teacher:
 
 @torch.no_grad()
 def walk(teacher: Teacher, student: nn.Module, *, first_token: frozenset[tuple[int, str]] = frozenset(),
-         hold_back: int | None = None, progress: bool = True) -> Iterator[System]:
+         hold_back: int | None = None, every_map: bool = False, progress: bool = True) -> Iterator[System]:
     """Yield the student's systems in order: layer 0's attention, its FFN, layer 1's attention, ...
 
     Parameters
@@ -154,40 +161,53 @@ def walk(teacher: Teacher, student: nn.Module, *, first_token: frozenset[tuple[i
     student : PreTrainedModel
         Sliced from the teacher's model. Projections that the caller changes between two systems stay changed.
     first_token : set of (layer index, kind)
-        Systems taken from the first ([CLS]) token of each example alone.
+        Systems taken from the first ([CLS]) token of each example alone. The inputs of the FFN go with its output,
+        the task head with the last FFN.
     hold_back : int, optional
         Every so many examples, one goes into ``held_back`` and not into ``moments``.
+    every_map : bool
+        Also stop at query, key and value (but layer 0's, whose inputs are the teacher's own), at the FFN's input
+        projection and at the task head's linear maps. The teacher must be without masks.
 
     Notes
     -----
     Each layer of either model runs once. Between layers the walk holds the student's hidden states of the sample
-    (``tokens x D``), and within a layer the teacher's states and targets, the student's contexts, and the kept filters'
-    activations when they fit ``CACHE_BYTES``; never a system's ``tokens x n`` matrix.
+    (``tokens x D``; with ``every_map`` the teacher's too), and within a layer the teacher's states and targets, the
+    student's contexts, and the kept filters' activations when they fit ``CACHE_BYTES``; never a system's
+    ``tokens x n`` matrix.
     """
-    pads, states = teacher.pads, list(teacher.states)
+    pads, states, wanted = teacher.pads, list(teacher.states), teacher.states
     held = _held_back([len(pad) for pad in pads], hold_back, states[0].device)
     layers = layers_of(student)
     pairs = zip(layers, teacher.targets(), strict=True)
     for index, (layer, targets) in enumerate(tqdm(pairs, "tuning", len(layers), unit="layer", disable=not progress)):
+        if every_map and index > 0:
+            rows = [read_tokens(pad) for pad in pads]
+            yield from _systems(index, ("query", "key", "value"), (layer.query, layer.key, layer.value),
+                                states, wanted, rows, held)
         contexts = []
         moments, apart = Moments.zeros(layer.attention_output), Moments.zeros(layer.attention_output)
         for step, options in enumerate(teacher.options):
             contexts.append(_context(layer, states[step], options))
-            rows = _rows(pads[step], (index, "attention") in first_token)
+            rows = read_tokens(pads[step], first_token=(index, "attention") in first_token)
             _add(moments, apart, rows, held[step], contexts[step], targets.attention[step] - states[step])
         yield System(index, "attention", layer.attention_output, moments, apart)
         for step, context in enumerate(contexts):
             states[step] = layer.attention_norm(layer.attention_output(context) + states[step])
         del contexts, context
 
+        ffn_rows = [read_tokens(pad, first_token=(index, "ffn") in first_token) for pad in pads]
+        if every_map:
+            attended = [layer.attention_norm(target) for target in targets.attention]
+            yield from _systems(index, ("ffn_input",), (layer.ffn_input,), states, attended, ffn_rows, held)
+            del attended
         tokens = sum(pad.numel() for pad in pads)
         cached = tokens * layer.ffn_output.in_features * states[0].element_size() <= CACHE_BYTES
         activations = []
         moments, apart = Moments.zeros(layer.ffn_output), Moments.zeros(layer.ffn_output)
         for step, state in enumerate(states):
             activation = layer.activation(layer.ffn_input(state))
-            rows = _rows(pads[step], (index, "ffn") in first_token)
-            _add(moments, apart, rows, held[step], activation, targets.ffn[step] - state)
+            _add(moments, apart, ffn_rows[step], held[step], activation, targets.ffn[step] - state)
             if cached:
                 activations.append(activation)
         yield System(index, "ffn", layer.ffn_output, moments, apart)
@@ -195,6 +215,26 @@ def walk(teacher: Teacher, student: nn.Module, *, first_token: frozenset[tuple[i
             activation = activations[step] if cached else layer.activation(layer.ffn_input(state))
             states[step] = layer.ffn_norm(layer.ffn_output(activation) + state)
         del activations, activation
+        if every_map:
+            wanted = [layer.ffn_norm(target) for target in targets.ffn]
+    if every_map:
+        linears, between = task_head_of(student)
+        originals, _ = task_head_of(teacher.encoder.model)
+        for index, (linear, original) in enumerate(zip(linears, originals, strict=True)):
+            yield from _systems(index, ("head",), (linear,), states, wanted, ffn_rows, held)
+            states = [between(linear(state)) for state in states]
+            wanted = [between(original(state)) for state in wanted]
+
+
+def _systems(index: int, kinds: Sequence[str], linears: Sequence[nn.Linear], states: list[Tensor],
+             wanted: list[Tensor], rows: list[Tensor], held: list[Tensor]) -> Iterator[System]:
+    """Of linear maps that all read ``states`` where the teacher's read ``wanted``, their weights still its own."""
+    moments, apart = (Moments.zeros(linears[0], linears[0].in_features) for _ in range(2))
+    for step, state in enumerate(states):
+        _add(moments, apart, rows[step], held[step], state, wanted[step])
+    for kind, linear in zip(kinds, linears, strict=True):
+        if linear.out_features:
+            yield System(index, kind, linear, moments.through(linear), apart.through(linear))
 
 
 class _Reached(Exception):
@@ -234,8 +274,8 @@ def _context(layer: Layer, states: Tensor, kwargs: dict) -> Tensor:
     return args[0]
 
 
-def _rows(attention_mask: Tensor, first_token: bool) -> Tensor:
-    """Which tokens [B, T] enter a system."""
+def read_tokens(attention_mask: Tensor, *, first_token: bool = False) -> Tensor:
+    """Which tokens [B, T] count: all but padding, or the first ([CLS]) alone."""
     if not first_token:
         return attention_mask
     rows = torch.zeros_like(attention_mask)

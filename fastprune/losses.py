@@ -44,8 +44,8 @@ def gauss_newton_score(outputs: ModelOutput, problem: str, temperature: float,
 
     The Hessian of the divergence from the model's own predictions ``p`` (softened by ``temperature``) with respect to
     the logits is ``diag(p) - p p^T = B B^T``. With random signs ``e``, the gradient of ``(B e)^T logits`` has
-    ``J^T B B^T J`` as its second moment, so that one backward pass stands for all classes.
-    For regression the Hessian is one.
+    ``J^T B B^T J`` as its second moment, so that one backward pass stands for all classes. ``B`` is the Cholesky
+    factor, whose last column is zero: of two classes a single draw is exact. For regression the Hessian is one.
 
     Parameters
     ----------
@@ -66,9 +66,17 @@ def gauss_newton_score(outputs: ModelOutput, problem: str, temperature: float,
 
 
 def _class_score(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    probabilities = (logits.detach() / temperature).softmax(-1)
-    noise = probabilities.sqrt() * _signs(logits, generator)
-    return (logits * (noise - probabilities * noise.sum(-1, keepdim=True))).sum()
+    """``(B e)^T logits``; with ``s[i]`` the sum of ``p`` from ``i`` on, ``B[i, i]^2 = p[i] s[i+1] / s[i]``.
+
+    Below the diagonal ``B[i, j] = -p[i] (p[j] / (s[j] s[j+1]))^(1/2)``.
+    """
+    p = (logits.detach() / temperature).softmax(-1)
+    tail = F.pad(p.flip(-1).cumsum(-1).flip(-1), (0, 1)).clamp(min=torch.finfo(p.dtype).tiny)
+    here, beyond = tail[..., :-1].sqrt(), tail[..., 1:].sqrt()
+    signs = _signs(logits, generator)
+    columns = signs * p.sqrt() / here
+    before = F.pad((columns / beyond)[..., :-1].cumsum(-1), (1, 0))
+    return (logits * (columns * beyond - p * before)).sum()
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:

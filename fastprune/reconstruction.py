@@ -1,10 +1,11 @@
-"""Weight reconstruction: the whole output projections solved for, not one scale a unit.
+"""Weight reconstruction: every linear map of the pruned model solved for, not one scale a unit.
 
 Goes beyond the paper's section 3.4: layer by layer, ridge least squares for every kept input's column of the
 output projection and for its bias, so that the pruned model's layer output meets the dense model's. The system
-is built on the pruned model's own inputs, so what earlier layers could not mend is mended later; the ridge pulls
-towards the original weights, and its strength is chosen, projection by projection, on examples held back from the
-sample.
+is built on the pruned model's own inputs, so what earlier layers could not mend is mended later. The maps that read
+the residual stream (query, key, value, the FFN's input, the task head) are solved for as well: the stream that they now
+get is not the dense model's, and they are to put out what the dense model's put out. The ridge pulls towards the
+original weights, and its strength is chosen, projection by projection, on examples held back from the sample.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ HOLD_BACK = 8
 
 @torch.no_grad()
 def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progress: bool = True) -> Tuned:
-    """Solve for the output projections of every layer, in order.
+    """Solve for the linear maps of every layer and of the task head, in order.
 
     Parameters
     ----------
     teacher : Teacher
-        The dense model on the pruning sample.
+        The dense model, without masks, on the pruning sample.
     masks : Masks
         Binary.
     problem : {"classification", "regression", "question-answering"}
@@ -45,7 +46,8 @@ def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progres
     last = teacher.encoder.num_layers - 1
     whole_sequence = problem == "question-answering"
     first_token = frozenset() if whole_sequence else frozenset({(last, "attention"), (last, "ffn")})
-    for system in walk(teacher, student, first_token=first_token, hold_back=HOLD_BACK, progress=progress):
+    for system in walk(teacher, student, first_token=first_token, hold_back=HOLD_BACK, every_map=True,
+                       progress=progress):
         weight, bias = solve_weights(system.moments, system.held_back, system.projection.weight,
                                      system.projection.bias)
         system.projection.weight.copy_(weight)

@@ -22,7 +22,7 @@ MAX_SCALE = 10
 
 @dataclass(frozen=True)
 class Tuned:
-    """A sliced model with its output projections solved for.
+    """A sliced model that makes up for what was cut.
 
     Attributes
     ----------

@@ -6,7 +6,7 @@ from tiny_models import build, random_batches, random_masks
 
 from fastprune import reconstruction
 from fastprune.architectures import describe, layers_of
-from fastprune.curvature import Curvature, estimate_curvature
+from fastprune.curvature import TEMPERATURE, Curvature, estimate_curvature
 from fastprune.layerwise import Moments, Teacher, walk
 from fastprune.losses import gauss_newton_score
 from fastprune.masks import Masks
@@ -83,7 +83,7 @@ def test_curvature_is_what_hooks_see(family, problem, tmp_path):
         handle = layers[1].ffn_output.register_forward_hook(
             lambda _, args, output: seen.update(x=args[0].detach(), y=output) or output.retain_grad())
         outputs = model(**{name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")})
-        gauss_newton_score(outputs, problem, 2.0, generator).backward()
+        gauss_newton_score(outputs, problem, TEMPERATURE, generator).backward()
         handle.remove()
         for example, mask in enumerate(batch["attention_mask"]):
             for token in mask.nonzero().flatten():
