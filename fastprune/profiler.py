@@ -95,7 +95,7 @@ def profile(config: PreTrainedConfig, *, batch_size: int, seq_len: int, device: 
         raise InputError(f"tolerance is the relative error allowed, between 0 and 1; got {tolerance}")
     begin = time.perf_counter()
     with torch_threads(threads), torch.inference_mode(), steady_allocator():
-        bench = _Bench(_thin_model(config, attention, dtype).to(device), batch_size, seq_len)
+        bench = Bench(thin_model(config, attention, dtype).to(device), batch_size, seq_len)
         num_heads, num_filters = bench.encoder.num_heads, bench.encoder.num_filters
         bar = tqdm(desc="profile", unit="block", disable=not progress)
         heads = bench.measure([(n, 0) for n in range(num_heads + 1)], (num_heads, 0), tolerance, bar)
@@ -224,7 +224,7 @@ def _spread(counts: Sequence[int], number: int) -> list[int]:
     return [counts[place] for place in places]
 
 
-class _Bench:
+class Bench:
     """A thin model's layers, to be sliced and timed."""
 
     def __init__(self, model, batch_size: int, seq_len: int):
@@ -288,7 +288,7 @@ def _uncertainty(values: list[float]) -> float:
     return float(0.93 * (high - low) / (middle * len(values) ** 0.5))
 
 
-def _thin_model(config: PreTrainedConfig, attention: str, dtype: torch.dtype):
+def thin_model(config: PreTrainedConfig, attention: str, dtype: torch.dtype):
     """A model of random weights with few layers and a small vocabulary."""
     config = copy.deepcopy(config)
     config.num_hidden_layers = min(config.num_hidden_layers, LAYERS)

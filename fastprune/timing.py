@@ -106,7 +106,7 @@ def torch_threads(number: int | None) -> Iterator[None]:
 
 def full_batch(batch_size: int, seq_len: int) -> dict[str, Tensor]:
     """Model inputs [batch_size, seq_len] without padding."""
-    ids = torch.arange(batch_size * seq_len).reshape(batch_size, seq_len) % 500 + 5  # tokens that any vocabulary has
+    ids = torch.arange(batch_size * seq_len).reshape(batch_size, seq_len) % 40 + 5  # tokens that any vocabulary has
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 

@@ -1,6 +1,10 @@
 """The benchmarks run, at a size at which their numbers mean nothing."""
 
-from tests.benchmarks import algorithms, inference, stages
+import json
+
+from test_latency_search import make_table
+
+from tests.benchmarks import accuracy, algorithms, inference, latency, stages
 
 SHAPE = "--layers 2 --heads 4 --hidden 32 --filters 64 --tokens 8".split()
 
@@ -38,3 +42,34 @@ def test_inference(capsys):
     output = capsys.readouterr().out
     for kind in ("linear layers", "attention", "GELU", "LayerNorm", "rest"):
         assert kind in output
+
+
+def test_latency(capsys):
+    results = latency.main([*SHAPE, "--rounds", "2", "--batch-size", "2", "--check", "5", "--ratios", "0.9", "0.95"])
+    assert results["fewer"] > 0 and len(results["errors"]) == 5
+    assert [(ratio, solver) for ratio, solver, *_ in results["rows"]] == [
+        (ratio, solver) for ratio in (0.9, 0.95) for solver in ("exact", "piecewise")]
+    assert all(predicted <= ratio * (1 + 1e-9) for ratio, _, predicted, _ in results["rows"])
+    assert "median error" in capsys.readouterr().out
+
+
+def test_accuracy(tmp_path, material, capsys):
+    """Every row of its table is what compress gives for the same settings."""
+    from reviews import compress
+
+    arguments = ["--model", str(material / "model"), "--train-file", str(material / "train.tsv"), "--eval-file",
+                 str(material / "eval.tsv"), "--text-column", "text", "--label-column", "label", "--keep-ratio", "0.5",
+                 "--seed", "1", "--num-samples", "100", "--method", "default", "--method", "paper",
+                 "--output", str(tmp_path / "results.jsonl")]
+    accuracy.main(arguments, standalone_mode=False)
+    rows = {row["method"]: row for row in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())}
+    for method, settings in (("default", {"selection": "surgeon", "tuning": "weights"}), ("paper", {})):
+        want = compress(material, num_samples=100, seed=1, **settings).metrics
+        assert {name: rows[method][name] for name in ("dense", "pruned", "heads", "filters")} == {
+            name: want[name] for name in ("dense", "pruned", "heads", "filters")}
+    make_table([0.1, 0.4, 0.6, 0.8, 1.0], [0.1 + 0.02 * n for n in range(65)], hidden=32).save(tmp_path / "lut.json")
+    accuracy.main([*arguments, "--lut", str(tmp_path / "lut.json")], standalone_mode=False)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()][2:]
+    assert [row["method"] for row in rows[:3]] == ["default, exact", "default, piecewise", "default, macs"]
+    assert all(row["latency_predicted"] <= 0.5 * (1 + 1e-9) and row["latency_measured"] > 0 for row in rows)
+    assert "default, exact" in capsys.readouterr().out

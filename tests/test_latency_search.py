@@ -20,8 +20,8 @@ SEARCHED = [("synthetic", lut) for lut in SYNTHETIC[:3]] + LUTS[-2:]  # the publ
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def make_table(attention, ffn, overhead=0.0):
-    return LatencyTable(list(map(float, attention)), list(map(float, ffn)), overhead, 64, 8, 128, "float32", "sdpa",
+def make_table(attention, ffn, overhead=0.0, hidden=64):
+    return LatencyTable(list(map(float, attention)), list(map(float, ffn)), overhead, hidden, 8, 128, "float32", "sdpa",
                         "a device")
 
 

@@ -6,6 +6,10 @@
 Importance is measured once per sample and shared by the budgets. A line of JSON per result goes to ``--output``; what
 stands there already is not computed again. ``--published-sample`` draws the sample as the published code does
 (``np.random.choice`` with replacement, batches of 32 in that order).
+
+With ``--lut`` the budgets are fractions of the latency that the table predicts, met in three ways: by the exact search,
+by the paper's piece-wise search, and by the search under MACs at the ratio that takes as long. The sliced models are
+then also timed in turn with the dense one.
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ import torch
 from fastprune import checkpoint
 from fastprune.architectures import describe
 from fastprune.compression import measure_importance, table_task, tune
+from fastprune.constraints import Constraint
 from fastprune.data import draw_sample, encode, make_batches, read_table
 from fastprune.evaluation import evaluate
-from fastprune.macs import MacModel
-from fastprune.masks import masked
+from fastprune.layerwise import Teacher
+from fastprune.lut import LatencyTable
+from fastprune.masks import Masks, masked
 from fastprune.rearrange import rearrange
 from fastprune.search import search_macs
+from fastprune.timing import full_batch, measure_latency
 
 # name: selection, Fisher estimator, tuning
 METHODS = {
@@ -51,11 +58,12 @@ METHODS = {
 @click.option("--seed", "seeds", multiple=True, type=int, default=[0, 1, 2])
 @click.option("--num-samples", type=int, default=2048)
 @click.option("--seq-len", type=float, help="Of the MAC model; by default the sample's mean length.")
+@click.option("--lut", type=click.Path(path_type=Path), help="Budgets are fractions of latency, by this table.")
 @click.option("--published-sample", is_flag=True)
 @click.option("--every-stage", is_flag=True, help="Also evaluate after search and after rearrangement.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 def main(model, train_file, eval_file, text_columns, label_column, methods, keep_ratios, seeds, num_samples, seq_len,
-         published_sample, every_stage, output):
+         lut, published_sample, every_stage, output):
     """Accuracy of every method over budgets and seeds."""
     name = Path(model).name
     lines = output.read_text().splitlines() if output.exists() else []
@@ -67,7 +75,8 @@ def main(model, train_file, eval_file, text_columns, label_column, methods, keep
     task = table_task(model, text_columns, label_column)
     train = encode(read_table(train_file), tokenizer, task, dense.config)
     held_out = encode(read_table(eval_file), tokenizer, task, dense.config, for_evaluation=True)
-    encoder = describe(dense)
+    encoder, lut = describe(dense), lut and LatencyTable.load(lut)
+    searches = ("exact", "piecewise", "macs") if lut else ("macs",)
     print(f"threads {torch.get_num_threads()}, seeds {seeds}, {name}", flush=True)
 
     def score(network) -> float:
@@ -80,10 +89,10 @@ def main(model, train_file, eval_file, text_columns, label_column, methods, keep
         else:
             sample = draw_sample(train, num_samples, seed)
         batches = make_batches(sample, 32, pad, by_length=not published_sample)
-        macs = MacModel.of(encoder, seq_len or sample.mean_length)
         for method in methods:
             selection, estimator, tuning = METHODS[method]
-            wanted = [ratio for ratio in keep_ratios if (name, method, num_samples, seed, ratio) not in done]
+            wanted = [(ratio, search) for ratio in keep_ratios for search in searches
+                      if (name, label(method, search, lut), num_samples, seed, ratio) not in done]
             if not wanted:
                 continue
             reference = reference or score(dense)
@@ -91,8 +100,14 @@ def main(model, train_file, eval_file, text_columns, label_column, methods, keep
             importance, fisher = measure_importance(encoder, batches, task.problem, selection, fisher=estimator,
                                                     progress=False)
             measured = time.perf_counter() - begin
-            for ratio in wanted:
-                masks = search_macs(*importance, macs, ratio)
+            teacher = Teacher(encoder, batches, keep=True) if tuning == "weights" else None
+            for ratio, search in wanted:
+                cost = Constraint.of(encoder, seq_len or sample.mean_length, lut, search)
+                if search == "macs":
+                    cost = Constraint(cost.macs)
+                    masks = search_macs(*importance, cost.macs, macs_ratio(importance, cost, lut, ratio) if lut else ratio)
+                else:
+                    masks = cost.search(importance, ratio)
                 stages = {}
                 for stage in ("search", "rearrange") if fisher is not None else ("search",):
                     if stage == "rearrange":
@@ -101,20 +116,44 @@ def main(model, train_file, eval_file, text_columns, label_column, methods, keep
                         with masked(encoder, masks.heads, masks.filters):
                             stages[stage] = score(dense)
                 begin = time.perf_counter()
-                tuned = tune(encoder, masks, importance, macs, ratio, batches, task.problem, tuning, progress=False)
+                tuned = tune(encoder, masks, importance, cost, ratio, batches, task.problem, tuning, teacher=teacher,
+                             progress=False)
                 seconds = time.perf_counter() - begin
                 result = {
-                    "model": name, "method": method, "num_samples": num_samples, "seed": seed, "keep_ratio": ratio,
+                    "model": name, "method": label(method, search, lut), "num_samples": num_samples, "seed": seed, "keep_ratio": ratio,
                     "metric": task.metric, "dense": reference, "pruned": score(tuned.model), **stages,
-                    "macs_kept": macs.kept(masks), "heads": masks.head_counts, "filters": masks.filter_counts,
+                    **cost.kept(masks), **timed(dense, tuned.model, masks, lut), "heads": masks.head_counts, "filters": masks.filter_counts,
                     "stopped": tuned.stopped, "importance_s": measured,
                     "tuning_s": seconds,
                 }
                 with open(output, "a") as file:
                     file.write(json.dumps(result) + "\n")
-                print(f"{name} {method} n={num_samples} seed={seed} keep={ratio}: "
+                print(f"{name} {result['method']} n={num_samples} seed={seed} keep={ratio}: "
                       f"{result['pruned']:.4f} (dense {reference:.4f}) {stages}", flush=True)
     print(table(output))
+
+
+def label(method: str, search: str, lut: LatencyTable | None) -> str:
+    return f"{method}, {search}" if lut else method
+
+
+def macs_ratio(importance, cost: Constraint, lut: LatencyTable, keep_ratio: float) -> float:
+    """The greatest ratio of MACs whose masks are predicted to be within a ratio of latency."""
+    low, high = 0.02, 0.999
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        within = lut.kept(search_macs(*importance, cost.macs, middle)) <= keep_ratio
+        low, high = (middle, high) if within else (low, middle)
+    return low
+
+
+def timed(dense, pruned, masks: Masks, lut: LatencyTable | None) -> dict[str, float]:
+    """Latency predicted and measured, as fractions of the dense model's."""
+    if not lut:
+        return {}
+    found = measure_latency({"dense": dense, "pruned": pruned}, full_batch(lut.batch_size, lut.seq_len))
+    return {"latency_predicted": lut.kept(masks),
+            "latency_measured": found["pruned"].median_ms / found["dense"].median_ms}
 
 
 def table(output: Path) -> str:
