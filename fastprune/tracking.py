@@ -10,19 +10,22 @@ that store by this process.
 from __future__ import annotations
 
 import functools
-import json
+import getpass
 import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
+
+from fastprune.errors import InputError
 
 EXPERIMENT = "fastprune"
 WITHOUT = "going on without tracking"
+
+_WORKFLOW = {"KFP_RUN_ID", "KFP_POD_NAME", "KFP_POD_UID", "AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID",
+             "AIRFLOW_CTX_TASK_ID", "AIRFLOW_CTX_TRY_NUMBER", "AIRFLOW_CTX_LOGICAL_DATE"}
 
 _log = logging.getLogger(__name__)
 _given_up: set[str] = set()
@@ -33,6 +36,7 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
@@ -56,7 +60,8 @@ def _artifact_location(uri: str) -> str | None:
     return None
 
 
-def _client(uri: str):
+def connect(uri: str):
+    """A client of a store, with retries that end within a minute."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -64,6 +69,40 @@ def _client(uri: str):
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn what a store refuses into an InputError, for commands that are nothing without it."""
+    import requests
+    from mlflow import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = (error.message or str(error)).splitlines()[0]
+        status = error.get_http_status_code()
+        if status == 403 or "status code 403" in str(error) or "Permission denied" in str(error):
+            raise InputError(f"MLflow at {uri}: {user(uri)} has no right to do this ({reason}); ask who manages the "
+                             "registered model for EDIT") from error
+        if status == 401 or "status code 401" in str(error) or "not authenticated" in str(error):
+            raise InputError(f"MLflow at {uri}: who are you? Set MLFLOW_TRACKING_USERNAME and "
+                             "MLFLOW_TRACKING_PASSWORD to a user that the server knows") from error
+        raise InputError(f"MLflow at {uri}: {reason}") from error
+    except requests.RequestException as error:
+        raise InputError(f"MLflow at {uri} cannot be reached ({type(error).__name__}); check MLFLOW_TRACKING_URI and "
+                         "that the server is up") from error
+
+
+def user(uri: str) -> str:
+    """Who acts: the user that a server knows, or else the one logged in here."""
+    return (os.environ.get("MLFLOW_TRACKING_USERNAME") if uri.startswith("http") else "") or getpass.getuser()
+
+
+def workflow_tags() -> dict[str, str]:
+    """The Kubeflow or Airflow run that this process is a step of, from the environment."""
+    return {name.lower().replace("airflow_ctx_", "airflow.").replace("kfp_", "kfp."): value
+            for name, value in sorted(os.environ.items()) if name in _WORKFLOW and value}
 
 
 def _best_effort(default):
@@ -101,22 +140,25 @@ def start(uri: str, name: str, parameters: Mapping[str, object], *, experiment: 
     str
         The run's id; empty when tracking failed, and then the stages do not track either.
     """
-    client = _client(uri)
-    experiment_id = _experiment(client, experiment, _artifact_location(uri))
-    run_id = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+    client = connect(uri)
+    tags = {**workflow_tags(), **(tags or {})}
+    run_id = client.create_run(experiment_id(uri, client, experiment), run_name=name, tags=tags).info.run_id
     log(uri, run_id, parameters=parameters)
     return run_id
 
 
-def _experiment(client, name: str, artifact_location: str | None) -> str:
+def experiment_id(uri: str, client, name: str = EXPERIMENT) -> str:
+    """The id of an experiment, made or brought back if need be."""
     from mlflow import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, artifact_location=artifact_location)
+            return client.create_experiment(name, artifact_location=_artifact_location(uri))
         except MlflowException:  # another compression was first
             found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
@@ -130,7 +172,7 @@ def log(uri: str, run_id: str, *, parameters: Mapping[str, object] = {}, metrics
         return
     from mlflow.entities import Metric, Param
 
-    client, now = _client(uri), int(time.time() * 1000)
+    client, now = connect(uri), int(time.time() * 1000)
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()],
                      metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()])
     for path in map(Path, artifacts):
@@ -147,7 +189,7 @@ def log_curve(uri: str, run_id: str, points: Iterable[tuple[float, float]]) -> N
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        _client(uri).log_batch(run_id, metrics=[Metric("validation_metric", metric, now, round(1000 * ratio))
+        connect(uri).log_batch(run_id, metrics=[Metric("validation_metric", metric, now, round(1000 * ratio))
                                                 for ratio, metric in points])
 
 
@@ -196,7 +238,7 @@ def stage(uri: str, parent_id: str, name: str) -> Iterator[StageLog]:
 def _start_child(uri: str, parent_id: str, name: str) -> str:
     if not parent_id:
         return ""
-    client = _client(uri)
+    client = connect(uri)
     experiment_id = client.get_run(parent_id).info.experiment_id
     return client.create_run(experiment_id, run_name=name, tags={"mlflow.parentRunId": parent_id}).info.run_id
 
@@ -205,76 +247,17 @@ def _start_child(uri: str, parent_id: str, name: str) -> str:
 def end(uri: str, run_id: str, status: str = "FINISHED") -> None:
     """Close a run as ``FINISHED`` or ``FAILED``."""
     if run_id:
-        _client(uri).set_terminated(run_id, status)
+        connect(uri).set_terminated(run_id, status)
 
 
 @_best_effort("")
-def register(uri: str, run_id: str, model_dir: str | Path, name: str, *, problem: str,
-             text_columns: Iterable[str] = (), max_length: int = 128, tags: Mapping[str, str] | None = None) -> str:
-    """Log a pruned model under its compression's run and register it as a new version of ``name``.
-
-    The version loads with ``mlflow.pyfunc.load_model``: the saved folder travels as it is beside
-    ``pyfunc_model.py`` (models from code: nothing is pickled), and needs torch and transformers but not fastprune.
-
-    Returns
-    -------
-    str
-        The version; empty when tracking failed.
-    """
+def register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mapping) -> str:
+    """:func:`fastprune.registration.register` for a compression that must not fail by it; empty where it did."""
     if not run_id:
         return ""
-    _client(uri)
-    import mlflow
-    import pandas
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from fastprune import registration
 
-    text_columns = list(text_columns)
-    if problem == "question-answering":
-        inputs, example = ["question", "context"], ["Who pruned it?", "It was pruned by the gardener."]
-    elif len(text_columns) == 2:
-        inputs, example = ["text", "text_pair"], ["A first sentence.", "Its pair."]
-    else:
-        inputs, example = ["text"], ["A text to judge."]
-    outputs = {
-        "classification": [("string", "label"), ("double", "probability"), ("string", "probabilities")],
-        "regression": [("double", "value")],
-        "question-answering": [("string", "answer"), ("double", "score")],
-    }[problem]
-    signature = ModelSignature(
-        # A single text goes without a name, so that plain lists of texts are accepted.
-        inputs=Schema([ColSpec("string", column if len(inputs) > 1 else None) for column in inputs]),
-        outputs=Schema([ColSpec(kind, column) for kind, column in outputs]),
-    )
-    with _quiet():
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
-        with mlflow.start_run(run_id=run_id):
-            logged = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts={"model": str(model_dir)},
-                model_config={"problem": problem, "text_columns": text_columns, "max_length": max_length},
-                signature=signature,
-                input_example=pandas.DataFrame([example], columns=inputs),
-                pip_requirements=[f"{package}=={version(package).split('+')[0]}"
-                                  for package in ("mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")],
-            )
-            registered = mlflow.register_model(logged.model_uri, name, tags=dict(tags or {}))
-    return str(registered.version)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without MLflow's advice on type hints and on input examples."""
-    logger = logging.getLogger("mlflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
+    return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=user(uri))
 
 
 def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Mapping, model_name: str) -> str:
@@ -300,10 +283,7 @@ def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Ma
     log(uri, run_id, metrics=_numbers(metrics), artifacts=sorted(report_dir.glob("*.*")))
     log(uri, run_id, artifacts=[model_dir / "manifest.json"])
     log_curve(uri, run_id, metrics.get("curve", {}).get("points", []))
-    task = json.loads((model_dir / "stage.json").read_text())["settings"]
-    registered = register(uri, run_id, model_dir, model_name, problem=task["problem"],
-                          text_columns=task["text_columns"], max_length=task["max_length"],
-                          tags={name: str(metrics[name]) for name in ("metric", "dense", "pruned", "macs_kept")})
+    registered = register(uri, run_id, model_dir, model_name, metrics)
     end(uri, run_id)
     return registered
 

@@ -8,7 +8,7 @@ import pandas
 import pytest
 import torch
 
-from fastprune import checkpoint, tracking
+from fastprune import checkpoint, registration, tracking
 from fastprune.architectures import describe
 from fastprune.masks import Masks
 from fastprune.surgery import slice_model
@@ -42,7 +42,7 @@ def served(store, folder, **kind):
     import mlflow
 
     run = tracking.start(store, "a run", {})
-    assert tracking.register(store, run, folder, "tiny", **kind)
+    registration.log_version(store, run, folder, "tiny", **kind)
     return mlflow.pyfunc.load_model(f"runs:/{run}/model")
 
 
@@ -87,7 +87,7 @@ def test_a_dead_server_costs_seconds_and_a_warning(monkeypatch, caplog):
         parent = tracking.start(dead, "a run", {"seed": 0})
         with tracking.stage(dead, parent, "search") as log:
             log.metrics["macs_kept"] = 0.5
-        assert tracking.register(dead, parent, "nowhere", "tiny", problem="classification") == ""
+        assert tracking.register(dead, parent, "nowhere", "tiny", {}) == ""
     assert parent == ""
     assert time.perf_counter() - begin < 20
     assert [record.message for record in caplog.records if "without tracking" in record.message]
@@ -179,7 +179,7 @@ def test_a_registered_model_carries_no_pickle(store, pruned, tmp_path):
 
     folder, _ = pruned()
     run = tracking.start(store, "a run", {})
-    tracking.register(store, run, folder, "plain", problem="classification", text_columns=["text"])
+    registration.log_version(store, run, folder, "plain", problem="classification", text_columns=["text"])
     mlflow.set_tracking_uri(store)
     local = mlflow.artifacts.download_artifacts(f"runs:/{run}/model", dst_path=str(tmp_path / "local"))
     files = [file.name for file in Path(local).rglob("*") if file.is_file()]
