@@ -143,11 +143,17 @@ def read_policy(path: str | Path) -> Policy:
         No such file, an unknown or malformed field, or a policy that checks nothing.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return parse_policy(Path(path).read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a policy file ({error})") from error
+
+
+def parse_policy(text: str, path: object = "policy") -> Policy:
+    """Read the content of a policy file; ``path`` says where it is from in what is refused. Raises as read_policy."""
+    try:
+        content = yaml.safe_load(text)
         policy = Policy.model_validate(content if content is not None else {})
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as a policy file ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise InputError(f"{path}: neither YAML nor JSON ({str(error).splitlines()[0]})") from error
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}"

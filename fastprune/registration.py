@@ -65,25 +65,22 @@ def register(uri: str, model_dir: str | Path, name: str, metrics: Mapping, *, ru
     artifact = seal(model_dir, manifest)
     with tracking.explained(uri):
         client = tracking.connect(uri)
-        if found := find_version(client, name, artifact.digest):
-            return found
-        evidence = gather(model_dir, manifest, metrics, artifact)
-        run_id = run_id or _registration_run(uri, client, name, artifact)
-        with tempfile.TemporaryDirectory() as folder:
-            record = Path(folder, "record")
-            record.mkdir()
-            artifact.write(record)
-            (record / "evidence.json").write_bytes(evidence.content)
-            registered = log_version(
-                uri, run_id, model_dir, name, problem=manifest["problem"], text_columns=manifest["text_columns"],
-                max_length=manifest["max_length"], record=record,
-                tags={**lineage_tags(evidence), "registered_by": by, **tracking.workflow_tags(), **(tags or {})})
-        source = client.get_model_version(name, registered).source
-        for key, value in {"weights.uri": source, "weights.sha256": evidence.weights_sha256}.items():
-            client.set_tag(run_id, key, value)
-        if client.get_run(run_id).data.tags.get("registers") == artifact.digest:
-            client.set_terminated(run_id)
-    return registered
+        version = find_version(client, name, artifact.digest)
+        if not version:
+            evidence = gather(model_dir, manifest, metrics, artifact)
+            run_id = run_id or _registration_run(uri, client, name, artifact)
+            _discard_unregistered(client, run_id)
+            with tempfile.TemporaryDirectory() as folder:
+                record = Path(folder, "record")
+                record.mkdir()
+                artifact.write(record)
+                (record / "evidence.json").write_bytes(evidence.content)
+                version = log_version(
+                    uri, run_id, model_dir, name, problem=manifest["problem"], text_columns=manifest["text_columns"],
+                    max_length=manifest["max_length"], record=record,
+                    tags={**lineage_tags(evidence), "registered_by": by, **tracking.workflow_tags(), **(tags or {})})
+        _close(client, client.get_model_version(name, version))
+    return version
 
 
 def _manifest(model_dir: Path) -> dict:
@@ -155,17 +152,30 @@ def find_version(client, name: str, artifact_sha256: str) -> str:
 
 
 def _registration_run(uri: str, client, name: str, artifact: Artifact) -> str:
-    """The run of a registration that was cut off, without what it left half-done; or a new one."""
+    """The run of a registration that was cut off, or a new one."""
     experiment = tracking.experiment_id(uri, client)
-    killed = client.search_runs([experiment], f"tags.registers = '{artifact.digest}' and attributes.status = 'RUNNING'")
-    if not killed:
-        run = client.create_run(experiment, run_name=f"register {name}",
-                                tags={"registers": artifact.digest, **tracking.workflow_tags()})
-        return run.info.run_id
-    run_id = killed[0].info.run_id
+    begun = client.search_runs([experiment], f"tags.registers = '{artifact.digest}' and attributes.status = 'RUNNING'")
+    if begun:
+        return begun[0].info.run_id
+    return client.create_run(experiment, run_name=f"register {name}",
+                             tags={"registers": artifact.digest, **tracking.workflow_tags()}).info.run_id
+
+
+def _discard_unregistered(client, run_id: str) -> None:
+    """Delete what a registration that was cut off has uploaded: no version holds it."""
+    experiment = client.get_run(run_id).info.experiment_id
     for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
-        client.delete_logged_model(model.model_id)
-    return run_id
+        if not client.search_model_versions(f"source_path = 'models:/{model.model_id}'"):
+            client.delete_logged_model(model.model_id)
+
+
+def _close(client, version) -> None:
+    """Tell the version's run where the weights are, and end a run that was made for the registration."""
+    for key, value in {"weights.uri": version.source, "weights.sha256": version.tags["weights_sha256"]}.items():
+        client.set_tag(version.run_id, key, value)
+    run = client.get_run(version.run_id)
+    if run.data.tags.get("registers") == version.tags["artifact_sha256"] and run.info.status == "RUNNING":
+        client.set_terminated(version.run_id)
 
 
 def log_version(uri: str, run_id: str, model_dir: str | Path, name: str, *, problem: str,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import json
 import logging
 import os
 import time
@@ -22,6 +23,8 @@ from pathlib import Path
 from fastprune.errors import InputError
 
 EXPERIMENT = "fastprune"
+SAMPLING = 5
+"""Seconds between two samples of system metrics."""
 WITHOUT = "going on without tracking"
 
 _WORKFLOW = {"KFP_RUN_ID", "KFP_POD_NAME", "KFP_POD_UID", "AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID",
@@ -133,15 +136,17 @@ def start(uri: str, name: str, parameters: Mapping[str, object], *, experiment: 
     """Create the run of one compression, and the experiment if need be.
 
     Call it once, before any stage runs: of processes that race to create an experiment the losers would log into
-    the default one.
+    the default one. The compressions of a sweep are grouped below the run that ``FASTPRUNE_SWEEP`` names, made by
+    this function too.
 
     Returns
     -------
     str
         The run's id; empty when tracking failed, and then the stages do not track either.
     """
-    client = connect(uri)
-    tags = {**workflow_tags(), **(tags or {})}
+    client, tags = connect(uri), {**workflow_tags(), **(tags or {})}
+    if sweep := os.environ.get("FASTPRUNE_SWEEP"):
+        tags["mlflow.parentRunId"] = sweep
     run_id = client.create_run(experiment_id(uri, client, experiment), run_name=name, tags=tags).info.run_id
     log(uri, run_id, parameters=parameters)
     return run_id
@@ -180,6 +185,32 @@ def log(uri: str, run_id: str, *, parameters: Mapping[str, object] = {}, metrics
             client.log_artifacts(run_id, str(path), "/".join(filter(None, (folder, path.name))))
         else:
             client.log_artifact(run_id, str(path), folder)
+
+
+@_best_effort(None)
+def log_data(uri: str, run_id: str, record: Mapping, sources: Mapping[str, str]) -> None:
+    """Add the data sets of a compression, as ``mlflow.data`` has them.
+
+    Parameters
+    ----------
+    record : mapping
+        What :func:`fastprune.stages.prepare` returned.
+    sources : mapping
+        Where the rows of ``sample`` and ``evaluation`` are from: a file, an ``s3://`` location or a data set's name.
+    """
+    if not run_id:
+        return
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = []
+    for name, source in sources.items():
+        digest = record["settings"][f"{name}_sha256"]
+        profile = {"rows": record["metrics"][f"{name}_size"], "sha256": digest}
+        data = Dataset(name=f"{record['settings']['task']} {name}", digest=digest[:36],  # all that MLflow keeps of it
+                       source_type="s3" if source.startswith("s3://") else "local" if "." in source else "hub",
+                       source=json.dumps({"uri": source}), profile=json.dumps(profile))
+        inputs.append(DatasetInput(data, [InputTag("mlflow.data.context", name)]))
+    connect(uri).log_inputs(run_id, inputs)
 
 
 @_best_effort(None)
@@ -222,14 +253,17 @@ def stage(uri: str, parent_id: str, name: str) -> Iterator[StageLog]:
     name : str
     """
     record, run_id = StageLog(), _start_child(uri, parent_id, name)
+    monitor = _start_monitor(uri, run_id)
     begin = time.perf_counter()
     try:
         yield record
     except BaseException:
+        _stop_monitor(uri, monitor)
         end(uri, run_id, "FAILED")
         end(uri, parent_id, "FAILED")
         raise
     metrics = {"seconds": time.perf_counter() - begin} | record.metrics
+    _stop_monitor(uri, monitor)
     log(uri, run_id, parameters=record.parameters, metrics=metrics, artifacts=record.artifacts)
     end(uri, run_id)
 
@@ -241,6 +275,29 @@ def _start_child(uri: str, parent_id: str, name: str) -> str:
     client = connect(uri)
     experiment_id = client.get_run(parent_id).info.experiment_id
     return client.create_run(experiment_id, run_name=name, tags={"mlflow.parentRunId": parent_id}).info.run_id
+
+
+@_best_effort(None)
+def _start_monitor(uri: str, run_id: str):
+    """Processor, memory, disk and network of this machine, sampled into a run (``system/...``)."""
+    if not run_id:
+        return None
+    connect(uri)
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+    monitor = SystemMetricsMonitor(run_id, sampling_interval=SAMPLING, tracking_uri=uri)
+    monitor.start()
+    return monitor
+
+
+@_best_effort(None)
+def _stop_monitor(uri: str, monitor) -> None:
+    if monitor is not None:
+        monitor.finish()
+        monitor.collect_metrics()  # a short stage would have none
+        monitor.publish_metrics(monitor.aggregate_metrics())
+        monitor.mlflow_logger.flush()
 
 
 @_best_effort(None)
@@ -260,8 +317,25 @@ def register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mapping
     return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=user(uri))
 
 
-def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Mapping, model_name: str) -> str:
-    """Log a compression's figures, report and model, register the model and close the run.
+@_best_effort("")
+def promote(uri: str, run_id: str, name: str, version: str, policy: str) -> str:
+    """Make a version the champion if it meets a policy; says how that went, and empty if MLflow failed."""
+    if not version:
+        return ""
+    from fastprune import release
+    from fastprune.policy import parse_policy
+
+    try:
+        release.promote(uri, name, version, parse_policy(policy), why=f"compression {run_id}")
+    except (release.PolicyNotMet, release.ChampionMoved) as error:
+        _log.warning("%s", error)
+        return f"not promoted: {str(error).splitlines()[0]}"
+    return release.CHAMPION
+
+
+def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Mapping, model_name: str,
+           policy: str = "") -> dict[str, str]:
+    """Log a compression's figures, report and model, register the model, promote it if asked, and close the run.
 
     Parameters
     ----------
@@ -274,18 +348,21 @@ def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Ma
         The content of ``metrics.json``.
     model_name : str
         Registered model to add a version to.
+    policy : str
+        Content of a policy file; empty promotes nothing.
 
     Returns
     -------
-    str
-        The version; empty when tracking failed.
+    dict
+        ``version``, empty when tracking failed, and ``promotion``: ``champion``, or why not.
     """
     log(uri, run_id, metrics=_numbers(metrics), artifacts=sorted(report_dir.glob("*.*")))
     log(uri, run_id, artifacts=[model_dir / "manifest.json"])
     log_curve(uri, run_id, metrics.get("curve", {}).get("points", []))
-    registered = register(uri, run_id, model_dir, model_name, metrics)
+    version = register(uri, run_id, model_dir, model_name, metrics)
+    outcome = promote(uri, run_id, model_name, version, policy) if policy else ""
     end(uri, run_id)
-    return registered
+    return {"version": version, "promotion": outcome}
 
 
 def _numbers(values: Mapping, prefix: str = "") -> dict[str, float]:

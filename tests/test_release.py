@@ -32,7 +32,7 @@ def variant(folders, folder, note, **metrics):  # noqa: F811
 def made(folders, tmp_path_factory):  # noqa: F811
     """A store with three registered versions, to be copied."""
     root = tmp_path_factory.mktemp("release")
-    uri = tracking.tracking_uri(root)
+    uri = f"sqlite:///{root}/mlflow.db"
     for note in ("one", "two", "three"):
         folder = variant(folders, root / note, note)
         registration.register(uri, folder, NAME, json.loads((folder / "metrics.json").read_text()), by="ann",
@@ -46,7 +46,7 @@ def store(made, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("FASTPRUNE_LEDGER", raising=False)
     shutil.copy(made / "mlflow.db", tmp_path / "mlflow.db")
-    return tracking.tracking_uri(tmp_path)
+    return f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def aliases(uri):
