@@ -118,22 +118,22 @@ def gather(model_dir: Path, manifest: Mapping, metrics: Mapping, artifact: Artif
         megabytes=sum(file.bytes for name, file in artifact.files.items() if name.endswith(".safetensors")) / 1e6,
         lineage={name: manifest.get(name) for name in _LINEAGE} | {"code": artifact.code.get("fastprune", "")},
         artifact_sha256=artifact.digest, weights_sha256=checkpoint.digest(model),
-        probe=probe(model_dir, manifest["problem"], len(manifest["text_columns"]), manifest["max_length"]),
+        probe=probe(model, model_dir, manifest),
     )
 
 
-def probe(model_dir: Path, problem: str, columns: int, max_length: int) -> Probe:
-    """The logits of a saved model for a few fixed inputs."""
+def probe(model, model_dir: Path, manifest: Mapping) -> Probe:
+    """The logits of a model, saved in ``model_dir``, for a few fixed inputs."""
     import torch
 
-    texts = [[text] if columns == 1 else [text, other] for text, other in zip(_TEXTS, _TEXTS[1:] + _TEXTS[:1])]
-    model, tokenizer = checkpoint.load(model_dir), checkpoint.load_tokenizer(model_dir)
-    logits = []
+    pairs = zip(_TEXTS, _TEXTS[1:] + _TEXTS[:1])
+    texts = [list(pair) if len(manifest["text_columns"]) == 2 else [pair[0]] for pair in pairs]
+    tokenizer = checkpoint.load_tokenizer(model_dir)
+    longest, logits = min(manifest["max_length"], tokenizer.model_max_length), []
     for row in texts:
         with torch.inference_mode():
-            output = model(**tokenizer(*row, truncation=True, return_tensors="pt",
-                                       max_length=min(max_length, tokenizer.model_max_length)))
-        answer = [output.start_logits, output.end_logits] if problem == "question-answering" else [output.logits]
+            output = model(**tokenizer(*row, truncation=True, max_length=longest, return_tensors="pt"))
+        answer = [output[name] for name in ("logits", "start_logits", "end_logits") if name in output]
         logits.append(torch.cat(answer, 1)[0].tolist())
     return Probe(texts=texts, logits=logits)
 
@@ -309,11 +309,10 @@ def verify(uri: str, name: str, version: str) -> Proof:
         flavor = Model.load(str(root)).flavors["python_function"]
         model_dir = root / flavor["artifacts"]["model"]["path"]
         artifacts.check_files(model_dir, artifact)
-        if checkpoint.digest(checkpoint.load(model_dir)) != evidence.weights_sha256:
+        model = checkpoint.load(model_dir)
+        if checkpoint.digest(model) != evidence.weights_sha256:
             raise InputError(f"{what}: its weights are not those that were registered; register the model again")
-        manifest = _manifest(model_dir)
-        again = probe(model_dir, manifest["problem"], len(manifest["text_columns"]), manifest["max_length"])
-        difference = _difference(evidence.probe, again)
+        difference = _difference(evidence.probe, probe(model, model_dir, _manifest(model_dir)))
         if not difference <= TOLERANCE:
             raise InputError(f"{what}: its logits differ by {difference:.3g} from those at registration, more than "
                              f"{TOLERANCE:g}: compare the versions of torch and transformers with its requirements.txt")

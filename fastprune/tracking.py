@@ -40,6 +40,7 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
@@ -82,19 +83,21 @@ def explained(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except MlflowException as error:
-        reason = (error.message or str(error)).splitlines()[0]
-        status = error.get_http_status_code()
-        if status == 403 or "status code 403" in str(error) or "Permission denied" in str(error):
+    except (MlflowException, requests.RequestException) as error:
+        response = getattr(error, "response", None)
+        status = error.get_http_status_code() if isinstance(error, MlflowException) else (
+            response.status_code if response is not None else None)
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if status == 403 or "Permission denied" in reason:
             raise InputError(f"MLflow at {uri}: {user(uri)} has no right to do this ({reason}); ask who manages the "
-                             "registered model for EDIT") from error
-        if status == 401 or "status code 401" in str(error) or "not authenticated" in str(error):
-            raise InputError(f"MLflow at {uri}: who are you? Set MLFLOW_TRACKING_USERNAME and "
-                             "MLFLOW_TRACKING_PASSWORD to a user that the server knows") from error
+                             "registered model and its experiment for EDIT") from error
+        if status == 401 or "not authenticated" in reason:
+            raise InputError(f"MLflow at {uri} does not know you ({reason}); set MLFLOW_TRACKING_USERNAME and "
+                             "MLFLOW_TRACKING_PASSWORD to a user of its own") from error
+        if "Max retries exceeded" in reason or (status is None and response is None):
+            raise InputError(f"MLflow at {uri} cannot be reached ({reason}); check MLFLOW_TRACKING_URI and that the "
+                             "server is up") from error
         raise InputError(f"MLflow at {uri}: {reason}") from error
-    except requests.RequestException as error:
-        raise InputError(f"MLflow at {uri} cannot be reached ({type(error).__name__}); check MLFLOW_TRACKING_URI and "
-                         "that the server is up") from error
 
 
 def user(uri: str) -> str:
