@@ -136,6 +136,13 @@ def test_of_two_promotions_that_judged_the_same_champion_the_second_loses(store,
     assert aliases(store) == {"champion": "3", "previous": "1"}
 
 
+def test_an_alias_that_is_moved_by_hand_is_moved_back(store):
+    release.promote(store, NAME, "1", LENIENT, why="the first")
+    tracking.connect(store).set_registered_model_alias(NAME, "champion", "3")
+    release.promote(store, NAME, "2", LENIENT, why="better")
+    assert aliases(store) == {"champion": "2", "previous": "1"}
+
+
 @pytest.mark.parametrize("spoil, message", [
     (lambda client: client.delete_model_version_tag(NAME, "2", "evidence_sha256"), "has no evidence"),
     (lambda client: client.set_model_version_tag(NAME, "2", "evidence_sha256", "0" * 64), "not what was registered"),

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of a registration and of a promotion: nothing half-done is visible, the next start completes."""
+"""kill -9 in a registration and in a promotion: nothing half-done is visible, the next start completes."""
 
 import json
 import os

@@ -11,6 +11,7 @@ from test_release import LENIENT, variant
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
 from fastprune import registration, release, tracking
+from tests.servers import BUCKET
 
 RACES = int(os.environ.get("FASTPRUNE_RACES", "30"))
 NAME = "raced"
@@ -34,12 +35,15 @@ def racer(uri, number, barrier, lanes, told):
             told[number].send(repr(error))
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "s3"])
 def test_of_two_promotions_at_once_one_wins(kind, request, folders, tmp_path, monkeypatch):  # noqa: F811
     for name in ("MLFLOW_TRACKING_URI", "FASTPRUNE_LEDGER", "FASTPRUNE_ARTIFACT_ROOT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)  # PostgreSQL's default artifact folder is ./mlruns
-    uri = f"sqlite:///{tmp_path}/mlflow.db" if kind == "sqlite" else request.getfixturevalue("database")
+    uri = request.getfixturevalue("database") if kind == "postgresql" else f"sqlite:///{tmp_path}/mlflow.db"
+    if kind == "s3":  # the record alone: no lock holds anybody off
+        request.getfixturevalue("s3")
+        monkeypatch.setenv("FASTPRUNE_LEDGER", f"s3://{BUCKET}/releases")
     for note in ("one", "two", "three"):
         folder = variant(folders, tmp_path / note, note)
         registration.register(uri, folder, NAME, json.loads((folder / "metrics.json").read_text()))

@@ -41,6 +41,14 @@ def as_user(address, name):
     return {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": f"{name}s-password-1"}
 
 
+def grant(address, what, **which):
+    """Give the user ``reader`` EDIT on something."""
+    done = requests.post(f"{address}/api/2.0/mlflow/{what}/permissions/create", timeout=20,
+                         auth=tuple(servers.MLFLOW_ADMIN.values()),
+                         json={**which, "username": "reader", "permission": "EDIT"})
+    assert done.ok, done.text
+
+
 def test_from_compression_to_rollback(server, s3, source, tmp_path):  # noqa: F811
     for name in ("train_file", "eval_file"):
         s3.upload_file(source[name], servers.BUCKET, f"data/{Path(source[name]).name}")
@@ -117,10 +125,14 @@ def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
     assert [event.to_version for event in release.history(server, registered)] == ["1"]
     assert tracking.connect(server).get_model_version_by_alias(registered, "champion").version in (1, "1")
     assert registration.verify(server, registered, "1").difference < 1e-5
+
+    experiment = tracking.connect(server).get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+    grant(server, "registered-models", name=registered)
+    grant(server, "experiments", experiment_id=experiment)
     with pytest.raises(release.PolicyNotMet, match="approvers"):
-        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", servers.MLFLOW_ADMIN["MLFLOW_TRACKING_USERNAME"])
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", servers.MLFLOW_ADMIN["MLFLOW_TRACKING_PASSWORD"])
         release.promote(server, registered, "2", Policy(approvers=["zoe"]), why="not zoe")
+    release.promote(server, registered, "2", Policy(approvers=["reader"]), why="now I may")
+    assert [event.by for event in release.history(server, registered)] == ["admin", "reader"]
 
 
 def test_a_wrong_password_is_explained(server, registered, monkeypatch):
@@ -148,13 +160,13 @@ def test_a_corrupted_object_is_not_promoted_nor_proved(server, registered, s3):
 def test_eight_compressions_at_once(server, s3, source, tmp_path):  # noqa: F811
     """Each run is complete, and none is in the default experiment."""
     script = (
-        "import sys\nfrom pathlib import Path\nfrom fastprune import tracking\nfrom test_release import compress_tracked\n"
+        "import sys\nfrom pathlib import Path\nfrom test_release import compress_tracked\n"
         "compress_tracked(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])\n")
     experiment = "eight at once"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1",
-                   "FASTPRUNE_ARTIFACT_ROOT": f"s3://{servers.BUCKET}/eight", "SOURCE": json.dumps(source)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+                   "OMP_NUM_THREADS": "1", "FASTPRUNE_ARTIFACT_ROOT": f"s3://{servers.BUCKET}/eight", "SOURCE": json.dumps(source)}
     begin = time.monotonic()
-    running = [subprocess.Popen([sys.executable, "-c", script, server, str(tmp_path / str(seed)), str(seed), experiment],
+    running = [subprocess.Popen([sys.executable, "-c", script, server, tmp_path / str(seed), str(seed), experiment],
                                 env=environment, stderr=subprocess.PIPE, text=True) for seed in range(8)]
     errors = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [0] * 8, errors
