@@ -91,8 +91,8 @@ def _manifest(model_dir: Path) -> dict:
         raise InputError(f"{model_dir}: no readable {checkpoint.MANIFEST} here; give the folder of a pruned model (the "
                          "output folder of `fastprune compress`)") from error
     if missing:
-        raise InputError(f"{model_dir / checkpoint.MANIFEST}: has no {', '.join(sorted(missing))}; prune the model again "
-                         "with this version of fastprune")
+        raise InputError(f"{model_dir / checkpoint.MANIFEST}: has no {', '.join(sorted(missing))}; prune the model "
+                         "again with this version of fastprune")
     return manifest
 
 

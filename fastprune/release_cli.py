@@ -9,7 +9,7 @@ import click
 
 from fastprune.errors import InputError
 
-_uri = click.option("--tracking-uri", default="", help="MLflow store; by default MLFLOW_TRACKING_URI, or mlflow.db here.")
+_uri = click.option("--tracking-uri", default="", help="MLflow store; else MLFLOW_TRACKING_URI, else mlflow.db here.")
 _by = click.option("--by", default="", help="Who does it, where the store does not know; by default the user here.")
 _why = click.option("--why", required=True, help="For the record.")
 
@@ -79,7 +79,7 @@ def rollback(name: str, why: str, by: str, tracking_uri: str) -> None:
     from fastprune import release
 
     event = release.rollback(_store(tracking_uri), name, why=why, by=by)
-    click.echo(f"{name} version {event.to_version} is the champion again, version {event.from_version} the previous one")
+    click.echo(f"{name} version {event.to_version} is the champion again, version {event.from_version} the previous")
 
 
 @click.command()

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastprune.errors import InputError
+from fastprune.storage import sha256_of
 
 EXPERIMENT = "fastprune"
 SAMPLING = 5
@@ -175,15 +176,21 @@ def experiment_id(uri: str, client, name: str = EXPERIMENT) -> str:
 @_best_effort(None)
 def log(uri: str, run_id: str, *, parameters: Mapping[str, object] = {}, metrics: Mapping[str, float] = {},
         artifacts: Iterable[str | Path] = (), folder: str | None = None) -> None:
-    """Add to a run: parameters, metrics, and files or folders as artifacts (below ``folder``, if given)."""
+    """Add to a run: parameters, metrics, and files or folders as artifacts (below ``folder``, if given).
+
+    The SHA-256 of every file becomes a tag.
+    """
     if not run_id:
         return
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric, Param, RunTag
 
-    client, now = connect(uri), int(time.time() * 1000)
+    client, now, paths = connect(uri), int(time.time() * 1000), [Path(path) for path in artifacts]
+    digests = {file.relative_to(path.parent): sha256_of(file) for path in paths
+               for file in (path.rglob("*") if path.is_dir() else [path]) if not file.is_dir()}
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()],
-                     metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()])
-    for path in map(Path, artifacts):
+                     metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()],
+                     tags=[RunTag(f"sha256.{name}", digest) for name, digest in digests.items()])
+    for path in paths:
         if path.is_dir():
             client.log_artifacts(run_id, str(path), "/".join(filter(None, (folder, path.name))))
         else:
@@ -330,7 +337,7 @@ def promote(uri: str, run_id: str, name: str, version: str, policy: str) -> str:
 
     try:
         release.promote(uri, name, version, parse_policy(policy), why=f"compression {run_id}")
-    except (release.PolicyNotMet, release.ChampionMoved) as error:
+    except InputError as error:  # the policy, another promotion, rights: MLflow itself is there
         _log.warning("%s", error)
         return f"not promoted: {str(error).splitlines()[0]}"
     return release.CHAMPION

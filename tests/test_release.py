@@ -1,6 +1,5 @@
 """Register, promote, roll back, history, verify: on a SQLite store and a folder."""
 
-import inspect
 import json
 import re
 import shutil
@@ -285,31 +284,3 @@ def test_the_commands(store, made, tmp_path, monkeypatch):
     assert [line.split()[0] for line in told.splitlines()] == ["1", "2", "3"] and "ann: smaller" in told
     assert "have their digests" in run("verify", NAME)
     assert "name the compression's metrics.json" in run("register", tmp_path, "--name", NAME, status=2)
-
-
-def compress_tracked(uri, root, seed, experiment):
-    """A whole compression in this process, tracked as the pipeline does it, and registered as ``eight``."""
-    import os
-
-    from test_stages import run_stages
-
-    from fastprune import stages
-
-    source = json.loads(os.environ["SOURCE"])  # noqa: F811
-    run = tracking.start(uri, f"seed {seed}", {"seed": seed}, experiment=experiment)
-    assert run
-
-    def tracked(stage):
-        def call(**given):
-            with tracking.stage(uri, run, stage.name) as log:
-                record = stage.run(**given)
-                log.record(record)
-            return record
-        call.__signature__ = inspect.signature(stage.run)
-        call.__name__ = stage.name
-        return stages.Stage(call, stage.inputs, stage.outputs)
-
-    stages.STAGES = tuple(map(tracked, stages.STAGES))
-    made = run_stages(root, **source | {"seed": seed, "num_samples": 40, "keep_ratio": 0.5})
-    metrics = json.loads((made["report"] / "metrics.json").read_text())
-    assert tracking.finish(uri, run, made["report"], made["pruned"], metrics, "eight")["version"]

@@ -1,3 +1,4 @@
+import hashlib
 import logging
 import socket
 import threading
@@ -75,6 +76,7 @@ def test_stages_are_nested_runs_and_a_failure_marks_both(store, tmp_path):
     assert search.info.status == "FINISHED"
     assert search.data.metrics == {"macs_kept": 0.49, "seconds": 1.5} and search.data.params == {"keep_ratio": "0.5"}
     assert [file.path for file in client.list_artifacts(search.info.run_id)] == ["masks"]
+    assert search.data.tags["sha256.masks"] == hashlib.sha256(b"masks").hexdigest()
 
 
 def test_a_dead_server_costs_seconds_and_a_warning(monkeypatch, caplog):

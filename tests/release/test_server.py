@@ -159,15 +159,13 @@ def test_a_corrupted_object_is_not_promoted_nor_proved(server, registered, s3):
 
 def test_eight_compressions_at_once(server, s3, source, tmp_path):  # noqa: F811
     """Each run is complete, and none is in the default experiment."""
-    script = (
-        "import sys\nfrom pathlib import Path\nfrom test_release import compress_tracked\n"
-        "compress_tracked(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])\n")
-    experiment = "eight at once"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-                   "OMP_NUM_THREADS": "1", "FASTPRUNE_ARTIFACT_ROOT": f"s3://{servers.BUCKET}/eight", "SOURCE": json.dumps(source)}
+    experiment, script = "eight at once", Path(__file__).with_name("one_compression.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+                   "FASTPRUNE_ARTIFACT_ROOT": f"s3://{servers.BUCKET}/eight"}
     begin = time.monotonic()
-    running = [subprocess.Popen([sys.executable, "-c", script, server, tmp_path / str(seed), str(seed), experiment],
-                                env=environment, stderr=subprocess.PIPE, text=True) for seed in range(8)]
+    running = [subprocess.Popen([sys.executable, script, server, tmp_path / str(seed), str(seed), experiment,
+                                 json.dumps(source)], env=environment, stderr=subprocess.PIPE, text=True)
+               for seed in range(8)]
     errors = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [0] * 8, errors
     client = tracking.connect(server)
