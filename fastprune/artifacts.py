@@ -179,7 +179,7 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
             arguments = bound.arguments
             folders = {name: Path(arguments[name]) for name in outputs}
             inputs = {name: read(Path(value), KINDS[name]) for name, value in arguments.items()
-                      if name in KINDS and name not in outputs}
+                      if name in KINDS and name not in outputs and value is not None}
             origin = common_origin(inputs)
             settings = {name: _plain(value) for name, value in arguments.items() if name not in KINDS}
             made = {"stage": run.__name__, "inputs": {name: found.digest for name, found in inputs.items()},
