@@ -43,5 +43,5 @@ bench: $(VENV)/installed
 	@$(BIN)/python -m tests.benchmarks.stages $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) .cache demo runs local_outputs mlruns mlflow.db *.egg-info .pytest_cache
+	rm -rf $(VENV) .cache demo runs local_outputs mlruns mlflow.db releases *.egg-info .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,12 +17,11 @@ def report(
     measured: dsl.Input[dsl.Metrics],
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
-    model_name: str,
     run_id: str,
     tracking_uri: str,
     table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
-    """Write the report, register the pruned model, close the compression's MLflow run."""
+    """Sum the compression up in a report."""
     import shutil
     from pathlib import Path
 
@@ -32,10 +31,9 @@ def report(
     with tracking.stage(tracking_uri, run_id, "report"):
         from fastprune import stages
 
-        metrics = stages.report(
+        stages.report(
             model=Path(model.path), dense=Path(dense.path), fisher=Path(fisher.path),
             table=table and Path(table.path), chosen=Path(chosen.path), searched=Path(searched.path),
             rearranged=Path(rearranged.path), pruned=Path(pruned.path), measured=Path(measured.path), report=folder,
-        )["metrics"]
+        )
         shutil.copyfile(folder / "report.html", page.path)
-        tracking.finish(tracking_uri, run_id, folder, Path(pruned.path), metrics, model_name)

@@ -1,4 +1,4 @@
-"""The command line: ``fastprune compress``."""
+"""The command line: ``fastprune compress``, and the commands of :mod:`fastprune.release_cli`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 import fastprune
+from fastprune import release_cli
 from fastprune.errors import InputError
 
 
@@ -25,6 +26,10 @@ class InputErrorGroup(click.Group):
 @click.version_option(fastprune.__version__)
 def main() -> None:
     """Structured post-training pruning of fine-tuned Transformer encoders."""
+
+
+for _command in release_cli.COMMANDS:
+    main.add_command(_command)
 
 
 @main.command()

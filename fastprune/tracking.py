@@ -10,19 +10,26 @@ that store by this process.
 from __future__ import annotations
 
 import functools
+import getpass
 import json
 import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
+from fastprune.errors import InputError
+from fastprune.storage import sha256_of
+
 EXPERIMENT = "fastprune"
+SAMPLING = 5
+"""Seconds between two samples of system metrics."""
 WITHOUT = "going on without tracking"
+
+_WORKFLOW = {"KFP_RUN_ID", "KFP_POD_NAME", "KFP_POD_UID", "AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID",
+             "AIRFLOW_CTX_TASK_ID", "AIRFLOW_CTX_TRY_NUMBER", "AIRFLOW_CTX_LOGICAL_DATE"}
 
 _log = logging.getLogger(__name__)
 _given_up: set[str] = set()
@@ -33,6 +40,8 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
@@ -56,7 +65,8 @@ def _artifact_location(uri: str) -> str | None:
     return None
 
 
-def _client(uri: str):
+def connect(uri: str):
+    """A client of a store, with retries that end within a minute."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -64,6 +74,42 @@ def _client(uri: str):
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn what a store refuses into an InputError, for commands that are nothing without it."""
+    import requests
+    from mlflow import MlflowException
+
+    try:
+        yield
+    except (MlflowException, requests.RequestException) as error:
+        response = getattr(error, "response", None)
+        status = error.get_http_status_code() if isinstance(error, MlflowException) else (
+            response.status_code if response is not None else None)
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if status == 403 or "Permission denied" in reason:
+            raise InputError(f"MLflow at {uri}: {user(uri)} has no right to do this ({reason}); ask who manages the "
+                             "registered model and its experiment for EDIT") from error
+        if status == 401 or "not authenticated" in reason:
+            raise InputError(f"MLflow at {uri} does not know you ({reason}); set MLFLOW_TRACKING_USERNAME and "
+                             "MLFLOW_TRACKING_PASSWORD to a user of its own") from error
+        if "Max retries exceeded" in reason or (status is None and response is None):
+            raise InputError(f"MLflow at {uri} cannot be reached ({reason}); check MLFLOW_TRACKING_URI and that the "
+                             "server is up") from error
+        raise InputError(f"MLflow at {uri}: {reason}") from error
+
+
+def user(uri: str) -> str:
+    """Who acts: the user that a server knows, or else the one logged in here."""
+    return (os.environ.get("MLFLOW_TRACKING_USERNAME") if uri.startswith("http") else "") or getpass.getuser()
+
+
+def workflow_tags() -> dict[str, str]:
+    """The Kubeflow or Airflow run that this process is a step of, from the environment."""
+    return {name.lower().replace("airflow_ctx_", "airflow.").replace("kfp_", "kfp."): value
+            for name, value in sorted(os.environ.items()) if name in _WORKFLOW and value}
 
 
 def _best_effort(default):
@@ -94,29 +140,34 @@ def start(uri: str, name: str, parameters: Mapping[str, object], *, experiment: 
     """Create the run of one compression, and the experiment if need be.
 
     Call it once, before any stage runs: of processes that race to create an experiment the losers would log into
-    the default one.
+    the default one. The compressions of a sweep are grouped below the run that ``FASTPRUNE_SWEEP`` names, made by
+    this function too.
 
     Returns
     -------
     str
         The run's id; empty when tracking failed, and then the stages do not track either.
     """
-    client = _client(uri)
-    experiment_id = _experiment(client, experiment, _artifact_location(uri))
-    run_id = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+    client, tags = connect(uri), {**workflow_tags(), **(tags or {})}
+    if sweep := os.environ.get("FASTPRUNE_SWEEP"):
+        tags["mlflow.parentRunId"] = sweep
+    run_id = client.create_run(experiment_id(uri, client, experiment), run_name=name, tags=tags).info.run_id
     log(uri, run_id, parameters=parameters)
     return run_id
 
 
-def _experiment(client, name: str, artifact_location: str | None) -> str:
+def experiment_id(uri: str, client, name: str = EXPERIMENT) -> str:
+    """The id of an experiment, made or brought back if need be."""
     from mlflow import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, artifact_location=artifact_location)
+            return client.create_experiment(name, artifact_location=_artifact_location(uri))
         except MlflowException:  # another compression was first
             found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
@@ -125,19 +176,51 @@ def _experiment(client, name: str, artifact_location: str | None) -> str:
 @_best_effort(None)
 def log(uri: str, run_id: str, *, parameters: Mapping[str, object] = {}, metrics: Mapping[str, float] = {},
         artifacts: Iterable[str | Path] = (), folder: str | None = None) -> None:
-    """Add to a run: parameters, metrics, and files or folders as artifacts (below ``folder``, if given)."""
+    """Add to a run: parameters, metrics, and files or folders as artifacts (below ``folder``, if given).
+
+    The SHA-256 of every file becomes a tag.
+    """
     if not run_id:
         return
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric, Param, RunTag
 
-    client, now = _client(uri), int(time.time() * 1000)
+    client, now, paths = connect(uri), int(time.time() * 1000), [Path(path) for path in artifacts]
+    digests = {file.relative_to(path.parent): sha256_of(file) for path in paths
+               for file in (path.rglob("*") if path.is_dir() else [path]) if not file.is_dir()}
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()],
-                     metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()])
-    for path in map(Path, artifacts):
+                     metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()],
+                     tags=[RunTag(f"sha256.{name}", digest) for name, digest in digests.items()])
+    for path in paths:
         if path.is_dir():
             client.log_artifacts(run_id, str(path), "/".join(filter(None, (folder, path.name))))
         else:
             client.log_artifact(run_id, str(path), folder)
+
+
+@_best_effort(None)
+def log_data(uri: str, run_id: str, record: Mapping, sources: Mapping[str, str]) -> None:
+    """Add the data sets of a compression, as ``mlflow.data`` has them.
+
+    Parameters
+    ----------
+    record : mapping
+        What :func:`fastprune.stages.prepare` returned.
+    sources : mapping
+        Where the rows of ``sample`` and ``evaluation`` are from: a file, an ``s3://`` location or a data set's name.
+    """
+    if not run_id:
+        return
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = []
+    for name, source in sources.items():
+        digest = record["settings"][f"{name}_sha256"]
+        profile = {"rows": record["metrics"][f"{name}_size"], "sha256": digest}
+        data = Dataset(name=f"{record['settings']['task']} {name}", digest=digest[:36],  # all that MLflow keeps of it
+                       source_type="s3" if source.startswith("s3://") else "local" if "." in source else "hub",
+                       source=json.dumps({"uri": source}), profile=json.dumps(profile))
+        inputs.append(DatasetInput(data, [InputTag("mlflow.data.context", name)]))
+    connect(uri).log_inputs(run_id, inputs)
 
 
 @_best_effort(None)
@@ -147,7 +230,7 @@ def log_curve(uri: str, run_id: str, points: Iterable[tuple[float, float]]) -> N
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        _client(uri).log_batch(run_id, metrics=[Metric("validation_metric", metric, now, round(1000 * ratio))
+        connect(uri).log_batch(run_id, metrics=[Metric("validation_metric", metric, now, round(1000 * ratio))
                                                 for ratio, metric in points])
 
 
@@ -180,14 +263,17 @@ def stage(uri: str, parent_id: str, name: str) -> Iterator[StageLog]:
     name : str
     """
     record, run_id = StageLog(), _start_child(uri, parent_id, name)
+    monitor = _start_monitor(uri, run_id)
     begin = time.perf_counter()
     try:
         yield record
     except BaseException:
+        _stop_monitor(uri, monitor)
         end(uri, run_id, "FAILED")
         end(uri, parent_id, "FAILED")
         raise
     metrics = {"seconds": time.perf_counter() - begin} | record.metrics
+    _stop_monitor(uri, monitor)
     log(uri, run_id, parameters=record.parameters, metrics=metrics, artifacts=record.artifacts)
     end(uri, run_id)
 
@@ -196,89 +282,70 @@ def stage(uri: str, parent_id: str, name: str) -> Iterator[StageLog]:
 def _start_child(uri: str, parent_id: str, name: str) -> str:
     if not parent_id:
         return ""
-    client = _client(uri)
+    client = connect(uri)
     experiment_id = client.get_run(parent_id).info.experiment_id
     return client.create_run(experiment_id, run_name=name, tags={"mlflow.parentRunId": parent_id}).info.run_id
+
+
+@_best_effort(None)
+def _start_monitor(uri: str, run_id: str):
+    """Processor, memory, disk and network of this machine, sampled into a run (``system/...``)."""
+    if not run_id:
+        return None
+    connect(uri)
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+    monitor = SystemMetricsMonitor(run_id, sampling_interval=SAMPLING, tracking_uri=uri)
+    monitor.start()
+    return monitor
+
+
+@_best_effort(None)
+def _stop_monitor(uri: str, monitor) -> None:
+    if monitor is not None:
+        monitor.finish()
+        monitor.collect_metrics()  # a short stage would have none
+        monitor.publish_metrics(monitor.aggregate_metrics())
+        monitor.mlflow_logger.flush()
 
 
 @_best_effort(None)
 def end(uri: str, run_id: str, status: str = "FINISHED") -> None:
     """Close a run as ``FINISHED`` or ``FAILED``."""
     if run_id:
-        _client(uri).set_terminated(run_id, status)
+        connect(uri).set_terminated(run_id, status)
 
 
 @_best_effort("")
-def register(uri: str, run_id: str, model_dir: str | Path, name: str, *, problem: str,
-             text_columns: Iterable[str] = (), max_length: int = 128, tags: Mapping[str, str] | None = None) -> str:
-    """Log a pruned model under its compression's run and register it as a new version of ``name``.
-
-    The version loads with ``mlflow.pyfunc.load_model``: the saved folder travels as it is beside
-    ``pyfunc_model.py`` (models from code: nothing is pickled), and needs torch and transformers but not fastprune.
-
-    Returns
-    -------
-    str
-        The version; empty when tracking failed.
-    """
+def register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mapping) -> str:
+    """:func:`fastprune.registration.register` for a compression that must not fail by it; empty where it did."""
     if not run_id:
         return ""
-    _client(uri)
-    import mlflow
-    import pandas
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from fastprune import registration
 
-    text_columns = list(text_columns)
-    if problem == "question-answering":
-        inputs, example = ["question", "context"], ["Who pruned it?", "It was pruned by the gardener."]
-    elif len(text_columns) == 2:
-        inputs, example = ["text", "text_pair"], ["A first sentence.", "Its pair."]
-    else:
-        inputs, example = ["text"], ["A text to judge."]
-    outputs = {
-        "classification": [("string", "label"), ("double", "probability"), ("string", "probabilities")],
-        "regression": [("double", "value")],
-        "question-answering": [("string", "answer"), ("double", "score")],
-    }[problem]
-    signature = ModelSignature(
-        # A single text goes without a name, so that plain lists of texts are accepted.
-        inputs=Schema([ColSpec("string", column if len(inputs) > 1 else None) for column in inputs]),
-        outputs=Schema([ColSpec(kind, column) for kind, column in outputs]),
-    )
-    with _quiet():
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
-        with mlflow.start_run(run_id=run_id):
-            logged = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts={"model": str(model_dir)},
-                model_config={"problem": problem, "text_columns": text_columns, "max_length": max_length},
-                signature=signature,
-                input_example=pandas.DataFrame([example], columns=inputs),
-                pip_requirements=[f"{package}=={version(package).split('+')[0]}"
-                                  for package in ("mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")],
-            )
-            registered = mlflow.register_model(logged.model_uri, name, tags=dict(tags or {}))
-    return str(registered.version)
+    return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=user(uri))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without MLflow's advice on type hints and on input examples."""
-    logger = logging.getLogger("mlflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+@_best_effort("")
+def promote(uri: str, run_id: str, name: str, version: str, policy: str) -> str:
+    """Make a version the champion if it meets a policy; says how that went, and empty if MLflow failed."""
+    if not version:
+        return ""
+    from fastprune import release
+    from fastprune.policy import parse_policy
+
     try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
+        release.promote(uri, name, version, parse_policy(policy), why=f"compression {run_id}")
+    except InputError as error:  # the policy, another promotion, rights: MLflow itself is there
+        _log.warning("%s", error)
+        return f"not promoted: {str(error).splitlines()[0]}"
+    return release.CHAMPION
 
 
-def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Mapping, model_name: str) -> str:
-    """Log a compression's figures, report and model, register the model and close the run.
+def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Mapping, model_name: str,
+           policy: str = "") -> dict[str, str]:
+    """Log a compression's figures, report and model, register the model, promote it if asked, and close the run.
 
     Parameters
     ----------
@@ -291,21 +358,21 @@ def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Ma
         The content of ``metrics.json``.
     model_name : str
         Registered model to add a version to.
+    policy : str
+        Content of a policy file; empty promotes nothing.
 
     Returns
     -------
-    str
-        The version; empty when tracking failed.
+    dict
+        ``version``, empty when tracking failed, and ``promotion``: ``champion``, or why not.
     """
     log(uri, run_id, metrics=_numbers(metrics), artifacts=sorted(report_dir.glob("*.*")))
     log(uri, run_id, artifacts=[model_dir / "manifest.json"])
     log_curve(uri, run_id, metrics.get("curve", {}).get("points", []))
-    task = json.loads((model_dir / "stage.json").read_text())["settings"]
-    registered = register(uri, run_id, model_dir, model_name, problem=task["problem"],
-                          text_columns=task["text_columns"], max_length=task["max_length"],
-                          tags={name: str(metrics[name]) for name in ("metric", "dense", "pruned", "macs_kept")})
+    version = register(uri, run_id, model_dir, model_name, metrics)
+    outcome = promote(uri, run_id, model_name, version, policy) if policy else ""
     end(uri, run_id)
-    return registered
+    return {"version": version, "promotion": outcome}
 
 
 def _numbers(values: Mapping, prefix: str = "") -> dict[str, float]:

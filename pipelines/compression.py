@@ -28,6 +28,7 @@ from components.fisher import fisher
 from components.prepare import prepare
 from components.profile import profile
 from components.rearrange import rearrange
+from components.register import register
 from components.report import report
 from components.search import search
 from components.tune import tune
@@ -79,15 +80,20 @@ def define(constraint: str = "macs", accelerator: str = "", node_selector: Mappi
         allow_untuned: bool = False,
         experiment: str = tracking.EXPERIMENT,
         model_name: str = "fastprune",
+        policy: str = "",
         tracking_uri: str = "",
     ) -> NamedTuple("Outputs", [("pruned", dsl.Model), ("report", dsl.Artifact)]):
-        """The stages of fastprune.stages, in order; see fastprune.compress for the parameters."""
+        """The stages of fastprune.stages, in order, and the registration; see fastprune.compress for the parameters.
+
+        ``policy`` is the content of a policy file, in YAML or JSON: a model that meets it becomes the champion.
+        """
         made = prepare(
             source=source, keep_ratio=keep_ratio, task=task, train_file=train_file, eval_file=eval_file,
             text_columns=text_columns, label_column=label_column, metric=metric, max_length=max_length,
             num_samples=num_samples, seed=seed, selection=selection, estimator=estimator, tuning=tuning,
             max_accuracy_drop=max_accuracy_drop, constraint=constraint, latency_ms=latency_ms,
-            allow_untuned=allow_untuned, experiment=experiment, tracking_uri=tracking_uri,
+            allow_untuned=allow_untuned, experiment=experiment, policy=policy,
+            pipeline_job=dsl.PIPELINE_JOB_ID_PLACEHOLDER, tracking_uri=tracking_uri,
         ).outputs
         model, calibration, evaluation = made["model"], made["calibration"], made["evaluation"]
         tracked = {"run_id": made["run_id"], "tracking_uri": tracking_uri}
@@ -126,9 +132,9 @@ def define(constraint: str = "macs", accelerator: str = "", node_selector: Mappi
         ).outputs["measured"]
         summed_up = report(
             model=model, dense=dense.outputs["dense"], fisher=information, chosen=settled["chosen"],
-            searched=searched, rearranged=rearranged, pruned=pruned, measured=measured, model_name=model_name,
-            **tracked, **table,
+            searched=searched, rearranged=rearranged, pruned=pruned, measured=measured, **tracked, **table,
         ).outputs["report"]
+        register(pruned=pruned, report=summed_up, model_name=model_name, policy=policy, **tracked)
         return NamedTuple("Outputs", [("pruned", dsl.Model), ("report", dsl.Artifact)])(pruned, summed_up)
 
     return compression
@@ -272,10 +278,16 @@ def compile_command(constraint: str, accelerator: str, nodes: tuple[str, ...], o
 @click.option("--tuning", type=click.Choice(["weights", "mask", "none"]), default="weights")
 @click.option("--device", default="auto")
 @click.option("--model-name", default="fastprune", help="Registered model in MLflow to add a version to.")
+@click.option("--policy", "policy_file", type=click.Path(path_type=Path),
+              help="Make the model the champion if it meets this policy (YAML or JSON).")
 @click.option("--allow-untuned", is_flag=True)
-def run_command(output_dir: Path, text_columns: tuple[str, ...], **arguments) -> None:
+def run_command(output_dir: Path, text_columns: tuple[str, ...], policy_file: Path | None, **arguments) -> None:
     """Run the pipeline on this machine."""
     try:
+        if policy_file:
+            from fastprune.policy import read_policy
+
+            arguments["policy"] = read_policy(policy_file).model_dump_json()
         run(output_dir, text_columns=list(text_columns), **arguments)
     except (InputError, PipelineError) as error:
         raise click.ClickException(str(error)) from error

@@ -28,7 +28,7 @@ BUCKET = "fastprune"
 
 MLFLOW_ADMIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "admins-password-1"}
 
-POSTGRES = next((path for path in sorted(Path("/usr/lib/postgresql").glob("*/bin")) if (path / "initdb").exists()), None)
+POSTGRES = next((path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None)
 WEED = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 
@@ -77,7 +77,7 @@ def s3(folder: Path) -> Iterator[dict[str, str]]:
             return False
         return True
 
-    with _process(command, folder / "s3.log", ready):
+    with process(command, folder / "s3.log", ready):
         yield settings
 
 
@@ -103,7 +103,7 @@ def postgres(folder: Path) -> Iterator[str]:
         return subprocess.run([POSTGRES / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"], check=False
                               ).returncode == 0
 
-    with _process(command, folder / "postgres.log", ready, stop=signal.SIGINT, cwd=folder, **user):
+    with process(command, folder / "postgres.log", ready, stop=signal.SIGINT, cwd=folder, **user):
         subprocess.run([POSTGRES / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow"],
                        check=True)
         yield f"postgresql://mlflow@127.0.0.1:{port}/mlflow"
@@ -137,7 +137,7 @@ def mlflow_server(folder: Path, database: str, artifacts: str, environment: dict
         except requests.RequestException:
             return False
 
-    with _process(command, folder / "mlflow.log", ready, seconds=180, stop=signal.SIGTERM, env=environment,
+    with process(command, folder / "mlflow.log", ready, seconds=180, stop=signal.SIGTERM, env=environment,
                   cwd=folder):
         yield f"http://127.0.0.1:{port}"
 
@@ -159,27 +159,27 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def _process(command: list, log: Path, ready: Callable[[], bool], *, seconds: float = 60,
-             stop: signal.Signals = signal.SIGKILL, **options) -> Iterator[None]:
-    """A server in a process group of its own, from its being ready to its end."""
+def process(command: list, log: Path, ready: Callable[[], bool], gives: object = None, *, seconds: float = 60,
+             stop: signal.Signals = signal.SIGKILL, **options) -> Iterator:
+    """A server in a process group of its own, from its being ready to its end; gives ``gives``."""
     with open(log, "wb") as output:
-        process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT,
+        server = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT,
                                    start_new_session=True, **options)
     try:
         end = time.monotonic() + seconds
         while not ready():
-            if process.poll() is not None or time.monotonic() > end:
+            if server.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{Path(command[0]).name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.2)
-        yield
+        yield gives
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, stop)
+        if server.poll() is None:
+            os.killpg(server.pid, stop)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
+            server.wait(20)
         with suppress(ProcessLookupError):  # workers that outlive it
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 @click.command()

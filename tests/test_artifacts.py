@@ -93,7 +93,8 @@ def test_inputs_of_another_kind_or_compression_are_refused(tmp_path):
     double(tmp_path / "one", tmp_path / "doubled")
     with pytest.raises(InputError, match="'fisher' where 'masks' belongs"):
         double(tmp_path / "doubled", tmp_path / "x")
-    with pytest.raises(InputError, match="rearranged is of another compression than searched: .* is of 2 here and of 1 there"):
+    refused = "rearranged is of another compression than searched: .* is of 2 here and of 1 there"
+    with pytest.raises(InputError, match=refused):
         double(tmp_path / "one", tmp_path / "x", other=tmp_path / "two")
 
 

@@ -10,7 +10,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from test_stages import source  # noqa: F401 (a fixture)
 
 import fastprune
-from fastprune import stages
+from fastprune import release, stages
 from pipelines import compression
 
 
@@ -34,7 +34,7 @@ def spec(tmp_path_factory, constraint):
 def test_the_compiled_pipeline_is_a_pipeline_spec_whose_references_resolve(spec, constraint):
     json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     tasks = spec["root"]["dag"]["tasks"]
-    assert set(tasks) == {stage.name.replace("_", "-") for stage in stages.stages_under(constraint)}
+    assert set(tasks) == {stage.name.replace("_", "-") for stage in stages.stages_under(constraint)} | {"register"}
     for name, task in tasks.items():
         component = spec["components"][task["componentRef"]["name"]]
         assert component["executorLabel"] in spec["deploymentSpec"]["executors"]
@@ -99,8 +99,9 @@ def test_a_local_run_prunes_tracks_and_registers(tmp_path, monkeypatch, capsys, 
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     uri = compression.tracking.tracking_uri(tmp_path)
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "scheduled-1")
     compression.run(tmp_path / "out", work_dir=tmp_path / "work", keep_ratio=0.5, tracking_uri=uri,
-                    model_name="tiny", **source)
+                    model_name="tiny", policy="max_accuracy_drop: 1.0", **source)
 
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["macs_kept"] <= 0.5
@@ -115,12 +116,23 @@ def test_a_local_run_prunes_tracks_and_registers(tmp_path, monkeypatch, capsys, 
     runs = client.search_runs([experiment.experiment_id])
     [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = {run.info.run_name: run for run in runs if run is not parent}
-    assert set(children) == {stage.name for stage in stages.stages_under("macs")}
+    assert set(children) == {stage.name for stage in stages.stages_under("macs")} | {"register"}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
     assert parent.data.metrics["pruned"] == metrics["pruned"]
     assert children["fisher"].data.metrics["macs"] > 0
-    assert all("seconds" in run.data.metrics for run in children.values())
+    for run in children.values():
+        assert run.data.metrics["seconds"] > 0 and run.data.metrics["system/cpu_utilization_percentage"] >= 0
+    assert parent.data.tags["airflow.dag_run_id"] == "scheduled-1"
+    assert "{{" not in parent.data.tags["kfp.pipeline_job"]
+    manifest = json.loads((tmp_path / "out" / "model" / "manifest.json").read_text())
+    data = {given.tags[0].value: json.loads(given.dataset.profile) for given in parent.inputs.dataset_inputs}
+    assert {name: found["sha256"] for name, found in data.items()} == {
+        name: manifest[f"{name}_sha256"] for name in ("sample", "evaluation")}
+    assert children["register"].data.params == {"version": "1", "promotion": "champion"}
+    assert client.get_model_version_by_alias("tiny", "champion").run_id == parent.info.run_id
+    [event] = release.history(uri, "tiny")
+    assert (event.to_version, event.why) == ("1", f"compression {parent.info.run_id}")
     assert "masks.safetensors" in [file.path for file in client.list_artifacts(children["search"].info.run_id)]
     logged = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"report.html", "metrics.json", "manifest.json", "heads.png", "filters.png"} <= logged

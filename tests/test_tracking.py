@@ -1,3 +1,4 @@
+import hashlib
 import logging
 import socket
 import threading
@@ -8,7 +9,7 @@ import pandas
 import pytest
 import torch
 
-from fastprune import checkpoint, tracking
+from fastprune import checkpoint, registration, tracking
 from fastprune.architectures import describe
 from fastprune.masks import Masks
 from fastprune.surgery import slice_model
@@ -42,7 +43,7 @@ def served(store, folder, **kind):
     import mlflow
 
     run = tracking.start(store, "a run", {})
-    assert tracking.register(store, run, folder, "tiny", **kind)
+    registration.log_version(store, run, folder, "tiny", **kind)
     return mlflow.pyfunc.load_model(f"runs:/{run}/model")
 
 
@@ -75,6 +76,7 @@ def test_stages_are_nested_runs_and_a_failure_marks_both(store, tmp_path):
     assert search.info.status == "FINISHED"
     assert search.data.metrics == {"macs_kept": 0.49, "seconds": 1.5} and search.data.params == {"keep_ratio": "0.5"}
     assert [file.path for file in client.list_artifacts(search.info.run_id)] == ["masks"]
+    assert search.data.tags["sha256.masks"] == hashlib.sha256(b"masks").hexdigest()
 
 
 def test_a_dead_server_costs_seconds_and_a_warning(monkeypatch, caplog):
@@ -87,7 +89,7 @@ def test_a_dead_server_costs_seconds_and_a_warning(monkeypatch, caplog):
         parent = tracking.start(dead, "a run", {"seed": 0})
         with tracking.stage(dead, parent, "search") as log:
             log.metrics["macs_kept"] = 0.5
-        assert tracking.register(dead, parent, "nowhere", "tiny", problem="classification") == ""
+        assert tracking.register(dead, parent, "nowhere", "tiny", {}) == ""
     assert parent == ""
     assert time.perf_counter() - begin < 20
     assert [record.message for record in caplog.records if "without tracking" in record.message]
@@ -179,10 +181,21 @@ def test_a_registered_model_carries_no_pickle(store, pruned, tmp_path):
 
     folder, _ = pruned()
     run = tracking.start(store, "a run", {})
-    tracking.register(store, run, folder, "plain", problem="classification", text_columns=["text"])
+    registration.log_version(store, run, folder, "plain", problem="classification", text_columns=["text"])
     mlflow.set_tracking_uri(store)
     local = mlflow.artifacts.download_artifacts(f"runs:/{run}/model", dst_path=str(tmp_path / "local"))
     files = [file.name for file in Path(local).rglob("*") if file.is_file()]
     assert "model.safetensors" in files and "pyfunc_model.py" in files
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".bin", ".pt"))]
     assert "torch==" in Path(local, "requirements.txt").read_text()
+
+
+def test_the_compressions_of_a_sweep_are_grouped(store, monkeypatch):
+    from mlflow import MlflowClient
+
+    sweep = tracking.start(store, "a sweep", {"keep_ratio": "0.3, 0.5"})
+    monkeypatch.setenv("FASTPRUNE_SWEEP", sweep)
+    members = {tracking.start(store, f"at {ratio}", {}) for ratio in (0.3, 0.5)}
+    client = MlflowClient(store)
+    found = client.search_runs([client.get_run(sweep).info.experiment_id], f"tags.`mlflow.parentRunId` = '{sweep}'")
+    assert {run.info.run_id for run in found} == members

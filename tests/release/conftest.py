@@ -29,3 +29,26 @@ def s3(s3_settings, monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FASTPRUNE_CACHE", str(tmp_path / "cache"))
     return boto3.client("s3")
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory):
+    """A PostgreSQL URL."""
+    with servers.postgres(tmp_path_factory.mktemp("postgres") / "server") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def server_settings(tmp_path_factory, s3_settings, database):
+    """The environment of the administrator of an MLflow server on PostgreSQL and S3."""
+    folder = tmp_path_factory.mktemp("mlflow") / "server"
+    with servers.mlflow_server(folder, database, f"s3://{servers.BUCKET}/mlflow", s3_settings) as address:
+        yield {**servers.MLFLOW_ADMIN, "MLFLOW_TRACKING_URI": address, "FASTPRUNE_LEDGER": database}
+
+
+@pytest.fixture
+def server(server_settings, s3, monkeypatch):
+    """The administrator's environment; gives the server's address."""
+    for name, value in server_settings.items():
+        monkeypatch.setenv(name, value)
+    return server_settings["MLFLOW_TRACKING_URI"]

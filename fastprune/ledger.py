@@ -1,0 +1,195 @@
+"""The record of releases: who made which version the champion, when, from which, and why.
+
+MLflow's aliases have no compare-and-set, so that two promotions that read the same champion would both win. Here a
+champion is made by writing the next number of this record, which only one of them can; the aliases then follow the
+record. It outlives aliases, versions and runs, and each event carries the digest of the one before.
+
+It lies in a PostgreSQL table, or as a file or S3 object an event: see :func:`open_ledger`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fastprune import storage
+from fastprune.errors import InputError
+
+WAIT = 120
+"""Seconds to wait, at most, for another promotion of the same model."""
+
+
+class Event(BaseModel):
+    """One change of champion; ``from_version`` is at the same time the version that a rollback leads back to.
+
+    ``after`` is the digest of the event before, ``verdict_sha256`` that of the verdict in the version's run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    model: str
+    number: int
+    action: Literal["promote", "rollback"]
+    by: str
+    at: str
+    from_version: str | None
+    to_version: str
+    why: str
+    verdict_sha256: str | None = None
+    after: str = ""
+
+    @property
+    def content(self) -> bytes:
+        return json.dumps(self.model_dump(), sort_keys=True).encode()
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+class Ledger(Protocol):
+    def lock(self, model: str) -> AbstractContextManager:
+        """Hold off other promotions of the model; not needed for the record, but aliases then move one at a time."""
+
+    def contents(self, model: str) -> list[bytes]:
+        """Every event as it was written, in order."""
+
+    def append(self, event: Event) -> bool:
+        """Write an event; False where its number is taken."""
+
+
+def open_ledger(tracking_uri: str) -> Ledger:
+    """The record that belongs to an MLflow store.
+
+    ``FASTPRUNE_LEDGER`` names it: a ``postgresql://`` URL, an ``s3://`` prefix or a folder. Without that it lies in
+    ``releases`` beside a SQLite store, or in the database of a PostgreSQL store; everybody else must name one.
+    """
+    location = os.environ.get("FASTPRUNE_LEDGER", "")
+    if not location and tracking_uri.startswith("sqlite:///"):
+        location = str(Path(tracking_uri.removeprefix("sqlite:///")).parent / "releases")
+    location = location or tracking_uri
+    if location.startswith("postgresql"):
+        ledger = PostgresLedger(re.sub(r"^postgresql\+\w+:", "postgresql:", location))
+        ledger.prepare()
+        return ledger
+    if storage.is_s3(location):
+        return StoreLedger(storage.open_store(location), None)
+    if "://" in location:
+        raise InputError(f"FASTPRUNE_LEDGER is not set, and {location} cannot hold the record of releases; set it to "
+                         "the postgresql:// URL, s3:// prefix or shared folder that your team uses")
+    return StoreLedger(storage.open_store(location), Path(location))
+
+
+def events(ledger: Ledger, model: str) -> list[Event]:
+    """The record of a model, oldest first.
+
+    Raises
+    ------
+    InputError
+        An event is missing, out of place or not as it was written.
+    """
+    found: list[Event] = []
+    for content in ledger.contents(model):
+        try:
+            event = Event.model_validate_json(content)
+        except ValidationError as error:
+            raise InputError(f"the record of {model}: event {len(found) + 1} is damaged "
+                             f"({error.errors()[0]['msg']}); restore it from a backup") from error
+        before = found[-1].digest if found else ""
+        if (event.model, event.number, event.after) != (model, len(found) + 1, before):
+            raise InputError(f"the record of {model}: event {event.number} does not follow the one before it: an "
+                             "event was changed or removed; restore the record from a backup")
+        found.append(event)
+    return found
+
+
+@dataclass(frozen=True)
+class StoreLedger:
+    """An event a key; of two writers of one number the store lets one win."""
+
+    store: storage.Store
+    folder: Path | None
+
+    def lock(self, model: str) -> AbstractContextManager:
+        if self.folder is None:
+            return nullcontext()
+        return self._file_lock(model)
+
+    @contextmanager
+    def _file_lock(self, model: str) -> Iterator[None]:
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / f".{quote(model, safe='')}.lock", timeout=WAIT):  # freed when its holder dies
+                yield
+        except Timeout as error:
+            raise InputError(f"{model}: another promotion has been under way for {WAIT} s; try again") from error
+
+    def contents(self, model: str) -> list[bytes]:
+        return [self.store.read(key) for key in self.store.keys(f"{quote(model, safe='')}/")]
+
+    def append(self, event: Event) -> bool:
+        return self.store.create(f"{quote(event.model, safe='')}/{event.number:08d}.json", event.content)
+
+
+@dataclass(frozen=True)
+class PostgresLedger:
+    """The table ``fastprune_releases``; promoters need INSERT and SELECT on it, nobody UPDATE or DELETE."""
+
+    url: str
+
+    def prepare(self) -> None:
+        with self._connection() as connection:
+            if connection.execute("SELECT to_regclass('fastprune_releases')").fetchone()[0] is None:
+                connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('fastprune_releases', 0))")
+                connection.execute("CREATE TABLE IF NOT EXISTS fastprune_releases (model text, number integer, "
+                                   "event text NOT NULL, PRIMARY KEY (model, number))")
+
+    @contextmanager
+    def lock(self, model: str) -> Iterator[None]:
+        with self._connection() as connection:  # the lock ends with the transaction, or with its holder
+            connection.execute(f"SET LOCAL lock_timeout = '{WAIT}s'")
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 1))", [model])
+            yield
+
+    def contents(self, model: str) -> list[bytes]:
+        with self._connection() as connection:
+            rows = connection.execute("SELECT event FROM fastprune_releases WHERE model = %s ORDER BY number", [model])
+            return [event.encode() for (event,) in rows]
+
+    def append(self, event: Event) -> bool:
+        with self._connection() as connection:
+            written = connection.execute("INSERT INTO fastprune_releases VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                                         [event.model, event.number, event.content.decode()])
+            return written.rowcount == 1
+
+    @contextmanager
+    def _connection(self) -> Iterator:
+        try:
+            import psycopg
+        except ImportError as error:
+            raise InputError("a record of releases in PostgreSQL needs psycopg: "
+                             "pip install 'fastprune[postgresql]'") from error
+        try:
+            with psycopg.connect(self.url, connect_timeout=10) as connection:
+                yield connection
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise InputError("the database user has no right to the table fastprune_releases; ask for SELECT, and to "
+                             "promote for INSERT") from error
+        except psycopg.errors.LockNotAvailable as error:
+            raise InputError(f"another promotion has been under way for {WAIT} s; try again") from error
+        except psycopg.OperationalError as error:
+            raise InputError(f"the record of releases in PostgreSQL cannot be reached ({str(error).strip()}); check "
+                             "FASTPRUNE_LEDGER") from error

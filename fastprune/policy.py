@@ -1,0 +1,210 @@
+"""What a version must show before it may become the champion: the policy file, the evidence, the verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fastprune.errors import InputError
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    schema_version: Literal[1] = 1
+
+    @property
+    def content(self) -> bytes:
+        return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+class Policy(_Document):
+    """The content of a policy file. What it leaves out is not checked.
+
+    Attributes
+    ----------
+    max_accuracy_drop : float
+        Greatest loss of the metric against the dense model, absolute (0.01 is one point).
+    min_speedup : float
+        Least ratio of the dense model's latency to the pruned one's.
+    max_megabytes : float
+        Greatest size of the weights, in 10^6 bytes.
+    same_evaluation_data : bool
+        The evaluation data must have the digest of the champion's; the first champion has none to equal.
+    required_tags : dict
+        Tags that the version must carry, each with a regular expression that its whole value matches.
+    approvers : list of str
+        Who may promote.
+    """
+
+    max_accuracy_drop: float | None = Field(None, ge=0)
+    min_speedup: float | None = Field(None, gt=0)
+    max_megabytes: float | None = Field(None, gt=0)
+    same_evaluation_data: bool = False
+    required_tags: dict[str, str] = {}
+    approvers: list[str] = []
+
+    @field_validator("required_tags")
+    @classmethod
+    def _are_expressions(cls, tags: dict[str, str]) -> dict[str, str]:
+        for name, pattern in tags.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error})") from error
+        return tags
+
+
+class Probe(BaseModel):
+    """Inputs and the logits that the model gave for them when it was registered."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    texts: list[list[str]]
+    logits: list[list[float]]
+
+
+class Evidence(_Document):
+    """What is known of a registered version; it travels with the model, and its digest stands in the version's tags.
+
+    Attributes
+    ----------
+    metric, dense, pruned : str, float, float
+        The evaluation of the dense and of the pruned model.
+    speedup : float
+        Latency of the dense model over that of the pruned one; None where it was not measured.
+    megabytes : float
+        Of the pruned model's weights.
+    lineage : dict
+        ``source_sha256``, ``sample_sha256``, ``evaluation_sha256``, ``seed`` and other facts of its manifest.
+    artifact_sha256, weights_sha256 : str
+        Of the artifact's manifest, and of the weights as :func:`fastprune.checkpoint.digest` has it.
+    """
+
+    metric: str
+    dense: float
+    pruned: float
+    speedup: float | None
+    megabytes: float
+    lineage: dict[str, str | int | float | None]
+    artifact_sha256: str
+    weights_sha256: str
+    probe: Probe
+
+
+class Check(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    required: str
+    found: str
+    passed: bool
+
+
+class Verdict(_Document):
+    """What a policy says of a version at one moment."""
+
+    model: str
+    version: str
+    champion: str | None
+    by: str
+    at: str
+    why: str
+    policy: Policy
+    evidence_sha256: str
+    checks: list[Check]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    def __str__(self) -> str:
+        return "\n".join(f"  {'passed' if check.passed else 'FAILED':<7} {check.name:<22} required {check.required}, "
+                         f"found {check.found}" for check in self.checks)
+
+
+def read_policy(path: str | Path) -> Policy:
+    """Read a policy file, YAML or JSON.
+
+    Raises
+    ------
+    InputError
+        No such file, an unknown or malformed field, or a policy that checks nothing.
+    """
+    try:
+        return parse_policy(Path(path).read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a policy file ({error})") from error
+
+
+def parse_policy(text: str, path: object = "policy") -> Policy:
+    """Read the content of a policy file; ``path`` says where it is from in what is refused. Raises as read_policy."""
+    try:
+        content = yaml.safe_load(text)
+        policy = Policy.model_validate(content if content is not None else {})
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: neither YAML nor JSON ({str(error).splitlines()[0]})") from error
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}"
+                         for found in error.errors())
+        raise InputError(f"{path}: {told}; the fields are {', '.join(Policy.model_fields)}") from error
+    if policy == Policy():
+        raise InputError(f"{path}: checks nothing; give at least one of "
+                         f"{', '.join(name for name in Policy.model_fields if name != 'schema_version')}")
+    return policy
+
+
+def judge(policy: Policy, candidate: Evidence, champion: Evidence | None, tags: Mapping[str, str],
+          by: str) -> list[Check]:
+    """Every check of the policy, in its order, passed or failed.
+
+    Parameters
+    ----------
+    candidate : Evidence
+    champion : Evidence, optional
+        Of the version that is the champion now.
+    tags : mapping
+        The version's.
+    by : str
+        Who promotes.
+    """
+    checks: list[Check] = []
+
+    def check(name: str, required: object, found: object, holds: Callable[[], bool]) -> None:
+        checks.append(Check(name=name, required=str(required), found="not recorded" if found is None else str(found),
+                            passed=found is not None and holds()))
+
+    if policy.max_accuracy_drop is not None:
+        drop = candidate.dense - candidate.pruned
+        # A drop of just the limit passes, though 0.9 - 0.89 is a little more than 0.01.
+        check("max_accuracy_drop", f"at most {policy.max_accuracy_drop:g}", f"{drop:.6g} ({candidate.metric})",
+              lambda: drop <= policy.max_accuracy_drop + 1e-9)
+    if policy.min_speedup is not None:
+        speedup = candidate.speedup
+        check("min_speedup", f"at least {policy.min_speedup:g}", None if speedup is None else f"{speedup:.4g}",
+              lambda: speedup >= policy.min_speedup)
+    if policy.max_megabytes is not None:
+        check("max_megabytes", f"at most {policy.max_megabytes:g}", f"{candidate.megabytes:.6g}",
+              lambda: candidate.megabytes <= policy.max_megabytes)
+    if policy.same_evaluation_data:
+        own = candidate.lineage.get("evaluation_sha256")
+        needed = champion.lineage.get("evaluation_sha256") if champion else own
+        check("same_evaluation_data", f"{needed} (the champion's)" if champion else "any: there is no champion", own,
+              lambda: own == needed)
+    for name, pattern in policy.required_tags.items():
+        check(f"required_tags.{name}", pattern, tags.get(name),
+              lambda name=name, pattern=pattern: re.fullmatch(pattern, tags[name]) is not None)
+    if policy.approvers:
+        check("approvers", "one of " + ", ".join(policy.approvers), by, lambda: by in policy.approvers)
+    return checks

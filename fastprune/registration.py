@@ -1,0 +1,326 @@
+"""Registering a pruned model in MLflow, with the evidence that promotions are judged by; and proving a version later.
+
+The version holds, beside the model's folder, ``record/artifact.json`` (the SHA-256 of every file) and
+``record/evidence.json`` (figures, lineage, logits of a few inputs); their digests stand in the version's tags.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+
+from fastprune import artifacts, checkpoint, storage, tracking
+from fastprune.artifacts import Artifact
+from fastprune.errors import InputError
+from fastprune.policy import Evidence, Probe
+
+TOLERANCE = 1e-3
+"""Greatest difference of a logit between two machines' arithmetic, absolute or relative."""
+
+_TEXTS = ["A warm, funny and clever film.", "It was dull from beginning to end!", "Who won? The king did; nobody else."]
+_LINEAGE = ("source_model", "source_sha256", "task", "sample_sha256", "sample_size", "evaluation_sha256", "seed",
+            "keep_ratio", "selection", "fisher", "tuning", "macs_before", "macs_after")
+
+
+def register(uri: str, model_dir: str | Path, name: str, metrics: Mapping, *, run_id: str = "", by: str = "",
+             tags: Mapping[str, str] | None = None) -> str:
+    """Make a pruned model a version of a registered model; a version that holds just this model is found again.
+
+    Parameters
+    ----------
+    uri : str
+        Of the MLflow store.
+    model_dir : str or Path
+        The pruned model, as ``fastprune compress`` or the pipeline saved it.
+    name : str
+        Registered model to add the version to.
+    metrics : mapping
+        The content of its ``metrics.json``.
+    run_id : str
+        Of its compression; without one a run is made for the registration.
+    by : str
+        Who registers it.
+    tags : mapping, optional
+        More tags of the version.
+
+    Returns
+    -------
+    str
+        The version.
+
+    Raises
+    ------
+    InputError
+        No pruned model, a damaged one, or no right to register.
+    """
+    model_dir = Path(model_dir)
+    manifest = _manifest(model_dir)
+    artifact = seal(model_dir, manifest)
+    with tracking.explained(uri):
+        client = tracking.connect(uri)
+        version = find_version(client, name, artifact.digest)
+        if not version:
+            evidence = gather(model_dir, manifest, metrics, artifact)
+            run_id = run_id or _registration_run(uri, client, name, artifact)
+            _discard_unregistered(client, run_id)
+            with tempfile.TemporaryDirectory() as folder:
+                record = Path(folder, "record")
+                record.mkdir()
+                artifact.write(record)
+                (record / "evidence.json").write_bytes(evidence.content)
+                version = log_version(
+                    uri, run_id, model_dir, name, problem=manifest["problem"], text_columns=manifest["text_columns"],
+                    max_length=manifest["max_length"], record=record,
+                    tags={**lineage_tags(evidence), "registered_by": by, **tracking.workflow_tags(), **(tags or {})})
+        _close(client, client.get_model_version(name, version))
+    return version
+
+
+def _manifest(model_dir: Path) -> dict:
+    try:
+        manifest = json.loads((model_dir / checkpoint.MANIFEST).read_text(encoding="utf-8"))
+        missing = {"problem", "text_columns", "max_length"} - manifest.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{model_dir}: no readable {checkpoint.MANIFEST} here; give the folder of a pruned model (the "
+                         "output folder of `fastprune compress`)") from error
+    if missing:
+        raise InputError(f"{model_dir / checkpoint.MANIFEST}: has no {', '.join(sorted(missing))}; prune the model "
+                         "again with this version of fastprune")
+    return manifest
+
+
+def seal(model_dir: Path, manifest: Mapping) -> Artifact:
+    """The manifest of a model's folder: its own, proved, or one made here for a folder of ``fastprune compress``."""
+    if (model_dir / artifacts.MANIFEST).is_file():
+        return artifacts.read(model_dir, artifacts.KINDS["pruned"])
+    origin = {name: manifest[name] for name in ("source_sha256", "sample_sha256", "evaluation_sha256", "seed")}
+    return Artifact(kind=artifacts.KINDS["pruned"], stage="compress", files=artifacts.list_files(model_dir),
+                    origin=origin, code={name: str(value) for name, value in manifest["versions"].items()})
+
+
+def gather(model_dir: Path, manifest: Mapping, metrics: Mapping, artifact: Artifact) -> Evidence:
+    """What is known of a pruned model, measured or recorded."""
+    model = checkpoint.load(model_dir)
+    if missing := {"metric", "dense", "pruned"} - metrics.keys():
+        raise InputError(f"the metrics of {model_dir} have no {', '.join(sorted(missing))}; give the metrics.json that "
+                         "the compression wrote")
+    latency = metrics.get("latency_ms")
+    return Evidence(
+        metric=metrics["metric"], dense=metrics["dense"], pruned=metrics["pruned"],
+        speedup=latency["dense"] / latency["pruned"] if latency else None,
+        megabytes=sum(file.bytes for name, file in artifact.files.items() if name.endswith(".safetensors")) / 1e6,
+        lineage={name: manifest.get(name) for name in _LINEAGE} | {"code": artifact.code.get("fastprune", "")},
+        artifact_sha256=artifact.digest, weights_sha256=checkpoint.digest(model),
+        probe=probe(model, model_dir, manifest),
+    )
+
+
+def probe(model, model_dir: Path, manifest: Mapping) -> Probe:
+    """The logits of a model, saved in ``model_dir``, for a few fixed inputs."""
+    import torch
+
+    pairs = zip(_TEXTS, _TEXTS[1:] + _TEXTS[:1])
+    texts = [list(pair) if len(manifest["text_columns"]) == 2 else [pair[0]] for pair in pairs]
+    tokenizer = checkpoint.load_tokenizer(model_dir)
+    longest, logits = min(manifest["max_length"], tokenizer.model_max_length), []
+    for row in texts:
+        with torch.inference_mode():
+            output = model(**tokenizer(*row, truncation=True, max_length=longest, return_tensors="pt"))
+        answer = [output[name] for name in ("logits", "start_logits", "end_logits") if name in output]
+        logits.append(torch.cat(answer, 1)[0].tolist())
+    return Probe(texts=texts, logits=logits)
+
+
+def lineage_tags(evidence: Evidence) -> dict[str, str]:
+    figures = {name: getattr(evidence, name) for name in ("metric", "dense", "pruned", "speedup", "megabytes",
+                                                          "artifact_sha256", "weights_sha256")}
+    tags = {**evidence.lineage, **figures, "evidence_sha256": evidence.digest}
+    return {name: str(value) for name, value in tags.items() if value is not None}
+
+
+def find_version(client, name: str, artifact_sha256: str) -> str:
+    """The version that holds an artifact; empty if there is none."""
+    found = client.search_model_versions(f"name='{name}' and tags.artifact_sha256 = '{artifact_sha256}'")
+    return min((str(version.version) for version in found if version.status == "READY"), key=int, default="")
+
+
+def _registration_run(uri: str, client, name: str, artifact: Artifact) -> str:
+    """The run of a registration that was cut off, or a new one."""
+    experiment = tracking.experiment_id(uri, client)
+    begun = client.search_runs([experiment], f"tags.registers = '{artifact.digest}' and attributes.status = 'RUNNING'")
+    if begun:
+        return begun[0].info.run_id
+    return client.create_run(experiment, run_name=f"register {name}",
+                             tags={"registers": artifact.digest, **tracking.workflow_tags()}).info.run_id
+
+
+def _discard_unregistered(client, run_id: str) -> None:
+    """Delete what a registration that was cut off has uploaded: no version holds it."""
+    experiment = client.get_run(run_id).info.experiment_id
+    for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+        if not client.search_model_versions(f"source_path = 'models:/{model.model_id}'"):
+            client.delete_logged_model(model.model_id)
+
+
+def _close(client, version) -> None:
+    """Tell the version's run where the weights are, and end a run that was made for the registration."""
+    for key, value in {"weights.uri": version.source, "weights.sha256": version.tags["weights_sha256"]}.items():
+        client.set_tag(version.run_id, key, value)
+    run = client.get_run(version.run_id)
+    if run.data.tags.get("registers") == version.tags["artifact_sha256"] and run.info.status == "RUNNING":
+        client.set_terminated(version.run_id)
+
+
+def log_version(uri: str, run_id: str, model_dir: str | Path, name: str, *, problem: str,
+                text_columns: Iterable[str] = (), max_length: int = 128, record: Path | None = None,
+                tags: Mapping[str, str] | None = None) -> str:
+    """Log a pruned model under a run and register it, tags and all, in one step.
+
+    The version loads with ``mlflow.pyfunc.load_model``: the saved folder travels as it is beside
+    ``pyfunc_model.py`` (models from code: nothing is pickled), and needs torch and transformers but not fastprune.
+
+    Returns
+    -------
+    str
+        The version.
+    """
+    tracking.connect(uri)
+    import mlflow
+    import pandas
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    text_columns = list(text_columns)
+    if problem == "question-answering":
+        inputs, example = ["question", "context"], ["Who pruned it?", "It was pruned by the gardener."]
+    elif len(text_columns) == 2:
+        inputs, example = ["text", "text_pair"], ["A first sentence.", "Its pair."]
+    else:
+        inputs, example = ["text"], ["A text to judge."]
+    outputs = {
+        "classification": [("string", "label"), ("double", "probability"), ("string", "probabilities")],
+        "regression": [("double", "value")],
+        "question-answering": [("string", "answer"), ("double", "score")],
+    }[problem]
+    signature = ModelSignature(
+        # A single text goes without a name, so that plain lists of texts are accepted.
+        inputs=Schema([ColSpec("string", column if len(inputs) > 1 else None) for column in inputs]),
+        outputs=Schema([ColSpec(kind, column) for kind, column in outputs]),
+    )
+    packages = ("mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")
+    with _quiet():
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        with mlflow.start_run(run_id=run_id):
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+                artifacts={"model": str(model_dir)} | ({"record": str(record)} if record else {}),
+                model_config={"problem": problem, "text_columns": text_columns, "max_length": max_length},
+                signature=signature,
+                input_example=pandas.DataFrame([example], columns=inputs),
+                pip_requirements=[f"{package}=={installed(package).split('+')[0]}" for package in packages],
+            )
+            registered = mlflow.register_model(logged.model_uri, name, tags=dict(tags or {}))
+    return str(registered.version)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's advice on type hints and on input examples."""
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def read_evidence(client, name: str, version: str) -> Evidence:
+    """The evidence of a version, once its digest has proved to be the one in the version's tags."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(_download(client, name, version, folder, "artifacts/record/evidence.json"))
+        return _check_evidence(path, client.get_model_version(name, version).tags, f"{name} version {version}")
+
+
+def _check_evidence(path: Path, tags: Mapping[str, str], what: str) -> Evidence:
+    if not tags.get("evidence_sha256"):
+        raise InputError(f"{what}: has no evidence; register the model with `fastprune register`")
+    if not path.is_file() or storage.sha256_of(path) != tags["evidence_sha256"]:
+        raise InputError(f"{what}: its evidence is missing or not what was registered (SHA-256 differs); register the "
+                         "model again")
+    return Evidence.model_validate_json(path.read_bytes())
+
+
+def _download(client, name: str, version: str, folder: str, path: str = "") -> str:
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    uri = client.get_model_version_download_uri(name, version)
+    if uri.startswith("models:/"):
+        uri = client.get_logged_model(uri.removeprefix("models:/")).artifact_location
+    try:
+        return get_artifact_repository(uri, tracking_uri=client.tracking_uri).download_artifacts(path, dst_path=folder)
+    except (OSError, MlflowException) as error:
+        raise InputError(f"{name} version {version}: {path or 'its files'} cannot be downloaded from {uri} "
+                         f"({str(error).splitlines()[0]}); register the model again, with `fastprune register`"
+                         ) from error
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What :func:`verify` saw: the version, its files and bytes, and the greatest difference of a logit."""
+
+    version: str
+    files: int
+    bytes: int
+    difference: float
+
+
+def verify(uri: str, name: str, version: str) -> Proof:
+    """Download a version and prove that it is what was registered: every file, the weights, and the logits.
+
+    Raises
+    ------
+    InputError
+        No such version, or anything in it is not as registered.
+    """
+    from mlflow.models import Model
+
+    with tracking.explained(uri), tempfile.TemporaryDirectory() as folder:
+        client = tracking.connect(uri)
+        found = client.get_model_version(name, version)
+        what = f"{name} version {version}"
+        root = Path(_download(client, name, version, folder))
+        evidence = _check_evidence(root / "artifacts" / "record" / "evidence.json", found.tags, what)
+        content = (root / "artifacts" / "record" / artifacts.MANIFEST).read_bytes()
+        artifact = artifacts.parse(content, what)
+        if artifact.digest != evidence.artifact_sha256:
+            raise InputError(f"{what}: its manifest is not the one that was registered; register the model again")
+        flavor = Model.load(str(root)).flavors["python_function"]
+        model_dir = root / flavor["artifacts"]["model"]["path"]
+        artifacts.check_files(model_dir, artifact)
+        model = checkpoint.load(model_dir)
+        if checkpoint.digest(model) != evidence.weights_sha256:
+            raise InputError(f"{what}: its weights are not those that were registered; register the model again")
+        difference = _difference(evidence.probe, probe(model, model_dir, _manifest(model_dir)))
+        if not difference <= TOLERANCE:
+            raise InputError(f"{what}: its logits differ by {difference:.3g} from those at registration, more than "
+                             f"{TOLERANCE:g}: compare the versions of torch and transformers with its requirements.txt")
+        return Proof(version, len(artifact.files), sum(file.bytes for file in artifact.files.values()), difference)
+
+
+def _difference(before: Probe, after: Probe) -> float:
+    if before.texts != after.texts:
+        return float("inf")
+    pairs = [pair for old, new in zip(before.logits, after.logits, strict=True) for pair in zip(old, new, strict=True)]
+    return max(abs(old - new) / max(1.0, abs(old)) for old, new in pairs)

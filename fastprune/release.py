@@ -1,0 +1,224 @@
+"""Promotion under a policy, rollback, and the history of both.
+
+The record (:mod:`fastprune.ledger`) is the truth, the aliases ``champion`` and ``previous`` follow it: a promotion that
+is killed has either written its event, and then the next start moves the aliases, or has changed nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from fastprune import tracking
+from fastprune.errors import InputError
+from fastprune.ledger import Event, Ledger, events, open_ledger
+from fastprune.policy import Policy, Verdict, judge
+from fastprune.registration import read_evidence
+
+CHAMPION, PREVIOUS = "champion", "previous"
+
+FIRST_EVENT = "release.first_event"
+"""Tag of a registered model: the digest of its record's first event, so that a second record is noticed."""
+
+_log = logging.getLogger(__name__)
+
+
+class PolicyNotMet(InputError):
+    """The policy refuses the version; ``verdict`` says which checks failed."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        failed = ", ".join(check.name for check in verdict.checks if not check.passed)
+        super().__init__(f"{verdict.model} version {verdict.version} does not meet the policy ({failed}) and was not "
+                         f"promoted:\n{verdict}")
+        self.verdict = verdict
+
+
+class ChampionMoved(InputError):
+    """Another promotion or rollback was first."""
+
+    def __init__(self, name: str, expected: str | None, found: str | None) -> None:
+        super().__init__(f"{name}: the champion moved from {_version(expected)} to {_version(found)} meanwhile, so "
+                         "nothing was changed; look at the new champion and decide again")
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the record of a model stands."""
+
+    champion: str | None
+    previous: str | None
+    events: tuple[Event, ...]
+
+
+def promote(uri: str, name: str, version: str, policy: Policy, *, why: str, by: str = "",
+            expected: str | None = None) -> Verdict:
+    """Make a version the champion, if the policy lets it; the former champion becomes ``previous``.
+
+    Parameters
+    ----------
+    uri, name, version : str
+        Of the MLflow store, the registered model and the version.
+    policy : Policy
+    why : str
+        For the record.
+    by : str
+        Who promotes; by default the user that MLflow knows.
+    expected : str, optional
+        The version that the caller takes for the champion; by default the one read now.
+
+    Returns
+    -------
+    Verdict
+        With every check, all passed. It is also an artifact of the version's run, and in the version's tags.
+
+    Raises
+    ------
+    PolicyNotMet
+        The verdict is written all the same.
+    ChampionMoved
+        Of promotions at once, all but one.
+    InputError
+        No such version, no right to promote, no record of releases.
+    """
+    by = _actor(uri, by)
+    with tracking.explained(uri):
+        client, ledger = tracking.connect(uri), open_ledger(uri)
+        state = settle(client, ledger, name)
+        if expected is not None and expected != state.champion:
+            raise ChampionMoved(name, expected, state.champion)
+        found = client.get_model_version(name, version)
+        if state.champion == version:
+            raise InputError(f"{name} version {version} is the champion already")
+        evidence = read_evidence(client, name, version)
+        compared = state.champion and policy.same_evaluation_data
+        champion = read_evidence(client, name, state.champion) if compared else None
+        verdict = Verdict(model=name, version=version, champion=state.champion, by=by, at=_now(), why=why,
+                          policy=policy, evidence_sha256=evidence.digest,
+                          checks=judge(policy, evidence, champion, found.tags, by))
+        _publish(client, found, verdict)
+        if not verdict.passed:
+            raise PolicyNotMet(verdict)
+        _move(client, ledger, name, state, lambda after: Event(
+            model=name, number=len(state.events) + 1, action="promote", by=by, at=_now(), from_version=state.champion,
+            to_version=version, why=why, verdict_sha256=verdict.digest, after=after))
+    return verdict
+
+
+def rollback(uri: str, name: str, *, why: str, by: str = "") -> Event:
+    """Make the previous champion the champion again, and the champion the previous one.
+
+    Raises
+    ------
+    ChampionMoved, InputError
+        As :func:`promote`; or there is no previous champion.
+    """
+    by = _actor(uri, by)
+    with tracking.explained(uri):
+        client, ledger = tracking.connect(uri), open_ledger(uri)
+        state = settle(client, ledger, name)
+        if state.previous is None:
+            raise InputError(f"{name}: there is no previous champion to go back to")
+        client.get_model_version(name, state.previous)  # which somebody may have deleted
+        return _move(client, ledger, name, state, lambda after: Event(
+            model=name, number=len(state.events) + 1, action="rollback", by=by, at=_now(),
+            from_version=state.champion, to_version=state.previous, why=why, after=after))
+
+
+def history(uri: str, name: str) -> tuple[Event, ...]:
+    """Every change of champion, oldest first; MLflow need not be there."""
+    return tuple(events(open_ledger(uri), name))
+
+
+def champion(uri: str, name: str) -> str | None:
+    """The version that the record says is the champion."""
+    told = history(uri, name)
+    return told[-1].to_version if told else None
+
+
+def settle(client, ledger: Ledger, name: str) -> State:
+    """Complete what a killed promotion left, by moving the aliases to where the record says; give its state."""
+    with ledger.lock(name):
+        return _follow(client, ledger, name)
+
+
+def _follow(client, ledger: Ledger, name: str) -> State:
+    from mlflow import MlflowException
+
+    told = tuple(events(ledger, name))
+    model = client.get_registered_model(name)
+    aliases = _aliases(model)
+    known = model.tags.get(FIRST_EVENT)
+    if known and (not told or told[0].digest != known):
+        raise InputError(f"{name}: its releases are recorded elsewhere; set FASTPRUNE_LEDGER to where they are")
+    if not told:
+        return State(aliases.get(CHAMPION), aliases.get(PREVIOUS), told)
+    if not known:
+        client.set_registered_model_tag(name, FIRST_EVENT, told[0].digest)
+    last = told[-1]
+    # `previous` first: whoever reads `champion` sees the old one or the new one, never none.
+    for alias, version in ((PREVIOUS, last.from_version), (CHAMPION, last.to_version)):
+        if version is not None and aliases.get(alias) != version:
+            _log.info("alias %s of %s goes from %s to %s", alias, name, aliases.get(alias), version)
+            try:
+                client.set_registered_model_alias(name, alias, version)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                _log.warning("%s version %s, the %s by the record, was deleted", name, version, alias)
+    # Without a lock another event may have come meanwhile, and its aliases before ours.
+    if len(ledger.contents(name)) > len(told):
+        return _follow(client, ledger, name)
+    return State(last.to_version, last.from_version, told)
+
+
+def _move(client, ledger: Ledger, name: str, state: State, make: Callable[[str], Event]) -> Event:
+    """Write the next event, if the record is still what it was, and let the aliases follow."""
+    with ledger.lock(name):
+        now = tuple(events(ledger, name))
+        event = make(state.events[-1].digest if state.events else "")
+        # Before the first event the alias alone knows, if somebody has set it by hand.
+        alias = None if now else _aliases(client.get_registered_model(name)).get(CHAMPION)
+        moved = now != state.events or (not now and alias != state.champion)
+        if moved or not ledger.append(event):
+            raise ChampionMoved(name, state.champion, _champion_of(ledger, name) or alias)
+        _follow(client, ledger, name)
+    return event
+
+
+def _aliases(model) -> dict[str, str]:
+    return {alias: str(version) for alias, version in model.aliases.items()}
+
+
+def _champion_of(ledger: Ledger, name: str) -> str | None:
+    told = events(ledger, name)
+    return told[-1].to_version if told else None
+
+
+def _publish(client, version, verdict: Verdict) -> None:
+    """Write the verdict into the version's run and tags: who may not do that may not move the alias either."""
+    if version.run_id:
+        client.log_text(version.run_id, verdict.content.decode(), f"promotion/{verdict.digest}.json")
+    tags = {"promotion.verdict": "passed" if verdict.passed else "failed", "promotion.by": verdict.by,
+            "promotion.at": verdict.at, "promotion.verdict_sha256": verdict.digest}
+    for check in verdict.checks:
+        told = f"{'passed' if check.passed else 'failed'}: required {check.required}, found {check.found}"
+        tags[f"promotion.check.{check.name}"] = told
+    for key, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def _actor(uri: str, by: str) -> str:
+    known = tracking.user(uri)
+    if by and by != known and uri.startswith("http"):
+        raise InputError(f"MLflow at {uri} knows you as {known}, not as {by}; promote with your own credentials")
+    return by or known
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _version(version: str | None) -> str:
+    return f"version {version}" if version else "none"

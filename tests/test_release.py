@@ -1,0 +1,286 @@
+"""Register, promote, roll back, history, verify: on a SQLite store and a folder."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from test_stages import folders, source  # noqa: F401 (fixtures)
+
+from fastprune import ledger, registration, release, tracking
+from fastprune.cli import main
+from fastprune.errors import InputError
+from fastprune.policy import Evidence, Policy, judge, read_policy
+
+LENIENT = Policy(max_accuracy_drop=1.0)
+NAME = "tiny"
+
+
+def variant(folders, folder, note, **metrics):  # noqa: F811
+    """The pruned model with another text in its card, and its metrics with other figures."""
+    shutil.copytree(folders["pruned"], folder)
+    (folder / "artifact.json").unlink()
+    (folder / "README.md").write_text(note)
+    known = json.loads((folders["report"] / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(known | metrics))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(folders, tmp_path_factory):  # noqa: F811
+    """A store with three registered versions, to be copied."""
+    root = tmp_path_factory.mktemp("release")
+    uri = f"sqlite:///{root}/mlflow.db"
+    for note in ("one", "two", "three"):
+        folder = variant(folders, root / note, note)
+        registration.register(uri, folder, NAME, json.loads((folder / "metrics.json").read_text()), by="ann",
+                              tags={"owner": "ann"})
+    return root
+
+
+@pytest.fixture
+def store(made, tmp_path, monkeypatch):
+    """A store of the test's own, with the same three versions."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("FASTPRUNE_LEDGER", raising=False)
+    shutil.copy(made / "mlflow.db", tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def aliases(uri):
+    found = tracking.connect(uri).get_registered_model(NAME).aliases
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def test_a_version_carries_its_lineage(store, made):
+    client = tracking.connect(store)
+    version = client.get_model_version(NAME, "1")
+    manifest = json.loads((made / "one" / "manifest.json").read_text())
+    for tag in ("source_sha256", "sample_sha256", "evaluation_sha256", "seed", "keep_ratio"):
+        assert version.tags[tag] == str(manifest[tag])
+    assert version.tags["registered_by"] == "ann" and float(version.tags["pruned"]) <= 1
+    evidence = registration.read_evidence(client, NAME, "1")
+    assert evidence.digest == version.tags["evidence_sha256"] and evidence.speedup > 0 and evidence.megabytes > 0
+    run = client.get_run(version.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["weights.sha256"] == evidence.weights_sha256 and run.data.tags["weights.uri"]
+
+
+def test_the_same_model_is_registered_once(store, made):
+    again = registration.register(store, made / "two", NAME, json.loads((made / "two" / "metrics.json").read_text()))
+    assert again == "2"
+    assert len(tracking.connect(store).search_model_versions(f"name='{NAME}'")) == 3
+
+
+def test_promote_roll_back_and_the_history(store):
+    release.promote(store, NAME, "1", LENIENT, why="the first", by="ann")
+    assert aliases(store) == {"champion": "1"}
+    verdict = release.promote(store, NAME, "2", LENIENT, why="better", by="bob")
+    assert aliases(store) == {"champion": "2", "previous": "1"} and verdict.champion == "1"
+    release.rollback(store, NAME, why="worse after all", by="cy")
+    assert aliases(store) == {"champion": "1", "previous": "2"}
+    told = release.history(store, NAME)
+    assert [(event.action, event.from_version, event.to_version, event.by, event.why) for event in told] == [
+        ("promote", None, "1", "ann", "the first"), ("promote", "1", "2", "bob", "better"),
+        ("rollback", "2", "1", "cy", "worse after all")]
+    client = tracking.connect(store)
+    tags = client.get_model_version(NAME, "2").tags
+    assert tags["promotion.verdict"] == "passed" and tags["promotion.check.max_accuracy_drop"].startswith("passed")
+    kept = client.list_artifacts(client.get_model_version(NAME, "2").run_id, "promotion")
+    assert [Path(file.path).stem for file in kept] == [told[1].verdict_sha256]
+    for alias in ("champion", "previous"):
+        client.delete_registered_model_alias(NAME, alias)
+    client.delete_model_version(NAME, "2")
+    assert release.history(store, NAME) == told, "the record survives aliases and versions"
+    with pytest.raises(InputError, match="[Vv]ersion=?.*2.* not found"):
+        release.rollback(store, NAME, why="again")
+    assert aliases(store)["champion"] == "1"
+
+
+def test_a_policy_that_is_not_met_changes_nothing_but_the_verdict(store):
+    release.promote(store, NAME, "1", LENIENT, why="the first")
+    strict = Policy(max_accuracy_drop=1.0, min_speedup=1000, required_tags={"ticket": r"OPS-\d+", "owner": "ann"},
+                    approvers=["zoe"])
+    with pytest.raises(release.PolicyNotMet) as refused:
+        release.promote(store, NAME, "2", strict, why="please", by="bob")
+    passed = {check.name: check.passed for check in refused.value.verdict.checks}
+    assert passed == {"max_accuracy_drop": True, "min_speedup": False, "required_tags.ticket": False,
+                      "required_tags.owner": True, "approvers": False}
+    assert aliases(store) == {"champion": "1"} and len(release.history(store, NAME)) == 1
+    tags = tracking.connect(store).get_model_version(NAME, "2").tags
+    assert tags["promotion.verdict"] == "failed" and tags["promotion.check.approvers"].startswith("failed")
+
+
+def test_a_stale_champion_is_told(store):
+    release.promote(store, NAME, "1", LENIENT, why="the first")
+    with pytest.raises(release.ChampionMoved, match="from version 3 to version 1"):
+        release.promote(store, NAME, "2", LENIENT, why="better than 3", expected="3")
+    assert aliases(store) == {"champion": "1"}
+
+
+def test_of_two_promotions_that_judged_the_same_champion_the_second_loses(store, monkeypatch):
+    release.promote(store, NAME, "1", LENIENT, why="the first")
+    judged = release._publish
+
+    def slow(*arguments):  # the other one comes between the verdict and the move
+        monkeypatch.setattr(release, "_publish", judged)
+        release.promote(store, NAME, "3", LENIENT, why="was quicker")
+        judged(*arguments)
+
+    monkeypatch.setattr(release, "_publish", slow)
+    with pytest.raises(release.ChampionMoved, match="from version 1 to version 3"):
+        release.promote(store, NAME, "2", LENIENT, why="was slower")
+    assert aliases(store) == {"champion": "3", "previous": "1"}
+
+
+def test_an_alias_that_is_moved_by_hand_is_moved_back(store):
+    release.promote(store, NAME, "1", LENIENT, why="the first")
+    tracking.connect(store).set_registered_model_alias(NAME, "champion", "3")
+    release.promote(store, NAME, "2", LENIENT, why="better")
+    assert aliases(store) == {"champion": "2", "previous": "1"}
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda client: client.delete_model_version_tag(NAME, "2", "evidence_sha256"), "has no evidence"),
+    (lambda client: client.set_model_version_tag(NAME, "2", "evidence_sha256", "0" * 64), "not what was registered"),
+    (lambda client: client.delete_model_version(NAME, "2"), "not found"),
+])
+def test_a_version_without_sound_evidence_is_refused(store, spoil, message):
+    spoil(tracking.connect(store))
+    with pytest.raises(InputError, match=message):
+        release.promote(store, NAME, "2", LENIENT, why="please")
+    assert not release.history(store, NAME) and not aliases(store)
+
+
+def test_the_evaluation_data_must_be_the_champions():
+    one = evidence()
+    other = evidence(lineage={"evaluation_sha256": "other"})
+    policy = Policy(same_evaluation_data=True)
+    assert judge(policy, one, None, {}, "ann")[0].passed and judge(policy, one, one, {}, "ann")[0].passed
+    assert not judge(policy, other, one, {}, "ann")[0].passed
+    assert not judge(policy, evidence(lineage={}), None, {}, "ann")[0].passed
+
+
+def evidence(**changes):
+    known = {"metric": "accuracy", "dense": 0.9, "pruned": 0.89, "speedup": 2.0, "megabytes": 10.0,
+             "lineage": {"evaluation_sha256": "one"}, "artifact_sha256": "a", "weights_sha256": "w",
+             "probe": {"texts": [], "logits": []}}
+    return Evidence(**known | changes)
+
+
+@pytest.mark.parametrize("policy, changes, passed", [
+    ({"max_accuracy_drop": 0.01}, {}, True),
+    ({"max_accuracy_drop": 0.01}, {"pruned": 0.8899}, False),
+    ({"max_accuracy_drop": 0.0}, {"pruned": 0.95}, True),
+    ({"min_speedup": 2}, {}, True),
+    ({"min_speedup": 2}, {"speedup": 1.99}, False),
+    ({"min_speedup": 0.1}, {"speedup": None}, False),
+    ({"max_megabytes": 10}, {}, True),
+    ({"max_megabytes": 9.9}, {}, False),
+])
+def test_the_limits(policy, changes, passed):
+    [check] = judge(Policy(**policy), evidence(**changes), None, {}, "ann")
+    assert check.passed is passed
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "checks nothing"),
+    ("max_accuracy_drop: -1", "max_accuracy_drop: .*greater than or equal to 0"),
+    ("min_speed: 2", "min_speed: Extra inputs.*the fields are .*min_speedup"),
+    ("min_speedup: .nan", "min_speedup"),
+    ("required_tags: {owner: '['}", "not a regular expression"),
+    ("schema_version: 2\nmin_speedup: 2", "schema_version"),
+    ("a: b: c", "neither YAML nor JSON"),
+    ("[1, 2]", "the file"),
+    (None, "cannot be read"),
+])
+def test_a_policy_file_that_says_nothing_sound_is_refused(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "policy.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_policy(tmp_path / "policy.yaml")
+
+
+def test_the_record_notices_a_changed_or_removed_event(store, tmp_path):
+    for version in "123":
+        release.promote(store, NAME, version, LENIENT, why=f"number {version}")
+    files = sorted((tmp_path / "releases" / NAME).glob("*.json"))
+    original = files[1].read_bytes()
+    files[1].write_bytes(original.replace(b"number 2", b"number 9"))
+    with pytest.raises(InputError, match="does not follow the one before"):
+        release.history(store, NAME)
+    files[1].unlink()
+    with pytest.raises(InputError, match="changed or removed"):
+        release.promote(store, NAME, "1", LENIENT, why="again")
+
+
+def test_another_record_is_noticed(store, tmp_path, monkeypatch):
+    release.promote(store, NAME, "1", LENIENT, why="the first")
+    monkeypatch.setenv("FASTPRUNE_LEDGER", str(tmp_path / "elsewhere"))
+    with pytest.raises(InputError, match="recorded elsewhere"):
+        release.promote(store, NAME, "2", LENIENT, why="unaware")
+
+
+def test_a_server_needs_a_record_of_the_teams(monkeypatch):
+    monkeypatch.delenv("FASTPRUNE_LEDGER", raising=False)
+    with pytest.raises(InputError, match="FASTPRUNE_LEDGER is not set"):
+        ledger.open_ledger("http://127.0.0.1:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    with pytest.raises(InputError, match="knows you as ann"):
+        release.promote("http://127.0.0.1:5000", NAME, "1", LENIENT, why="as somebody else", by="bob")
+
+
+def test_a_version_is_proved(store):
+    proof = registration.verify(store, NAME, "1")
+    assert proof.files > 4 and proof.bytes > 1000 and proof.difference < 1e-5
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda root: spoil(root / "artifacts/one/model.safetensors"), "model.safetensors.*damaged"),
+    (lambda root: (root / "artifacts/one/config.json").unlink(), "config.json.*missing"),
+    (lambda root: spoil(root / "artifacts/record/evidence.json"), "evidence is missing or not what was registered"),
+    (lambda root: spoil(root / "artifacts/record/artifact.json", b'"stage": "compress"', b'"stage": "compresS"'),
+     "manifest is not the one"),
+])
+def test_a_damaged_version_is_found(store, damage, message):
+    client = tracking.connect(store)
+    model_id = client.get_model_version(NAME, "1").source.removeprefix("models:/")
+    root = Path(re.sub("^file://", "", client.get_logged_model(model_id).artifact_location))
+    kept = root.with_name("kept")
+    shutil.copytree(root, kept)
+    try:
+        damage(root)
+        with pytest.raises(InputError, match=message):
+            registration.verify(store, NAME, "1")
+    finally:
+        shutil.rmtree(root)
+        kept.rename(root)
+
+
+def spoil(path, old=None, new=None):
+    content = path.read_bytes()
+    path.write_bytes(content.replace(old, new) if old else content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def test_the_commands(store, made, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    (tmp_path / "policy.yaml").write_text("max_accuracy_drop: 1.0\nrequired_tags:\n  owner: '.+'\n")
+
+    def run(*arguments, status=0):
+        done = CliRunner().invoke(main, list(map(str, arguments)))
+        assert done.exit_code == status, done.output
+        return done.output
+
+    assert run("register", made / "one", "--name", NAME).strip() == f"{NAME} version 1"
+    promoted = run("promote", NAME, 1, "--policy", tmp_path / "policy.yaml", "--why", "the first")
+    assert "passed  max_accuracy_drop" in promoted and f"{NAME} version 1 is the champion" in promoted
+    run("promote", NAME, 3, "--policy", tmp_path / "policy.yaml", "--why", "smaller", "--by", "ann", "--expect", "1")
+    refused = run("promote", NAME, 2, "--policy", tmp_path / "policy.yaml", "--why", "?", "--expect", "1", status=2)
+    assert "champion moved from version 1 to version 3" in refused
+    run("rollback", NAME, "--why", "slower")
+    told = run("history", NAME)
+    assert [line.split()[0] for line in told.splitlines()] == ["1", "2", "3"] and "ann: smaller" in told
+    assert "have their digests" in run("verify", NAME)
+    assert "name the compression's metrics.json" in run("register", tmp_path, "--name", NAME, status=2)
