@@ -45,7 +45,7 @@ def render(metrics: Mapping, manifest: Mapping) -> str:
     """
     figures = plots(metrics, manifest)
     return _TEMPLATE.render(
-        title=f"{Path(manifest['source_model']).name} at {100 * metrics['macs_kept']:.0f}% of its MACs",
+        title=f"{Path(manifest['source_model']).name} at {_budget(metrics)}",
         subtitle=_subtitle(manifest),
         metric_name=_words(metrics["metric"]),
         rows=_rows(metrics, manifest),
@@ -131,6 +131,12 @@ def _svg(figure: Figure) -> Markup:
     return Markup(text[text.index("<svg"):])
 
 
+def _budget(metrics: Mapping) -> str:
+    if "latency_kept" in metrics:
+        return f"{100 * metrics['latency_kept']:.0f}% of its latency"
+    return f"{100 * metrics['macs_kept']:.0f}% of its MACs"
+
+
 def _subtitle(manifest: Mapping) -> str:
     return (f"Pruned without retraining, on {manifest['sample_size']:,} examples of {manifest['seq_len']:.0f} tokens "
             f"on average; seed {manifest['seed']}.")
@@ -152,6 +158,9 @@ def _rows(metrics: Mapping, manifest: Mapping) -> list[tuple[str, str, str, str]
         rows.append((f"latency, ms (batch of {latency['batch_size']}, {latency['seq_len']} tokens)",
                      f"{latency['dense']:.1f}", f"{latency['pruned']:.1f}",
                      f"{latency['dense'] / latency['pruned']:.2f} times as fast"))
+        if "predicted_pruned" in latency:
+            rows.append(("as predicted by the look-up table, ms", f"{latency['predicted_dense']:.1f}",
+                         f"{latency['predicted_pruned']:.1f}", f"{100 * metrics['latency_kept']:.1f}% kept"))
     return rows
 
 

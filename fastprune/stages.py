@@ -10,14 +10,12 @@ artifact with a manifest (:mod:`fastprune.artifacts`).
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from fastprune import checkpoint, storage
 from fastprune.architectures import describe
@@ -27,26 +25,36 @@ from fastprune.compression import (
     Selection,
     Tuning,
     choose_device,
-    compare_latency,
     find_keep_ratio,
-    make_manifest,
     measure_importance,
     set_apart,
-    size_metrics,
     table_task,
 )
 from fastprune.compression import tune as tune_model
-from fastprune.constraints import Constraint, Kind, check_constraint
+from fastprune.constraints import Kind, check_constraint
 from fastprune.data import Split, draw_sample, encode, glue_task, load_glue, make_batches, read_table
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, majority_metric, refuse_untuned
-from fastprune.fisher import Estimator, Fisher
+from fastprune.fisher import Estimator
 from fastprune.latency_search import Solver
 from fastprune.layerwise import Teacher
 from fastprune.lut import LatencyTable
 from fastprune.macs import MacModel
 from fastprune.masks import Masks, masked
 from fastprune.rearrange import rearrange as rearrange_masks
+from fastprune.record import compare_latency, make_manifest, size_metrics
+from fastprune.stage_folders import (
+    load_cost,
+    load_fisher,
+    load_importance,
+    load_model,
+    load_table,
+    read_json,
+    record_of,
+    save_masks,
+    write_json,
+    write_record,
+)
 from fastprune.table_store import stored_table
 
 
@@ -127,7 +135,7 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
     with checkpoint.new_folder(model) as folder:
         dense.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        return _record(folder, "prepare", begin, metrics, settings)
+        return write_record(folder, "prepare", begin, metrics, settings)
 
 
 @makes("dense")
@@ -143,11 +151,11 @@ def evaluate_dense(*, model: Path, evaluation: Path, dense: Path, batch_size: in
     """
     begin = time.perf_counter()
     split, tokenizer = Split.load(evaluation), checkpoint.load_tokenizer(model)
-    metrics = evaluate(_load(model, device), split, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
+    metrics = evaluate(load_model(model, device), split, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
     if not allow_untuned:
         refuse_untuned(metrics["metric"], split)
     with checkpoint.new_folder(dense) as folder:
-        return _record(folder, "evaluate_dense", begin, {**metrics, "majority": majority_metric(split)})
+        return write_record(folder, "evaluate_dense", begin, {**metrics, "majority": majority_metric(split)})
 
 
 @makes("table", reads=("lut",))
@@ -168,7 +176,7 @@ def profile(*, model: Path, table: Path, lut: str = "", lut_store: str = "", lat
         Shape of the batch to measure with, see :func:`fastprune.profiler.profile`.
     """
     begin = time.perf_counter()
-    encoder = describe(_load(model, "cpu"))
+    encoder = describe(load_model(model, "cpu"))
     if lut:
         found, origin = LatencyTable.load(storage.local(lut)), lut
     else:
@@ -177,7 +185,7 @@ def profile(*, model: Path, table: Path, lut: str = "", lut_store: str = "", lat
     found.check_shape(encoder)
     with checkpoint.new_folder(table) as folder:
         found.save(folder / "lut.json")
-        return _record(folder, "profile", begin, {"latency_ms_dense": found.dense_ms(encoder.num_layers)},
+        return write_record(folder, "profile", begin, {"latency_ms_dense": found.dense_ms(encoder.num_layers)},
                        {"lut": found.key, "lut_from": origin})
 
 
@@ -197,7 +205,7 @@ def fisher(*, model: Path, calibration: Path, fisher: Path, selection: Selection
     """
     begin = time.perf_counter()
     split, tokenizer = Split.load(calibration), checkpoint.load_tokenizer(model)
-    encoder = describe(_load(model, device))
+    encoder = describe(load_model(model, device))
     batches = make_batches(split, batch_size, tokenizer.pad_token_id)
     importance, information = measure_importance(encoder, batches, split.task.problem, selection, fisher=estimator)
     macs = MacModel.of(encoder, split.mean_length)
@@ -205,8 +213,8 @@ def fisher(*, model: Path, calibration: Path, fisher: Path, selection: Selection
         save_file(dict(zip(("heads", "filters"), importance)), folder / "importance.safetensors")
         if information is not None:
             information.save(folder / "fisher.safetensors")
-        _write(folder / "macs.json", asdict(macs))
-        return _record(folder, "fisher", begin, {"examples": len(split), "macs": macs.total},
+        write_json(folder / "macs.json", asdict(macs))
+        return write_record(folder, "fisher", begin, {"examples": len(split), "macs": macs.total},
                        {"selection": selection, "fisher": estimator})
 
 
@@ -225,19 +233,19 @@ def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, keep_r
         Absolute, on the rows that :func:`prepare` set apart; ``NO_DROP`` keeps ``keep_ratio``.
     """
     begin = time.perf_counter()
-    importance, cost = _load_importance(fisher), _load_cost(fisher, table, solver)
+    importance, cost = load_importance(fisher), load_cost(fisher, table, solver)
     metrics: dict = {"keep_ratio": cost.settle(keep_ratio, latency_ms)}
     if max_accuracy_drop != NO_DROP:
         split, pad = Split.load(calibration), checkpoint.load_tokenizer(model).pad_token_id
-        encoder = describe(_load(model, device))
+        encoder = describe(load_model(model, device))
         batches = make_batches(split, batch_size, pad)
         teacher = Teacher(encoder, batches, keep=True) if tuning == "weights" else None
-        curve = find_keep_ratio(encoder, importance, _load_fisher(fisher), cost, batches, tuning,
+        curve = find_keep_ratio(encoder, importance, load_fisher(fisher), cost, batches, tuning,
                                 Split.load(calibration / "validation"), max_accuracy_drop, pad_token_id=pad,
                                 teacher=teacher)
         metrics = {"keep_ratio": curve.keep_ratio, "curve": asdict(curve)}
     with checkpoint.new_folder(chosen) as folder:
-        return _record(folder, "budget", begin, metrics, {"max_accuracy_drop": max_accuracy_drop})
+        return write_record(folder, "budget", begin, metrics, {"max_accuracy_drop": max_accuracy_drop})
 
 
 @makes("searched")
@@ -252,9 +260,9 @@ def search(*, fisher: Path, searched: Path, keep_ratio: float, table: Path | Non
         Output: ``masks.safetensors``.
     """
     begin = time.perf_counter()
-    cost = _load_cost(fisher, table, solver)
-    masks = cost.search(_load_importance(fisher), keep_ratio)
-    return _save_masks(searched, masks, cost, "search", begin, {"keep_ratio": keep_ratio, **cost.record})
+    cost = load_cost(fisher, table, solver)
+    masks = cost.search(load_importance(fisher), keep_ratio)
+    return save_masks(searched, masks, cost, "search", begin, {"keep_ratio": keep_ratio, **cost.record})
 
 
 @makes("rearranged")
@@ -268,10 +276,10 @@ def rearrange(*, fisher: Path, searched: Path, rearranged: Path, table: Path | N
         Output: ``masks.safetensors``.
     """
     begin = time.perf_counter()
-    masks, information = Masks.load(searched / "masks.safetensors"), _load_fisher(fisher)
+    masks, information = Masks.load(searched / "masks.safetensors"), load_fisher(fisher)
     if information is not None:
         masks = rearrange_masks(masks, information)
-    return _save_masks(rearranged, masks, _load_cost(fisher, table), "rearrange", begin)
+    return save_masks(rearranged, masks, load_cost(fisher, table), "rearrange", begin)
 
 
 @makes("pruned", "tuned")
@@ -291,16 +299,16 @@ def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, rear
     """
     begin = time.perf_counter()
     split, tokenizer = Split.load(calibration), checkpoint.load_tokenizer(model)
-    importance, cost = _load_importance(fisher), _load_cost(fisher, table, solver)
-    encoder = describe(_load(model, device))
+    importance, cost = load_importance(fisher), load_cost(fisher, table, solver)
+    encoder = describe(load_model(model, device))
     result = tune_model(encoder, Masks.load(rearranged / "masks.safetensors"), importance, cost, keep_ratio,
                         make_batches(split, batch_size, tokenizer.pad_token_id), split.task.problem, tuning)
-    origin = _read(model / RECORD)["settings"]
+    origin = read_json(model / RECORD)["settings"]
     manifest = make_manifest(encoder, cost, result, source=origin["source"], source_digest=origin["source_sha256"],
                              sample=split, evaluation=Split.load(evaluation), seed=origin["seed"],
-                             keep_ratio=keep_ratio, **_read(fisher / RECORD)["settings"], tuning=tuning)
-    _save_masks(tuned, result.masks, cost, "tune", begin)
-    record = _made("tune", begin, size_metrics(encoder, cost, result, keep_ratio),
+                             keep_ratio=keep_ratio, **read_json(fisher / RECORD)["settings"], tuning=tuning)
+    save_masks(tuned, result.masks, cost, "tune", begin)
+    record = record_of("tune", begin, size_metrics(encoder, cost, result, keep_ratio),
                    {"tuning": tuning, "stopped": result.stopped or "", "problem": split.task.problem,
                     "text_columns": split.task.text_columns, "max_length": split.task.max_length})
     checkpoint.save(pruned, result.model, tokenizer, manifest, stage=record)
@@ -323,7 +331,7 @@ def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged
     """
     begin = time.perf_counter()
     split, pad = Split.load(evaluation), checkpoint.load_tokenizer(pruned).pad_token_id
-    dense, small = _load(model, device), checkpoint.load(pruned, device=choose_device(device))
+    dense, small = load_model(model, device), checkpoint.load(pruned, device=choose_device(device))
     metrics = {"pruned": evaluate(small, split, pad_token_id=pad, batch_size=batch_size)["metric"]}
     if every_stage:
         encoder = describe(dense)
@@ -335,13 +343,13 @@ def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged
         for name, masks in named.items():
             with masked(encoder, masks.heads.to(encoder.device), masks.filters.to(encoder.device)):
                 metrics[name] = evaluate(dense, split, pad_token_id=pad, batch_size=batch_size)["metric"]
-    latency = compare_latency(dense, small, split, pad, _load_table(table))
+    latency = compare_latency(dense, small, split, pad, load_table(table))
     metrics |= {f"latency_ms_{name}": latency.pop(name) for name in ("dense", "pruned")}
     for name, network, folder in (("dense", dense, model), ("pruned", small, pruned)):
         metrics[f"params_{name}"] = network.num_parameters()
         metrics[f"megabytes_{name}"] = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
     with checkpoint.new_folder(measured) as folder:
-        return _record(folder, "evaluate_pruned", begin, metrics, {"latency": latency})
+        return write_record(folder, "evaluate_pruned", begin, metrics, {"latency": latency})
 
 
 @makes("report")
@@ -359,7 +367,7 @@ def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Pa
 
     begin = time.perf_counter()
     folders = (model, dense, *([table] if table else []), fisher, chosen, searched, rearranged, pruned, measured)
-    records = [_read(folder / RECORD) for folder in folders]
+    records = [read_json(folder / RECORD) for folder in folders]
     found = {record["stage"]: record["metrics"] for record in records}
     figures, latency = found["evaluate_pruned"], records[-1]["settings"]["latency"]
 
@@ -381,13 +389,13 @@ def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Pa
     if "search" in figures:
         metrics["stages"] = {name: figures[name] for name in ("search", "rearrange") if name in figures}
         metrics["stages"]["tuning"] = figures["pruned"]
-    manifest = _read(pruned / checkpoint.MANIFEST)
+    manifest = read_json(pruned / checkpoint.MANIFEST)
     with checkpoint.new_folder(report) as folder:
-        _write(folder / "metrics.json", metrics)
+        write_json(folder / "metrics.json", metrics)
         (folder / "report.html").write_text(page.render(metrics, manifest), encoding="utf-8")
         for name, figure in page.plots(metrics, manifest).items():
             figure.savefig(folder / f"{name}.png", dpi=150)
-        return _record(folder, "report", begin, metrics)
+        return write_record(folder, "report", begin, metrics)
 
 
 STAGES = (
@@ -411,52 +419,3 @@ def stages_under(constraint: Kind) -> tuple[Stage, ...]:
         return STAGES
     return tuple(Stage(stage.run, tuple(name for name in stage.inputs if name != "table"), stage.outputs)
                  for stage in STAGES if stage.run is not profile)
-
-
-def _load(model: Path, device: str):
-    # The folder that prepare froze has passed every check already, task head included.
-    return checkpoint.load_dense(model, device=choose_device(device))
-
-
-def _load_importance(folder: Path) -> tuple[Tensor, Tensor]:
-    importance = load_file(folder / "importance.safetensors")
-    return importance["heads"], importance["filters"]
-
-
-def _load_table(folder: Path | None) -> LatencyTable | None:
-    return folder and LatencyTable.load(folder / "lut.json")
-
-
-def _load_cost(fisher: Path, table: Path | None, solver: Solver = "exact") -> Constraint:
-    return Constraint(MacModel(**_read(fisher / "macs.json")), _load_table(table), solver)
-
-
-def _load_fisher(folder: Path) -> Fisher | None:
-    path = folder / "fisher.safetensors"
-    return Fisher.load(path) if path.exists() else None
-
-
-def _save_masks(output: Path, masks: Masks, cost: Constraint, stage: str, begin: float, settings: dict | None = None):
-    with checkpoint.new_folder(output) as folder:
-        masks.save(folder / "masks.safetensors")
-        metrics = {**cost.kept(masks), "heads_kept": sum(masks.head_counts),
-                   "filters_kept": sum(masks.filter_counts)}
-        return _record(folder, stage, begin, metrics, settings)
-
-
-def _made(stage: str, begin: float, metrics: dict, settings: dict | None = None) -> dict:
-    return {"stage": stage, "seconds": time.perf_counter() - begin, "settings": settings or {}, "metrics": metrics}
-
-
-def _record(folder: Path, stage: str, begin: float, metrics: dict, settings: dict | None = None) -> dict:
-    record = _made(stage, begin, metrics, settings)
-    _write(folder / RECORD, record)
-    return record
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write(path: Path, document: dict) -> None:
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ import torch
 import fastprune
 from fastprune import stages
 from fastprune.errors import InputError
+from fastprune.lut import LatencyTable
 from fastprune.masks import Masks
 
 WORDS = ["the", "film", "was", "not", "very", "good", "bad", "dull", "great"]
@@ -137,3 +138,31 @@ def test_an_untuned_model_is_refused_unless_allowed(tmp_path, source, folders):
     assert not (tmp_path / "dense").exists()
     record = stages.evaluate_dense(model=model, evaluation=evaluation, dense=tmp_path / "dense", allow_untuned=True)
     assert record["metrics"]["metric"] == 0.0
+
+
+def test_a_latency_budget(tmp_path, source):
+    """A given table, a budget in milliseconds: kept by every stage, told by the last."""
+    table = LatencyTable([0.1, 0.4, 0.6, 0.8, 1.0], [0.1 + 0.02 * n for n in range(65)], 0.2, 32, 2, 16, "float32",
+                         "sdpa", "somewhere else")
+    table.save(tmp_path / "lut.json")
+    with pytest.warns(UserWarning, match="measured with device 'somewhere else'"):
+        made = run_stages(tmp_path / "made", **source, keep_ratio=0.9, constraint="latency", latency_ms=3.5,
+                          lut=str(tmp_path / "lut.json"))
+    metrics = json.loads((made["report"] / "metrics.json").read_text())
+    assert metrics["keep_ratio"] == pytest.approx(3.5 / table.dense_ms(3))
+    assert 0.95 * 3.5 < metrics["latency_ms"]["predicted_pruned"] <= 3.5 * (1 + 1e-9)
+    assert metrics["latency_kept"] == pytest.approx(metrics["latency_ms"]["predicted_pruned"] / table.dense_ms(3))
+    assert metrics["seconds"]["profile"] > 0
+    manifest = json.loads((made["pruned"] / "manifest.json").read_text())
+    assert (manifest["constraint"], manifest["solver"], manifest["lut"]) == ("latency", "exact", table.key)
+    page = (made["report"] / "report.html").read_text()
+    assert "of its latency" in page and "as predicted by the look-up table" in page
+
+
+def test_the_profiler_keeps_what_it_measures_in_the_store(tmp_path, folders):
+    store = {"lut_store": str(tmp_path / "store"), "latency_batch_size": 1, "latency_seq_len": 8, "device": "cpu"}
+    first = stages.profile(model=folders["model"], table=tmp_path / "first", **store)
+    [kept] = (tmp_path / "store").rglob("*.json")
+    again = stages.profile(model=folders["model"], table=tmp_path / "again", **store)
+    assert first["settings"]["lut_from"] == "measured now" and str(kept) == again["settings"]["lut_from"]
+    assert (tmp_path / "first" / "lut.json").read_bytes() == (tmp_path / "again" / "lut.json").read_bytes()
