@@ -41,3 +41,24 @@ def test_quartiles():
 
 def test_the_processor_has_a_name_and_no_driver():
     assert device_name(torch.device("cpu")) and driver_version(torch.device("cpu")) == ""
+
+
+def test_on_a_gpu_events_are_timed_between_synchronisations(monkeypatch):
+    """The CUDA path as far as it goes without a GPU: the order of its calls."""
+    calls = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            calls.append("record")
+
+        def elapsed_time(self, end):
+            calls.append("elapsed")
+            return 1.5
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("synchronize"))
+    assert milliseconds(lambda: calls.append("call"), torch.device("cuda")) == 1.5
+    assert calls == ["synchronize", "record", "call", "record", "synchronize", "elapsed"]

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from test_artifacts import double, numbers
+from test_lut import profile_twice
 
 from fastprune import checkpoint, storage
 from fastprune.data import read_table
@@ -148,3 +149,7 @@ def test_inputs_are_of_one_compression_in_s3_too(root, tmp_path):
     double(tmp_path / "one", tmp_path / "doubled")
     with pytest.raises(InputError, match="another compression"):
         double(tmp_path / "one", tmp_path / "x", other=tmp_path / "two")
+
+
+def test_a_team_profiles_once(root, monkeypatch):
+    profile_twice(f"{root}/luts", monkeypatch)
