@@ -154,7 +154,7 @@ def find_version(client, name: str, artifact_sha256: str) -> str:
 def _registration_run(uri: str, client, name: str, artifact: Artifact) -> str:
     """The run of a registration that was cut off, or a new one."""
     experiment = tracking.experiment_id(uri, client)
-    begun = client.search_runs([experiment], f"tags.registers = '{artifact.digest}' and attributes.status = 'RUNNING'")
+    begun = client.search_runs([experiment], f"tags.registers = '{artifact.digest}'")
     if begun:
         return begun[0].info.run_id
     return client.create_run(experiment, run_name=f"register {name}",
@@ -191,7 +191,7 @@ def log_version(uri: str, run_id: str, model_dir: str | Path, name: str, *, prob
     str
         The version.
     """
-    tracking.connect(uri)
+    client = tracking.connect(uri)
     import mlflow
     import pandas
     from mlflow.models import ModelSignature
@@ -217,7 +217,6 @@ def log_version(uri: str, run_id: str, model_dir: str | Path, name: str, *, prob
     packages = ("mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")
     with _quiet():
         mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
         with mlflow.start_run(run_id=run_id):
             logged = mlflow.pyfunc.log_model(
                 name="model",
@@ -228,7 +227,13 @@ def log_version(uri: str, run_id: str, model_dir: str | Path, name: str, *, prob
                 input_example=pandas.DataFrame([example], columns=inputs),
                 pip_requirements=[f"{package}=={installed(package).split('+')[0]}" for package in packages],
             )
-            registered = mlflow.register_model(logged.model_uri, name, tags=dict(tags or {}))
+            try:
+                client.create_registered_model(name)
+            except mlflow.MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            registered = client.create_model_version(name, logged.model_uri, run_id, tags=dict(tags or {}),
+                                                     model_id=logged.model_id)
     return str(registered.version)
 
 

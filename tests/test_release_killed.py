@@ -70,7 +70,7 @@ def test_a_killed_promotion(store, made, target, when):  # noqa: F811
 
 @pytest.mark.parametrize("target, when", [
     ("mlflow.MlflowClient.log_model_artifacts", "before"), ("mlflow.MlflowClient.finalize_logged_model", "before"),
-    ("mlflow.register_model", "before"), ("mlflow.register_model", "after"),
+    ("MlflowClient.create_model_version", "before"), ("MlflowClient.create_model_version", "after"),
 ], ids=["in the upload", "after the upload", "before the version", "after the version"])
 def test_a_killed_registration(tmp_path, made, target, when):  # noqa: F811
     uri, folder = f"sqlite:///{tmp_path}/mlflow.db", made / "one"
