@@ -105,7 +105,8 @@ def main(model, train_file, eval_file, text_columns, label_column, methods, keep
                 cost = Constraint.of(encoder, seq_len or sample.mean_length, lut, search)
                 if search == "macs":
                     cost = Constraint(cost.macs)
-                    masks = search_macs(*importance, cost.macs, macs_ratio(importance, cost, lut, ratio) if lut else ratio)
+                    bought = macs_ratio(importance, cost, lut, ratio) if lut else ratio
+                    masks = search_macs(*importance, cost.macs, bought)
                 else:
                     masks = cost.search(importance, ratio)
                 stages = {}
@@ -120,10 +121,10 @@ def main(model, train_file, eval_file, text_columns, label_column, methods, keep
                              progress=False)
                 seconds = time.perf_counter() - begin
                 result = {
-                    "model": name, "method": label(method, search, lut), "num_samples": num_samples, "seed": seed, "keep_ratio": ratio,
-                    "metric": task.metric, "dense": reference, "pruned": score(tuned.model), **stages,
-                    **cost.kept(masks), **timed(dense, tuned.model, masks, lut), "heads": masks.head_counts, "filters": masks.filter_counts,
-                    "stopped": tuned.stopped, "importance_s": measured,
+                    "model": name, "method": label(method, search, lut), "num_samples": num_samples, "seed": seed,
+                    "keep_ratio": ratio, "metric": task.metric, "dense": reference, "pruned": score(tuned.model), **stages,
+                    **cost.kept(masks), **timed(dense, tuned.model, masks, lut), "heads": masks.head_counts,
+                    "filters": masks.filter_counts, "stopped": tuned.stopped, "importance_s": measured,
                     "tuning_s": seconds,
                 }
                 with open(output, "a") as file:
