@@ -1,9 +1,10 @@
 """Measures how long attention and FFN blocks take by what they keep (paper, section 3.1), for :mod:`fastprune.lut`.
 
-What is timed are the layers of a sliced model itself, run as the model runs them, with heads alone or with filters
-alone. The published generator times every number of filters; here few are timed, more where the curve bends or
-steps, and every measurement is the ratio to a reference block that was timed right before and after it, so that a
-device that changes its pace does not bend the curve.
+What is timed are the layers of a sliced model itself, run as the model runs them: any number of heads beside half of the
+filters, any number of filters beside half of the heads, for in that company a pruned model's blocks run. The published
+generator times every number of filters; here few are timed, more where the curve bends or steps, and every
+measurement is the ratio to layers with half of both, timed right before and after it, so that a device that changes
+its pace does not bend the curve.
 """
 
 from __future__ import annotations
@@ -97,41 +98,42 @@ def profile(config: PreTrainedConfig, *, batch_size: int, seq_len: int, device: 
     with torch_threads(threads), torch.inference_mode(), steady_allocator():
         bench = Bench(thin_model(config, attention, dtype).to(device), batch_size, seq_len)
         num_heads, num_filters = bench.encoder.num_heads, bench.encoder.num_filters
+        half_heads, half_filters = bench.half
         bar = tqdm(desc="profile", unit="block", disable=not progress)
-        heads = bench.measure([(n, 0) for n in range(num_heads + 1)], (num_heads, 0), tolerance, bar)
-        heads = {count: times for (count, _), times in heads.items()}
+        heads = bench.measure([(n, half_filters) for n in range(num_heads + 1)], tolerance, bar)
+        heads = {count: ratio for (count, _), ratio in heads.items()}
 
         def measure_filters(counts: list[int]) -> dict[int, Latency]:
-            found = bench.measure([(0, n) for n in counts], (0, num_filters // 2), tolerance, bar)
-            return {count: times for (_, count), times in found.items()}
+            found = bench.measure([(half_heads, n) for n in counts], tolerance, bar)
+            return {count: ratio for (_, count), ratio in found.items()}
 
         if every:
             filters, error = measure_filters(list(range(num_filters + 1))), 0.0
         else:
             limit = max(2 * START, (num_heads + num_filters) // 24 - num_heads)
             filters, error = sample_filters(num_filters, measure_filters, tolerance, limit)
-        whole, dense = bench.whole()
+        overhead, half = bench.level()
         bar.close()
 
-    # An empty attention block and an empty FFN block are only ever timed together: half of it each.
-    empty = (heads[0].median_ms + filters[0].median_ms) / 4
-    tables = [np.maximum([heads[n].median_ms - empty for n in range(num_heads + 1)], 0.0),
-              np.maximum(interpolate({n: times.median_ms for n, times in filters.items()}, num_filters) - empty, 0.0)]
-    # Blocks that run together find less in the caches than those that run alone.
-    scale = dense / (tables[0][-1] + tables[1][-1])
+    curves = [np.array([heads[n].median_ms for n in range(num_heads + 1)]),
+              interpolate({n: ratio.median_ms for n, ratio in filters.items()}, num_filters)]
+    # What a layer takes without any unit cannot be told apart by block: half of it each.
+    empty = max(curves[0][0] + curves[1][0] - 1, 0) / 2
+    tables = [half * np.maximum(curve - curve[0] + empty, 0) for curve in curves]
     return LatencyTable(
-        attention_ms=(scale * tables[0]).tolist(), ffn_ms=(scale * tables[1]).tolist(), overhead_ms=whole,
+        attention_ms=tables[0].tolist(), ffn_ms=tables[1].tolist(), overhead_ms=overhead,
         hidden_size=bench.encoder.hidden_size, batch_size=batch_size, seq_len=seq_len,
         dtype=str(dtype).removeprefix("torch."), attention=attention, device=device_name(device),
         threads=(threads or torch.get_num_threads()) if device.type == "cpu" else 0,
-        measured={name: [[count, *vars(times).values()] for count, times in sorted(found.items())]
+        measured={name: [[count, *(half * value for value in vars(ratio).values())]
+                         for count, ratio in sorted(found.items())]
                   for name, found in (("attention", heads), ("ffn", filters))},
         origin={"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "driver": driver_version(device), "cuda": torch.version.cuda or "",
                 "versions": {"fastprune": fastprune.__version__, "torch": torch.__version__,
                              "transformers": transformers.__version__},
                 "measurements": len(heads) + len(filters), "seconds": time.perf_counter() - begin,
-                "tolerance": tolerance, "error": error, "scale": scale, "model_type": config.model_type})
+                "tolerance": tolerance, "error": error, "model_type": config.model_type})
 
 
 def sample_filters(num_filters: int, measure: Callable[[list[int]], dict[int, Latency]], tolerance: float,
@@ -145,7 +147,7 @@ def sample_filters(num_filters: int, measure: Callable[[list[int]], dict[int, La
     ----------
     num_filters : int
     measure : callable
-        From numbers of filters to their times.
+        From numbers of filters to their times, in any unit.
     tolerance : float
         Relative.
     limit : int
@@ -246,11 +248,14 @@ class Bench:
         layers = layers_of(slice_model(self.encoder, masks))
         return lambda: self.run(layers)
 
-    def measure(self, shapes: list[tuple[int, int]], reference: tuple[int, int], tolerance: float,
-                bar: tqdm) -> dict[tuple[int, int], Latency]:
-        """Milliseconds a layer of every shape (heads, filters), as ratios to a reference timed before and after."""
-        device, anchor = self.encoder.device, self.sliced(*reference)
-        anchors: list[float] = []
+    @property
+    def half(self) -> tuple[int, int]:
+        """Half of the heads and half of the filters."""
+        return (self.encoder.num_heads + 1) // 2, (self.encoder.num_filters + 1) // 2
+
+    def measure(self, shapes: list[tuple[int, int]], tolerance: float, bar: tqdm) -> dict[tuple[int, int], Latency]:
+        """Time of layers of every shape (heads, filters), as ratios to layers of half of both."""
+        device, anchor = self.encoder.device, self.sliced(*self.half)
         ratios: dict[tuple[int, int], list[float]] = {shape: [] for shape in shapes}
         for first in range(0, len(shapes), TOGETHER):
             calls = {shape: self.sliced(*shape) for shape in shapes[first:first + TOGETHER]}
@@ -263,23 +268,22 @@ class Bench:
                     if step < ROUNDS[0] or _uncertainty(found) > tolerance / 2:
                         now, after = milliseconds(call, device), milliseconds(anchor, device)
                         found.append(2 * now / (before + after))
-                        anchors.append(after)
                         before = after
             bar.update(len(calls))
-        pace = statistics.median(anchors) / self.encoder.num_layers
-        return {shape: Latency.of([pace * ratio for ratio in found]) for shape, found in ratios.items()}
+        return {shape: Latency.of(found) for shape, found in ratios.items()}
 
-    def whole(self) -> tuple[float, float]:
-        """Milliseconds of the thin model without its layers, and of one dense layer."""
+    def level(self) -> tuple[float, float]:
+        """Milliseconds of the thin model without its layers, and of one layer with half of both."""
         device, layers, model = self.encoder.device, self.encoder.layers, self.encoder.model
-        times: tuple[list[float], list[float]] = ([], [])
+        calls = (lambda: model(**self.batch), lambda: self.run(layers), self.sliced(*self.half))
+        times: tuple[list[float], ...] = ([], [], [])
         for step in range(-2, ROUNDS[1]):
-            for found, call in zip(times, (lambda: model(**self.batch), lambda: self.run(layers)), strict=True):
+            for found, call in zip(times, calls, strict=True):
                 elapsed = milliseconds(call, device)
                 if step >= 0:
                     found.append(elapsed)
-        difference = statistics.median(all_of_it - part for all_of_it, part in zip(*times, strict=True))
-        return max(difference, 0.0), statistics.median(times[1]) / len(layers)
+        overhead = statistics.median(whole - inner for whole, inner in zip(*times[:2], strict=True))
+        return max(overhead, 0.0), statistics.median(times[2]) / len(layers)
 
 
 def _uncertainty(values: list[float]) -> float:

@@ -4,7 +4,7 @@
     python -m tests.benchmarks.latency --layers 6 --hidden 384 --filters 1536 --check 0     # MiniLM, every number
 
 The table is checked at random numbers of filters that are measured as well (``--check 0``: at all of them, as the
-published generator does), both relative to the same block. Then models sliced to a fraction of the predicted latency,
+published generator does), as times of a layer with half of the heads. Then models sliced to a fraction of the predicted latency,
 by either solver, are timed in turn with the dense one.
 """
 
@@ -49,15 +49,15 @@ def main(arguments: list[str] | None = None) -> dict:
     begin = time.perf_counter()
     with torch.inference_mode(), steady_allocator():
         bench = Bench(thin_model(config, "sdpa", torch.float32), options.batch_size, options.tokens)
-        times = bench.measure([(0, int(count)) for count in counts], (0, options.filters // 2), options.tolerance,
+        half_heads, _ = bench.half
+        times = bench.measure([(half_heads, int(count)) for count in counts], options.tolerance,
                               tqdm(desc="check", unit="block", disable=None))
     seconds = time.perf_counter() - begin
-    measured = np.array([times[0, int(count)].median_ms for count in counts])
-    # What the table was before the blocks' common part was taken off and their level set.
-    known = {count: median for count, median, *_ in table.measured["ffn"]}
-    slope = (known[options.filters] - known[0]) / (table.ffn_ms[-1] - table.ffn_ms[0])
-    predicted = known[0] + slope * (np.array(table.ffn_ms)[counts] - table.ffn_ms[0])
-    errors = np.abs(predicted / measured * np.median(measured / predicted) - 1)
+    measured = np.array([times[half_heads, int(count)].median_ms for count in counts])
+    # A layer with half of the heads and so many filters, in units of one with half of both.
+    predicted = table.attention_ms[half_heads] + np.array(table.ffn_ms)
+    predicted = predicted[counts] / predicted[bench.half[1]]
+    errors = np.abs(predicted / measured - 1)
     print(f"against {len(counts)} numbers of filters measured in {seconds:.0f} s: median error "
           f"{np.median(errors):.2%}, 9 in 10 below {np.quantile(errors, 0.9):.2%}")
 
