@@ -1,10 +1,10 @@
 """Measures how long attention and FFN blocks take by what they keep (paper, section 3.1), for :mod:`fastprune.lut`.
 
-What is timed are the layers of a sliced model itself, run as the model runs them: any number of heads beside half of the
-filters, any number of filters beside half of the heads, for in that company a pruned model's blocks run. The published
-generator times every number of filters; here few are timed, more where the curve bends or steps, and every
-measurement is the ratio to layers with half of both, timed right before and after it, so that a device that changes
-its pace does not bend the curve.
+What is timed are the layers of a sliced model itself, run as the model runs them: any number of heads beside half of
+the filters, any number of filters beside half of the heads, for in that company a pruned model's blocks run. The
+published generator times every number of filters; here few are timed, more where the curve bends or steps, and
+every measurement is the ratio to layers with half of both, timed right before and after it, so that a device that
+changes its pace does not bend the curve.
 """
 
 from __future__ import annotations

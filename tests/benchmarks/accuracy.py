@@ -122,8 +122,8 @@ def main(model, train_file, eval_file, text_columns, label_column, methods, keep
                 seconds = time.perf_counter() - begin
                 result = {
                     "model": name, "method": label(method, search, lut), "num_samples": num_samples, "seed": seed,
-                    "keep_ratio": ratio, "metric": task.metric, "dense": reference, "pruned": score(tuned.model), **stages,
-                    **cost.kept(masks), **timed(dense, tuned.model, masks, lut), "heads": masks.head_counts,
+                    "keep_ratio": ratio, "metric": task.metric, "dense": reference,
+                    "pruned": score(tuned.model), **stages, **cost.kept(masks), **timed(dense, tuned.model, masks, lut), "heads": masks.head_counts,
                     "filters": masks.filter_counts, "stopped": tuned.stopped, "importance_s": measured,
                     "tuning_s": seconds,
                 }

@@ -4,8 +4,8 @@
     python -m tests.benchmarks.latency --layers 6 --hidden 384 --filters 1536 --check 0     # MiniLM, every number
 
 The table is checked at random numbers of filters that are measured as well (``--check 0``: at all of them, as the
-published generator does), as times of a layer with half of the heads. Then models sliced to a fraction of the predicted latency,
-by either solver, are timed in turn with the dense one.
+published generator does), as times of a layer with half of the heads. Then models sliced to a fraction of the predicted
+latency, by either solver, are timed in turn with the dense one.
 """
 
 from __future__ import annotations
