@@ -13,7 +13,7 @@ import copy
 import datetime
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -115,8 +115,9 @@ def profile(config: PreTrainedConfig, *, batch_size: int, seq_len: int, device: 
         overhead, half = bench.level()
         bar.close()
 
-    curves = [np.array([heads[n].median_ms for n in range(num_heads + 1)]),
-              interpolate({n: ratio.median_ms for n, ratio in filters.items()}, num_filters)]
+    smooth_heads = smooth(heads, range(1, num_heads + 1))
+    curves = [np.array([heads[0].median_ms, *(smooth_heads[n] for n in range(1, num_heads + 1))]),
+              interpolate(filters, num_filters)]
     # What a layer takes without any unit cannot be told apart by block: half of it each.
     empty = max(curves[0][0] + curves[1][0] - 1, 0) / 2
     tables = [half * np.maximum(curve - curve[0] + empty, 0) for curve in curves]
@@ -182,12 +183,29 @@ def sample_filters(num_filters: int, measure: Callable[[list[int]], dict[int, La
     return times, max((error for error, *_ in pending if error < np.inf), default=tolerance)
 
 
-def interpolate(times: dict[int, float], num_filters: int) -> np.ndarray:
+def smooth(times: Mapping[int, Latency], counts: Iterable[int]) -> dict[int, float]:
+    """Medians of ``counts``, drawn towards the line between their neighbours where that is as good as they are.
+
+    A search for the cheapest would otherwise choose the numbers whose measurements came out low by chance. What lies
+    beyond its quartiles from the line, as at a step or where a kernel dislikes a number, stays as it was measured.
+    """
+    counts = [count for count in counts if count in times]
+    values = {count: times[count].median_ms for count in counts}
+    for _ in range(2):
+        before = dict(values)
+        for low, count, high in zip(counts, counts[1:], counts[2:], strict=False):
+            line = before[low] + (count - low) / (high - low) * (before[high] - before[low])
+            if times[count].q1 <= line <= times[count].q3:
+                values[count] = (before[count] + 2 * line) / 3
+    return values
+
+
+def interpolate(times: Mapping[int, Latency], num_filters: int) -> np.ndarray:
     """Times of 0 to ``num_filters`` filters from those of a few: two rising curves, of tiles and of broken tiles.
 
     Parameters
     ----------
-    times : dict of float
+    times : mapping of Latency
         By number of filters, 0 and ``num_filters`` among them.
 
     Returns
@@ -195,14 +213,14 @@ def interpolate(times: dict[int, float], num_filters: int) -> np.ndarray:
     array [num_filters + 1]
     """
     table = np.empty(num_filters + 1)
-    table[0] = times[0]
+    table[0] = times[0].median_ms
     for curve in _curves(num_filters):
-        known = [count for count in curve if count in times]
-        if known:
-            rising = IsotonicRegression().fit_transform(known, [times[count] for count in known])
+        if known := smooth(times, curve):
+            numbers = list(known)
+            rising = IsotonicRegression().fit_transform(numbers, list(known.values()))
             counts = np.arange(1, num_filters + 1)
-            mine = counts[(counts % TILE == 0) == (known[0] % TILE == 0)]
-            table[mine] = np.interp(mine, known, rising)
+            mine = counts[(counts % TILE == 0) == (numbers[0] % TILE == 0)]
+            table[mine] = np.interp(mine, numbers, rising)
     return table
 
 

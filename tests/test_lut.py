@@ -102,7 +102,7 @@ def test_few_measurements_give_the_whole_curve(name, curve):
     times, error = profiler.sample_filters(num_filters, measure, 0.02, 150)
     assert len(asked) == len(set(asked)) == len(times) <= 150 and {0, num_filters} <= set(asked)
     assert len(asked) < (40 if name in ("linear", "broken tiles cost more") else 151)
-    table = profiler.interpolate({count: time.median_ms for count, time in times.items()}, num_filters)
+    table = profiler.interpolate(times, num_filters)
     want = np.array([curve(count) for count in range(num_filters + 1)])
     errors = np.abs(table / want - 1)
     assert np.median(errors) < 0.001 and np.quantile(errors, 0.9) < 0.05
@@ -129,11 +129,23 @@ def test_noise_between_the_quartiles_is_not_followed_up():
     assert len(asked) <= 2 * profiler.START + profiler.START
 
 
+def test_chance_is_smoothed_and_what_a_kernel_dislikes_is_not():
+    generator, counts = np.random.default_rng(0), list(range(8, 808, 8))
+    curve = np.array([1 + 0.01 * n for n in counts])
+    curve[50] *= 1.5
+    noisy = curve * generator.normal(1, 0.02, len(counts))
+    times = {n: Latency(value, value * 0.96, value * 1.04) for n, value in zip(counts, noisy, strict=True)}
+    got = np.array(list(profiler.smooth(times, counts).values()))
+    assert got[50] == noisy[50]
+    rest = np.arange(len(counts)) != 50
+    assert (got / curve - 1)[rest].std() < 0.7 * (noisy / curve - 1)[rest].std()
+
+
 @pytest.mark.parametrize("num_filters", [1, 5, 8, 13, 24, 40, 100])
 def test_every_number_of_filters_gets_a_time(num_filters):
     measure, _ = noiseless(lambda n: 1 + 0.1 * n)
     times, _ = profiler.sample_filters(num_filters, measure, 0.01, 100)
-    table = profiler.interpolate({count: time.median_ms for count, time in times.items()}, num_filters)
+    table = profiler.interpolate(times, num_filters)
     assert np.isfinite(table).all() and table[0] == 1 and table[-1] == pytest.approx(1 + 0.1 * num_filters)
 
 
