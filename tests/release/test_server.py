@@ -41,11 +41,11 @@ def as_user(address, name):
     return {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": f"{name}s-password-1"}
 
 
-def grant(address, what, **which):
+def grant(address, kind, name):
     """Give the user ``reader`` EDIT on something."""
-    done = requests.post(f"{address}/api/2.0/mlflow/{what}/permissions/create", timeout=20,
+    done = requests.post(f"{address}/api/3.0/mlflow/users/permissions/grant", timeout=20,
                          auth=tuple(servers.MLFLOW_ADMIN.values()),
-                         json={**which, "username": "reader", "permission": "EDIT"})
+                         json={"username": "reader", "resource_type": kind, "resource_id": name, "permission": "EDIT"})
     assert done.ok, done.text
 
 
@@ -127,8 +127,8 @@ def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
     assert registration.verify(server, registered, "1").difference < 1e-5
 
     experiment = tracking.connect(server).get_experiment_by_name(tracking.EXPERIMENT).experiment_id
-    grant(server, "registered-models", name=registered)
-    grant(server, "experiments", experiment_id=experiment)
+    grant(server, "registered_model", registered)
+    grant(server, "experiment", experiment)
     with pytest.raises(release.PolicyNotMet, match="approvers"):
         release.promote(server, registered, "2", Policy(approvers=["zoe"]), why="not zoe")
     release.promote(server, registered, "2", Policy(approvers=["reader"]), why="now I may")
