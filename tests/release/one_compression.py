@@ -12,7 +12,7 @@ def main(uri: str, root: Path, seed: int, experiment: str, source: dict) -> None
     given = source | {"seed": seed, "num_samples": 40, "keep_ratio": 0.5}
     run, made = tracking.start(uri, f"seed {seed}", {"seed": seed}, experiment=experiment), {}
     assert run
-    for stage in stages.STAGES:
+    for stage in stages.stages_under("macs"):
         made |= {name: root / name for name in stage.outputs}
         paths = {name: made[name] for name in stage.inputs + stage.outputs}
         parameters = inspect.signature(stage.run).parameters
