@@ -5,14 +5,14 @@ and masks as safetensors, tables as Parquet, the rest as JSON. A folder gets its
 The first output of every stage holds ``stage.json``: its name, seconds, settings and metrics; every output is an
 artifact with a manifest (:mod:`fastprune.artifacts`).
 
-``STAGES`` and :func:`stages_under` are what the pipeline definitions are made from.
+Which folder goes into which stage stands in :mod:`fastprune.stage_graph`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -56,23 +56,6 @@ from fastprune.stage_folders import (
     write_record,
 )
 from fastprune.table_store import stored_table
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage, and the names of the folders that it reads and makes.
-
-    ``run`` takes each of them as a keyword argument of that name, then its own parameters, and returns what it wrote
-    into ``stage.json``. ``table``, of :func:`profile`, is left out under a MAC budget.
-    """
-
-    run: Callable[..., dict]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return self.run.__name__
 
 
 @makes(model=("source_sha256",), calibration=("source_sha256", "sample_sha256", "seed"),
@@ -396,26 +379,3 @@ def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Pa
         for name, figure in page.plots(metrics, manifest).items():
             figure.savefig(folder / f"{name}.png", dpi=150)
         return write_record(folder, "report", begin, metrics)
-
-
-STAGES = (
-    Stage(prepare, (), ("model", "calibration", "evaluation")),
-    Stage(evaluate_dense, ("model", "evaluation"), ("dense",)),
-    Stage(profile, ("model",), ("table",)),
-    Stage(fisher, ("model", "calibration"), ("fisher",)),
-    Stage(budget, ("model", "calibration", "fisher", "table"), ("chosen",)),
-    Stage(search, ("fisher", "table"), ("searched",)),
-    Stage(rearrange, ("fisher", "table", "searched"), ("rearranged",)),
-    Stage(tune, ("model", "calibration", "evaluation", "fisher", "table", "rearranged"), ("pruned", "tuned")),
-    Stage(evaluate_pruned, ("model", "evaluation", "table", "searched", "rearranged", "pruned"), ("measured",)),
-    Stage(report, ("model", "dense", "table", "fisher", "chosen", "searched", "rearranged", "pruned", "measured"),
-          ("report",)),
-)
-
-
-def stages_under(constraint: Kind) -> tuple[Stage, ...]:
-    """The stages of a compression under a constraint: nothing is profiled under a MAC budget."""
-    if constraint == "latency":
-        return STAGES
-    return tuple(Stage(stage.run, tuple(name for name in stage.inputs if name != "table"), stage.outputs)
-                 for stage in STAGES if stage.run is not profile)

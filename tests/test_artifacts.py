@@ -7,6 +7,7 @@ from test_stages import folders, source  # noqa: F401 (fixtures)
 from fastprune import artifacts, stages, storage
 from fastprune.artifacts import makes
 from fastprune.errors import InputError
+from fastprune.stage_graph import stages_under
 
 _CALLS = []
 
@@ -121,7 +122,7 @@ def test_a_key_is_written_once(tmp_path):
 def test_every_stage_makes_artifacts_of_one_origin(folders):  # noqa: F811
     found = {name: artifacts.read(folder, artifacts.KINDS[name])
              for name, folder in folders.items()}
-    assert set(found) == {name for stage in stages.stages_under("macs") for name in stage.outputs}
+    assert set(found) == {name for stage in stages_under("macs") for name in stage.outputs}
     origin = artifacts.common_origin(found)
     assert set(origin) == {"source_sha256", "sample_sha256", "evaluation_sha256", "seed"}
     assert found["report"].origin == origin and found["pruned"].inputs["fisher"] == found["fisher"].digest

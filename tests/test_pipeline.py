@@ -10,7 +10,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from test_stages import source  # noqa: F401 (a fixture)
 
 import fastprune
-from fastprune import release, stages
+from fastprune import release
+from fastprune.stage_graph import stages_under
 from pipelines import compression
 
 
@@ -34,7 +35,7 @@ def spec(tmp_path_factory, constraint):
 def test_the_compiled_pipeline_is_a_pipeline_spec_whose_references_resolve(spec, constraint):
     json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     tasks = spec["root"]["dag"]["tasks"]
-    assert set(tasks) == {stage.name.replace("_", "-") for stage in stages.stages_under(constraint)} | {"register"}
+    assert set(tasks) == {stage.name.replace("_", "-") for stage in stages_under(constraint)} | {"register"}
     for name, task in tasks.items():
         component = spec["components"][task["componentRef"]["name"]]
         assert component["executorLabel"] in spec["deploymentSpec"]["executors"]
@@ -52,7 +53,7 @@ def test_the_compiled_pipeline_is_a_pipeline_spec_whose_references_resolve(spec,
 
 
 def test_the_pipeline_passes_the_folders_that_the_stages_name(spec, constraint):
-    for stage in stages.stages_under(constraint):
+    for stage in stages_under(constraint):
         name = stage.name.replace("_", "-")
         given = spec["root"]["dag"]["tasks"][name].get("inputs", {}).get("artifacts", {})
         assert set(given) == set(stage.inputs)
@@ -109,14 +110,14 @@ def test_a_local_run_prunes_tracks_and_registers(tmp_path, monkeypatch, capsys, 
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
     assert not list((tmp_path / "work").iterdir())
     progress = capsys.readouterr().out
-    assert all(stage.name.replace("_", "-") in progress for stage in stages.stages_under("macs"))
+    assert all(stage.name.replace("_", "-") in progress for stage in stages_under("macs"))
 
     client = mlflow.MlflowClient(uri)
     [experiment] = [found for found in client.search_experiments() if found.name == "fastprune"]
     runs = client.search_runs([experiment.experiment_id])
     [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = {run.info.run_name: run for run in runs if run is not parent}
-    assert set(children) == {stage.name for stage in stages.stages_under("macs")} | {"register"}
+    assert set(children) == {stage.name for stage in stages_under("macs")} | {"register"}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
     assert parent.data.metrics["pruned"] == metrics["pruned"]

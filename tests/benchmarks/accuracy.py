@@ -123,9 +123,9 @@ def main(model, train_file, eval_file, text_columns, label_column, methods, keep
                 result = {
                     "model": name, "method": label(method, search, lut), "num_samples": num_samples, "seed": seed,
                     "keep_ratio": ratio, "metric": task.metric, "dense": reference,
-                    "pruned": score(tuned.model), **stages, **cost.kept(masks), **timed(dense, tuned.model, masks, lut), "heads": masks.head_counts,
-                    "filters": masks.filter_counts, "stopped": tuned.stopped, "importance_s": measured,
-                    "tuning_s": seconds,
+                    "pruned": score(tuned.model), **stages, **cost.kept(masks),
+                    **timed(dense, tuned.model, masks, lut), "heads": masks.head_counts, "filters": masks.filter_counts,
+                    "stopped": tuned.stopped, "importance_s": measured, "tuning_s": seconds,
                 }
                 with open(output, "a") as file:
                     file.write(json.dumps(result) + "\n")

@@ -1,5 +1,10 @@
-"""Servers for the tests of this folder, started once; without their programs the tests are skipped."""
+"""Servers for the tests of this folder, started once.
 
+A newcomer has neither PostgreSQL nor an S3 server: without them these tests are skipped, and pytest says what is
+missing. Where ``FASTPRUNE_SERVERS=required``, as in continuous integration, that is an error.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
@@ -8,10 +13,12 @@ from tests import servers
 
 
 def pytest_collection_modifyitems(items):
-    if reason := servers.missing():
-        for item in items:
-            if Path(__file__).parent in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason=reason))
+    own = [item for item in items if Path(__file__).parent in item.path.parents]
+    if own and (reason := servers.missing()):
+        if os.environ.get("FASTPRUNE_SERVERS") == "required":
+            raise pytest.UsageError(f"the tests against servers are required here: {reason}")
+        for item in own:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

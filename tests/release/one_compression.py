@@ -5,14 +5,15 @@ import json
 import sys
 from pathlib import Path
 
-from fastprune import stages, tracking
+from fastprune import tracking
+from fastprune.stage_graph import stages_under
 
 
 def main(uri: str, root: Path, seed: int, experiment: str, source: dict) -> None:
     given = source | {"seed": seed, "num_samples": 40, "keep_ratio": 0.5}
     run, made = tracking.start(uri, f"seed {seed}", {"seed": seed}, experiment=experiment), {}
     assert run
-    for stage in stages.stages_under("macs"):
+    for stage in stages_under("macs"):
         made |= {name: root / name for name in stage.outputs}
         paths = {name: made[name] for name in stage.inputs + stage.outputs}
         parameters = inspect.signature(stage.run).parameters
