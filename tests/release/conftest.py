@@ -5,6 +5,7 @@ missing. Where ``FASTPRUNE_SERVERS=required``, as in continuous integration, tha
 """
 
 import os
+import secrets
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,23 @@ def s3(s3_settings, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory):
-    """A PostgreSQL URL."""
+    """The URL of the MLflow server's PostgreSQL database."""
     with servers.postgres(tmp_path_factory.mktemp("postgres") / "server") as url:
         yield url
+
+
+@pytest.fixture
+def own_database(database):
+    """The URL of an empty PostgreSQL database of the test's own.
+
+    Whoever uses a database first says where the artifacts of its experiments lie: the server's is the server's alone.
+    """
+    import psycopg
+
+    name = f"own_{secrets.token_hex(4)}"
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return database.rpartition("/")[0] + f"/{name}"
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def test_of_two_promotions_at_once_one_wins(kind, request, folders, tmp_path, mo
     for name in ("MLFLOW_TRACKING_URI", "FASTPRUNE_LEDGER", "FASTPRUNE_ARTIFACT_ROOT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)  # PostgreSQL's default artifact folder is ./mlruns
-    uri = request.getfixturevalue("database") if kind == "postgresql" else f"sqlite:///{tmp_path}/mlflow.db"
+    uri = request.getfixturevalue("own_database") if kind == "postgresql" else f"sqlite:///{tmp_path}/mlflow.db"
     if kind == "s3":  # the record alone: no lock holds anybody off
         request.getfixturevalue("s3")
         monkeypatch.setenv("FASTPRUNE_LEDGER", f"s3://{BUCKET}/releases")
