@@ -10,31 +10,32 @@ def budget(
     model: dsl.Input[dsl.Model],
     calibration: dsl.Input[dsl.Dataset],
     fisher: dsl.Input[dsl.Artifact],
+    run: dsl.Input[dsl.Artifact],
     chosen: dsl.Output[dsl.Artifact],
-    settled: dsl.OutputPath(float),
-    keep_ratio: float,
-    max_accuracy_drop: float,
+    budget_run: dsl.Output[dsl.Artifact],
+    budget: str,
+    solver: str,
     tuning: str,
     batch_size: int,
     device: str,
-    run_id: str,
     tracking_uri: str,
-    solver: str = "exact",
-    latency_ms: float = 0.0,
     table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
-    """Settle the keep ratio: the given one, that of a latency, or the smallest within an accuracy drop."""
+    """Settle the keep ratio of a budget, in an MLflow run of its own if the model has several.
+
+    ``budget`` is JSON, since the items of a loop are texts: the budget's settings, and its run.
+    """
+    import json
     from pathlib import Path
 
-    from fastprune import tracking
+    from fastprune import steps
 
-    with tracking.stage(tracking_uri, run_id, "budget") as log:
-        from fastprune import stages
-
-        record = stages.budget(
-            model=Path(model.path), calibration=Path(calibration.path), fisher=Path(fisher.path),
-            table=table and Path(table.path), chosen=Path(chosen.path), keep_ratio=keep_ratio, latency_ms=latency_ms,
-            solver=solver, max_accuracy_drop=max_accuracy_drop, tuning=tuning, batch_size=batch_size, device=device,
-        )
-        log.record(record)
-        Path(settled).write_text(str(record["metrics"]["keep_ratio"]))
+    given = json.loads(budget)
+    opened = steps.open_run(given["run"], parent=run.metadata["run_id"], tracking_uri=tracking_uri)
+    Path(budget_run.path).write_text(opened)
+    budget_run.metadata["run_id"] = opened
+    steps.run_stage(
+        "budget", {"model": model.path, "calibration": calibration.path, "fisher": fisher.path,
+                   "table": table and table.path, "chosen": chosen.path},
+        {**given["settings"], "solver": solver, "tuning": tuning, "batch_size": batch_size, "device": device},
+        run_id=opened, tracking_uri=tracking_uri)

@@ -7,23 +7,17 @@ from components import component
 def fisher(
     model: dsl.Input[dsl.Model],
     calibration: dsl.Input[dsl.Dataset],
+    run: dsl.Input[dsl.Artifact],
     fisher: dsl.Output[dsl.Artifact],
     selection: str,
     estimator: str,
     batch_size: int,
     device: str,
-    run_id: str,
     tracking_uri: str,
 ):
-    """Estimate the Fisher information of the masks."""
-    from pathlib import Path
+    """Measure the importance of every head and filter."""
+    from fastprune.steps import run_stage
 
-    from fastprune import tracking
-
-    with tracking.stage(tracking_uri, run_id, "fisher") as log:
-        from fastprune import stages
-
-        log.record(stages.fisher(
-            model=Path(model.path), calibration=Path(calibration.path), fisher=Path(fisher.path),
-            selection=selection, estimator=estimator, batch_size=batch_size, device=device,
-        ))
+    run_stage("fisher", {"model": model.path, "calibration": calibration.path, "fisher": fisher.path},
+              {"selection": selection, "estimator": estimator, "batch_size": batch_size, "device": device},
+              run_id=run.metadata["run_id"], tracking_uri=tracking_uri)

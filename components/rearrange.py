@@ -8,22 +8,16 @@ from components import component
 @component
 def rearrange(
     fisher: dsl.Input[dsl.Artifact],
+    chosen: dsl.Input[dsl.Artifact],
     searched: dsl.Input[dsl.Artifact],
+    run: dsl.Input[dsl.Artifact],
     rearranged: dsl.Output[dsl.Artifact],
-    run_id: str,
     tracking_uri: str,
     table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
     """Rearrange the masks within each layer."""
-    from pathlib import Path
+    from fastprune.steps import run_stage
 
-    from fastprune import tracking
-
-    with tracking.stage(tracking_uri, run_id, "rearrange") as log:
-        from fastprune import stages
-
-        log.record(stages.rearrange(
-            fisher=Path(fisher.path), table=table and Path(table.path), searched=Path(searched.path),
-            rearranged=Path(rearranged.path),
-        ))
-        log.artifacts.append(f"{rearranged.path}/masks.safetensors")
+    run_stage("rearrange", {"fisher": fisher.path, "table": table and table.path, "chosen": chosen.path,
+                            "searched": searched.path, "rearranged": rearranged.path},
+              run_id=run.metadata["run_id"], tracking_uri=tracking_uri)

@@ -7,22 +7,14 @@ from components import component
 def register(
     pruned: dsl.Input[dsl.Model],
     report: dsl.Input[dsl.Artifact],
+    run: dsl.Input[dsl.Artifact],
     released: dsl.Output[dsl.Artifact],
     model_name: str,
-    policy: str,
-    run_id: str,
     tracking_uri: str,
 ):
-    """Register the pruned model, promote it if a policy is given and met, close the compression's MLflow run."""
-    import json
-    from pathlib import Path
+    """Register the pruned model and close the compression's MLflow run."""
+    from fastprune.steps import run_stage
 
-    from fastprune import tracking
-
-    with tracking.stage(tracking_uri, run_id, "register") as log:
-        folder = Path(report.path)
-        metrics = json.loads((folder / "metrics.json").read_text())
-        made = tracking.finish(tracking_uri, run_id, folder, Path(pruned.path), metrics, model_name, policy)
-        log.parameters.update(made)
-        released.metadata.update(made)
-        Path(released.path).write_text(json.dumps(made))
+    record = run_stage("register", {"pruned": pruned.path, "report": report.path, "released": released.path},
+                       {"model_name": model_name}, run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    released.metadata.update(record["settings"])

@@ -15,25 +15,19 @@ def report(
     rearranged: dsl.Input[dsl.Artifact],
     pruned: dsl.Input[dsl.Model],
     measured: dsl.Input[dsl.Metrics],
+    run: dsl.Input[dsl.Artifact],
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
-    run_id: str,
     tracking_uri: str,
     table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
     """Sum the compression up in a report."""
     import shutil
-    from pathlib import Path
 
-    from fastprune import tracking
+    from fastprune.steps import run_stage
 
-    folder = Path(report.path)
-    with tracking.stage(tracking_uri, run_id, "report"):
-        from fastprune import stages
-
-        stages.report(
-            model=Path(model.path), dense=Path(dense.path), fisher=Path(fisher.path),
-            table=table and Path(table.path), chosen=Path(chosen.path), searched=Path(searched.path),
-            rearranged=Path(rearranged.path), pruned=Path(pruned.path), measured=Path(measured.path), report=folder,
-        )
-        shutil.copyfile(folder / "report.html", page.path)
+    run_stage("report", {"model": model.path, "dense": dense.path, "fisher": fisher.path,
+                         "table": table and table.path, "chosen": chosen.path, "searched": searched.path,
+                         "rearranged": rearranged.path, "pruned": pruned.path, "measured": measured.path,
+                         "report": report.path}, run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    shutil.copyfile(f"{report.path}/report.html", page.path)

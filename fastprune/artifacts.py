@@ -33,8 +33,8 @@ RECORD = "stage.json"
 
 KINDS = {
     "model": "dense-model", "calibration": "sample", "evaluation": "evaluation-data", "dense": "metrics",
-    "fisher": "fisher", "chosen": "metrics", "searched": "masks", "rearranged": "masks", "tuned": "masks",
-    "pruned": "pruned-model", "measured": "metrics", "report": "report", "table": "latency-table",
+    "table": "latency-table", "part": "fisher-part", "fisher": "fisher", "chosen": "metrics", "searched": "masks",
+    "rearranged": "masks", "tuned": "masks", "pruned": "pruned-model", "measured": "metrics", "report": "report",
 }
 """The type of each folder that a stage reads or makes, by its name."""
 
@@ -178,8 +178,8 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
             bound.apply_defaults()
             arguments = bound.arguments
             folders = {name: Path(arguments[name]) for name in outputs}
-            inputs = {name: read(Path(value), KINDS[name]) for name, value in arguments.items()
-                      if name in KINDS and name not in outputs and value is not None}
+            inputs = {label: read(folder, KINDS[name]) for name, value in arguments.items()
+                      if name in KINDS and name not in outputs for label, folder in _folders(name, value)}
             origin = common_origin(inputs)
             settings = {name: _plain(value) for name, value in arguments.items() if name not in KINDS}
             made = {"stage": run.__name__, "inputs": {name: found.digest for name, found in inputs.items()},
@@ -206,6 +206,15 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
             return json.loads((folders[outputs[0]] / RECORD).read_text(encoding="utf-8"))
         return stage
     return decorate
+
+
+def _folders(name: str, value: object) -> list[tuple[str, Path]]:
+    """The folders of an input, each with a name: none, one, or a list of them."""
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return [(f"{name}.{index}", Path(folder)) for index, folder in enumerate(value)]
+    return [(name, Path(value))]
 
 
 def _check_own(folders: Mapping[str, Path], recipe: str) -> None:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from fastprune.errors import InputError
 
-NO_DROP = -1.0
-"""As a pipeline's ``max_accuracy_drop``: there is none, the keep ratio is the one given."""
-
 
 @dataclass(frozen=True)
 class Curve:

@@ -126,6 +126,20 @@ def profile(model: str, device: str, dtype: str, output: Path, **settings) -> No
                f"{origin['measurements']} blocks measured in {origin['seconds']:.0f} s; written to {output}")
 
 
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("task")
+@click.option("--root", required=True, help="Folder or s3:// prefix of this run of the sweep alone.")
+def stage(config: Path, task: str, root: str) -> None:
+    """Run one TASK of the sweep in CONFIG, such as tune-sst2-macs-0-6; its inputs must be below the root."""
+    from fastprune.config import read_config
+    from fastprune.run_node import find_node, run_node
+
+    sweep = read_config(config)
+    record = run_node(sweep, find_node(sweep, task), root)
+    click.echo(json.dumps(record["metrics"]))
+
+
 def summary(metrics: dict) -> str:
     """A few lines for the terminal, from ``metrics.json``'s content."""
     lines = [f"{metrics['metric']:<12}dense {metrics['dense']:.4f}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import datasets
 import numpy as np
@@ -18,13 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fastprune import checkpoint
 from fastprune.architectures import Encoder, describe
 from fastprune.budget import Curve, check_max_drop, smallest_keep_ratio
-from fastprune.constraints import Constraint, Kind, check_constraint
-from fastprune.curvature import estimate_curvature
+from fastprune.choices import Estimator, Kind, Selection, Solver, Tuning
+from fastprune.constraints import Constraint, check_constraint
+from fastprune.curvature import Curvature, estimate_curvature
 from fastprune.data import Split, Task, draw_sample, encode, make_batches, read_table
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, refuse_untuned
-from fastprune.fisher import Estimator, Fisher, estimate_fisher
-from fastprune.latency_search import Solver
+from fastprune.fisher import Fisher, estimate_fisher
 from fastprune.layerwise import Teacher
 from fastprune.lut import LatencyTable
 from fastprune.masks import Masks
@@ -35,12 +35,8 @@ from fastprune.surgeon import removal_costs
 from fastprune.surgery import slice_model
 from fastprune.tuning import Tuned, tune_masks
 
-Selection = Literal["surgeon", "fisher"]
-Tuning = Literal["weights", "mask", "none"]
-
 VALIDATION_ROWS = 2000
 """Rows set apart, at most, for choosing a budget by its accuracy."""
-
 
 
 @dataclass(frozen=True)
@@ -224,13 +220,35 @@ def measure_importance(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
     selection : {"surgeon", "fisher"}
     fisher : {"per_sample", "per_batch"}
     """
+    information = gather(encoder, batches, problem, selection, fisher=fisher, progress=progress)
+    return importance_of(encoder, information), information if isinstance(information, Fisher) else None
+
+
+def gather(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], problem: str, selection: Selection, *,
+           fisher: Estimator = "per_sample", shard: int = 0, shards: int = 1,
+           progress: bool = True) -> Curvature | Fisher:
+    """What the importance is computed from: the pass over the sample, or over a shard of its batches.
+
+    Raises
+    ------
+    InputError
+        There are fewer batches than shards.
+    """
+    if shards > len(batches):
+        raise InputError(f"fisher_shards is {shards}, and the sample has {len(batches)} batches; use no more shards "
+                         "than batches")
     if selection == "surgeon":
-        curvature = estimate_curvature(encoder, batches, problem, progress=progress)
-        return removal_costs(encoder, curvature), None
+        return estimate_curvature(encoder, batches, problem, shard=shard, shards=shards, progress=progress)
     if selection == "fisher":
-        information = estimate_fisher(encoder, batches, problem, estimator=fisher, progress=progress)
-        return (information.head_importance, information.filter_importance), information
+        return estimate_fisher(encoder, batches[shard::shards], problem, estimator=fisher, progress=progress)
     raise InputError(f"selection {selection!r} is not known; use one of {', '.join(get_args(Selection))}")
+
+
+def importance_of(encoder: Encoder, information: Curvature | Fisher) -> tuple[Tensor, Tensor]:
+    """Of heads [L, H] and filters [L, I]."""
+    if isinstance(information, Fisher):
+        return information.head_importance, information.filter_importance
+    return removal_costs(encoder, information)
 
 
 def tune(encoder: Encoder, masks: Masks, importance: tuple[Tensor, Tensor], cost: Constraint, keep_ratio: float,

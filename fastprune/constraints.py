@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor
 
 from fastprune.architectures import Encoder
+from fastprune.choices import Kind, Solver
 from fastprune.errors import InputError
-from fastprune.latency_search import Solver, check_latency, search_latency, smallest_latency
+from fastprune.latency_search import check_latency, search_latency, smallest_latency
 from fastprune.lut import LatencyTable
 from fastprune.macs import MacModel
 from fastprune.masks import Masks
 from fastprune.search import check_keep_ratio, search_macs
-
-Kind = Literal["macs", "latency"]
 
 
 def check_constraint(kind: Kind, keep_ratio: float, latency_ms: float | None, has_table: bool) -> None:

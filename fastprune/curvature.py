@@ -38,26 +38,42 @@ class Curvature:
         Second moments of the inputs, per token that is read on; n is H * head_size, and I.
     attention_gradients, ffn_gradients : list of L Tensors [D, D] float64
         Second moments of the gradients at the outputs, summed over the tokens of an example.
+    counts : dict of list of L int
+        How many tokens or examples each factor is the mean of, by the names above.
     """
 
     attention_inputs: list[Tensor]
     attention_gradients: list[Tensor]
     ffn_inputs: list[Tensor]
     ffn_gradients: list[Tensor]
+    counts: dict[str, list[int]]
+
+    @classmethod
+    def merge(cls, parts: Sequence[Curvature]) -> Curvature:
+        """That of all the parts' examples."""
+        counts = {name: [sum(layer) for layer in zip(*(part.counts[name] for part in parts))] for name in _FACTORS}
+        return cls(counts=counts, **{
+            name: [sum(getattr(part, name)[layer] * (part.counts[name][layer] / total) for part in parts)
+                   for layer, total in enumerate(counts[name])] for name in _FACTORS})
 
     def save(self, path: str | Path) -> None:
-        save_file({f"{name}.{index}": tensor.contiguous() for name, tensors in vars(self).items()
-                   for index, tensor in enumerate(tensors)}, str(path))
+        counts = {f"counts.{name}": torch.tensor(layers) for name, layers in self.counts.items()}
+        save_file(counts | {f"{name}.{layer}": factor.contiguous() for name in _FACTORS
+                            for layer, factor in enumerate(getattr(self, name))}, str(path))
 
     @classmethod
     def load(cls, path: str | Path) -> Curvature:
         tensors = load_file(str(path))
-        return cls(**{name: [tensors[f"{name}.{index}"] for index in range(len(tensors) // 4)]
-                      for name in cls.__dataclass_fields__})
+        counts = {name: tensors[f"counts.{name}"].tolist() for name in _FACTORS}
+        return cls(counts=counts, **{name: [tensors[f"{name}.{layer}"] for layer in range(len(counts[name]))]
+                                     for name in _FACTORS})
+
+
+_FACTORS = ("attention_inputs", "attention_gradients", "ffn_inputs", "ffn_gradients")
 
 
 def estimate_curvature(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], problem: str, *, seed: int = 0,
-                       progress: bool = True) -> Curvature:
+                       shard: int = 0, shards: int = 1, progress: bool = True) -> Curvature:
     """Collect the factors in one forward and backward pass over an evenly spaced part of the sample.
 
     Parameters
@@ -68,6 +84,8 @@ def estimate_curvature(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
     problem : {"classification", "regression", "question-answering"}
     seed : int
         Of the random signs that make one backward pass stand for all classes.
+    shard, shards : int
+        Only every so manieth of the batches; :meth:`Curvature.merge` puts the shards together.
 
     Returns
     -------
@@ -76,11 +94,12 @@ def estimate_curvature(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
     """
     model, layers = encoder.model.eval(), encoder.layers
     batches = batches[::max(1, sum(len(batch["input_ids"]) for batch in batches) // EXAMPLES)]
+    numbered = list(enumerate(batches))[shard::shards]
     projections = {("attention", index): layer.attention_output for index, layer in enumerate(layers)}
     projections |= {("ffn", index): layer.ffn_output for index, layer in enumerate(layers)}
     inputs = {key: _square(linear.in_features, model.device) for key, linear in projections.items()}
     gradients = {key: _square(linear.out_features, model.device) for key, linear in projections.items()}
-    generator = torch.Generator(device="cpu").manual_seed(seed)
+    generator = torch.Generator(device="cpu")
     tokens = dict.fromkeys(projections, 0)
     last = len(layers) - 1 if problem != "question-answering" else None  # where only [CLS] is read on
     pad = torch.empty(0)  # the attention mask of the batch at hand
@@ -106,7 +125,8 @@ def estimate_curvature(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)
-        for batch in tqdm(batches, desc="curvature", unit="batch", disable=not progress):
+        for number, batch in tqdm(numbered, desc="curvature", unit="batch", disable=not progress):
+            generator.manual_seed(seed + number)  # a batch has the same signs in whichever shard it is
             pad = batch["attention_mask"].bool().to(model.device)
             examples += len(pad)
             outputs = model(**inputs_of(batch, model.device))
@@ -118,8 +138,10 @@ def estimate_curvature(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
             parameter.requires_grad_(True)
     inputs = {key: values / tokens[key] for key, values in inputs.items()}
     gradients = {key: values / examples for key, values in gradients.items()}
+    counts = {name: [examples] * len(layers) for name in _FACTORS} | {
+        f"{kind}_inputs": [tokens[kind, index] for index in range(len(layers))] for kind in ("attention", "ffn")}
     return Curvature(*([factors[kind, index].cpu() for index in range(len(layers))]
-                       for kind in ("attention", "ffn") for factors in (inputs, gradients)))
+                       for kind in ("attention", "ffn") for factors in (inputs, gradients)), counts)
 
 
 def _square(size: int, device: torch.device) -> Tensor:

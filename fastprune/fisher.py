@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import safe_open
@@ -18,10 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastprune.architectures import Encoder
+from fastprune.choices import Estimator
 from fastprune.losses import inputs_of, per_example_loss
 from fastprune.masks import masked
-
-Estimator = Literal["per_sample", "per_batch"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,11 @@ class Fisher:
     def save(self, path: str | Path) -> None:
         save_file({"head_grads": self.head_grads.contiguous(), "filter_grads": self.filter_grads.contiguous()},
                   str(path))
+
+    @classmethod
+    def merge(cls, parts: Sequence[Fisher]) -> Fisher:
+        """That of all the parts' rows."""
+        return cls(torch.cat([part.head_grads for part in parts]), torch.cat([part.filter_grads for part in parts]))
 
     @classmethod
     def load(cls, path: str | Path) -> Fisher:

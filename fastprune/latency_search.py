@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from fastprune import knapsack
+from fastprune.choices import Solver
 from fastprune.errors import InputError
 from fastprune.lut import LatencyTable
 from fastprune.masks import Masks
 from fastprune.piecewise import fit, search_piecewise
 from fastprune.search import prefix_sums
-
-Solver = Literal["exact", "piecewise"]
 
 
 def smallest_latency(table: LatencyTable, num_layers: int) -> float:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 INK, MUTED, RULE = "#1f2933", "#6b7785", "#dfe4e8"
 KEPT, PRUNED = "#2f6f8f", "#e6eaed"
 
-_STYLE = {
+STYLE = {
     "font.size": 9,
     "svg.fonttype": "none",  # text stays text, in the page's own font
     "svg.hashsalt": "fastprune",
@@ -53,16 +53,16 @@ def render(metrics: Mapping, manifest: Mapping) -> str:
         steps=_steps(metrics),
         seconds=_bars(metrics.get("seconds", {})),
         total_seconds=sum(metrics.get("seconds", {}).values()),
-        curve=_svg(figures["curve"]) if "curve" in figures else None,
-        heads=_svg(figures["heads"]),
-        filters=_svg(figures["filters"]),
+        curve=svg(figures["curve"]) if "curve" in figures else None,
+        heads=svg(figures["heads"]),
+        filters=svg(figures["filters"]),
         provenance=_flatten(manifest),
     )
 
 
 def plots(metrics: Mapping, manifest: Mapping) -> dict[str, Figure]:
     """The pictures of the report: ``heads`` and ``filters`` kept per layer, and ``curve`` where a budget was sought."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figures = {
             "heads": _head_figure(manifest["kept_heads"], metrics["num_heads"]),
             "filters": _filter_figure(metrics["filters"], metrics["num_filters"]),
@@ -123,9 +123,9 @@ def _layer_axes(num_layers: int):
     return figure, axes
 
 
-def _svg(figure: Figure) -> Markup:
+def svg(figure: Figure) -> Markup:
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     return Markup(text[text.index("<svg"):])

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from fastprune import checkpoint
+from fastprune.architectures import Encoder, describe
 from fastprune.artifacts import RECORD
-from fastprune.compression import choose_device
+from fastprune.choices import Estimator, Selection
+from fastprune.compression import choose_device, importance_of
 from fastprune.constraints import Constraint
+from fastprune.curvature import Curvature
+from fastprune.data import Split, make_batches
 from fastprune.fisher import Fisher
-from fastprune.latency_search import Solver
 from fastprune.lut import LatencyTable
 from fastprune.macs import MacModel
 from fastprune.masks import Masks
@@ -24,6 +28,13 @@ from fastprune.masks import Masks
 def load_model(model: Path, device: str) -> PreTrainedModel:
     """The dense model that prepare froze; it has passed every check there, task head included."""
     return checkpoint.load_dense(model, device=choose_device(device))
+
+
+def load_sample(model: Path, calibration: Path, device: str,
+                batch_size: int) -> tuple[Split, Encoder, list[dict[str, Tensor]]]:
+    """The pruning sample, the dense model, and the sample's batches for it."""
+    split, pad = Split.load(calibration), checkpoint.load_tokenizer(model).pad_token_id
+    return split, describe(load_model(model, device)), make_batches(split, batch_size, pad)
 
 
 def load_importance(folder: Path) -> tuple[Tensor, Tensor]:
@@ -37,15 +48,40 @@ def load_table(folder: Path | None) -> LatencyTable | None:
     return folder and LatencyTable.load(folder / "lut.json")
 
 
-def load_cost(fisher: Path, table: Path | None, solver: Solver = "exact") -> Constraint:
-    """What the budget limits."""
-    return Constraint(MacModel(**read_json(fisher / "macs.json")), load_table(table), solver)
+def load_macs(fisher: Path) -> MacModel:
+    return MacModel(**read_json(fisher / "macs.json"))
+
+
+def table_of_budget(table: Path | None, chosen: Path) -> LatencyTable | None:
+    """The look-up table if the budget is latency."""
+    return load_table(table) if read_json(chosen / RECORD)["settings"]["constraint"] == "latency" else None
+
+
+def load_budget(fisher: Path, table: Path | None, chosen: Path) -> tuple[Constraint, float]:
+    """What the budget limits, and the keep ratio."""
+    record = read_json(chosen / RECORD)
+    cost = Constraint(load_macs(fisher), table_of_budget(table, chosen), record["settings"]["solver"])
+    return cost, record["metrics"]["keep_ratio"]
 
 
 def load_fisher(folder: Path) -> Fisher | None:
     """The gradient rows; None where no rearrangement follows."""
     path = folder / "fisher.safetensors"
     return Fisher.load(path) if path.exists() else None
+
+
+def save_fisher(output: Path, encoder: Encoder, split: Split, information: Curvature | Fisher, begin: float,
+                selection: Selection, estimator: Estimator) -> dict:
+    """Write the importance, the MACs and, where rearrangement follows, the gradient rows; return the record."""
+    macs = MacModel.of(encoder, split.mean_length)
+    with checkpoint.new_folder(output) as folder:
+        save_file(dict(zip(("heads", "filters"), importance_of(encoder, information))),
+                  folder / "importance.safetensors")
+        if isinstance(information, Fisher):
+            information.save(folder / "fisher.safetensors")
+        write_json(folder / "macs.json", asdict(macs))
+        return write_record(folder, "fisher", begin, {"examples": len(split), "macs": macs.total},
+                            {"selection": selection, "fisher": estimator})
 
 
 def save_masks(output: Path, masks: Masks, cost: Constraint, stage: str, begin: float,

@@ -5,7 +5,8 @@ and masks as safetensors, tables as Parquet, the rest as JSON. A folder gets its
 The first output of every stage holds ``stage.json``: its name, seconds, settings and metrics; every output is an
 artifact with a manifest (:mod:`fastprune.artifacts`).
 
-Which folder goes into which stage stands in :mod:`fastprune.stage_graph`.
+Which folder goes into which stage stands in :mod:`fastprune.stage_graph`. A ``table`` is given where any budget of the
+sweep is latency; the others leave it alone.
 """
 
 from __future__ import annotations
@@ -15,43 +16,38 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from fastprune import checkpoint, storage
 from fastprune.architectures import describe
 from fastprune.artifacts import RECORD, makes
-from fastprune.budget import NO_DROP, check_max_drop
-from fastprune.compression import (
-    Selection,
-    Tuning,
-    choose_device,
-    find_keep_ratio,
-    measure_importance,
-    set_apart,
-    table_task,
-)
+from fastprune.budget import check_max_drop
+from fastprune.choices import NO_DROP, Estimator, Kind, Selection, Solver, Tuning
+from fastprune.compression import choose_device, find_keep_ratio, gather, table_task
+from fastprune.compression import set_apart as set_rows_apart
 from fastprune.compression import tune as tune_model
-from fastprune.constraints import Kind, check_constraint
-from fastprune.data import Split, draw_sample, encode, glue_task, load_glue, make_batches, read_table
+from fastprune.constraints import Constraint, check_constraint
+from fastprune.curvature import Curvature
+from fastprune.data import Split, draw_sample, encode, glue_task, load_glue, read_table
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, majority_metric, refuse_untuned
-from fastprune.fisher import Estimator
-from fastprune.latency_search import Solver
+from fastprune.fisher import Fisher
 from fastprune.layerwise import Teacher
 from fastprune.lut import LatencyTable
-from fastprune.macs import MacModel
 from fastprune.masks import Masks, masked
 from fastprune.rearrange import rearrange as rearrange_masks
 from fastprune.record import compare_latency, make_manifest, size_metrics
 from fastprune.stage_folders import (
-    load_cost,
+    load_budget,
     load_fisher,
     load_importance,
+    load_macs,
     load_model,
+    load_sample,
     load_table,
     read_json,
     record_of,
+    save_fisher,
     save_masks,
+    table_of_budget,
     write_json,
     write_record,
 )
@@ -62,32 +58,28 @@ from fastprune.table_store import stored_table
        evaluation=("source_sha256", "evaluation_sha256"), reads=("source", "train_file", "eval_file"))
 def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, task: str = "", train_file: str = "",
             eval_file: str = "", text_columns: Sequence[str] = (), label_column: str = "", metric: str = "",
-            max_length: int = 0, num_samples: int = 2048, seed: int = 0, keep_ratio: float = 0.5,
-            constraint: Kind = "macs", latency_ms: float = 0.0, selection: Selection = "surgeon",
-            max_accuracy_drop: float = NO_DROP, allow_untuned: bool = False) -> dict:
+            max_length: int = 0, num_samples: int = 2048, seed: int = 0, selection: Selection = "surgeon",
+            set_apart: bool = False, allow_untuned: bool = False) -> dict:
     """Freeze everything that a compression reads: model, tokenizer, pruning sample and evaluation data.
 
     Parameters
     ----------
     model, calibration, evaluation : Path
-        Outputs. With ``max_accuracy_drop``, ``calibration/validation`` holds rows set apart from the sample.
+        Outputs. With ``set_apart``, ``calibration/validation`` holds rows set apart from the sample.
     source : str
         The fine-tuned model: a local folder or a hub name.
     task : str
         A GLUE task or ``squad``; otherwise the two files, the columns and perhaps a metric.
     num_samples, seed : int
         Of the pruning sample, drawn from the training rows.
-    keep_ratio, constraint, latency_ms
-        Only checked here, before any work.
     selection : {"surgeon", "fisher"}
         The training rows need labels only for ``fisher``.
-    max_accuracy_drop : float
-        See :func:`budget`.
+    set_apart : bool
+        For a budget that is an accuracy drop, see :func:`budget`.
     allow_untuned : bool
         Go on although the task head has no weights.
     """
     begin = time.perf_counter()
-    check_constraint(constraint, keep_ratio, latency_ms, has_table=constraint == "latency")
     if task:
         problem, (train, held_out) = glue_task(task), load_glue(task)
     elif train_file and eval_file:
@@ -98,9 +90,8 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
     tokenizer = checkpoint.load_tokenizer(source)
     dense = checkpoint.load_dense(source, allow_untuned=allow_untuned)
     validation = None
-    if max_accuracy_drop != NO_DROP:
-        check_max_drop(max_accuracy_drop)
-        train, apart = set_apart(train, seed)
+    if set_apart:
+        train, apart = set_rows_apart(train, seed)
         validation = encode(apart, tokenizer, problem, dense.config, for_evaluation=True)
     rows = encode(train, tokenizer, problem, dense.config, labelled=selection == "fisher")
     sample = draw_sample(rows, num_samples, seed)
@@ -187,74 +178,113 @@ def fisher(*, model: Path, calibration: Path, fisher: Path, selection: Selection
         See :func:`fastprune.compress`.
     """
     begin = time.perf_counter()
-    split, tokenizer = Split.load(calibration), checkpoint.load_tokenizer(model)
-    encoder = describe(load_model(model, device))
-    batches = make_batches(split, batch_size, tokenizer.pad_token_id)
-    importance, information = measure_importance(encoder, batches, split.task.problem, selection, fisher=estimator)
-    macs = MacModel.of(encoder, split.mean_length)
-    with checkpoint.new_folder(fisher) as folder:
-        save_file(dict(zip(("heads", "filters"), importance)), folder / "importance.safetensors")
-        if information is not None:
-            information.save(folder / "fisher.safetensors")
-        write_json(folder / "macs.json", asdict(macs))
-        return write_record(folder, "fisher", begin, {"examples": len(split), "macs": macs.total},
-                       {"selection": selection, "fisher": estimator})
+    split, encoder, batches = load_sample(model, calibration, device, batch_size)
+    information = gather(encoder, batches, split.task.problem, selection, fisher=estimator)
+    return save_fisher(fisher, encoder, split, information, begin, selection, estimator)
+
+
+@makes("part")
+def fisher_shard(*, model: Path, calibration: Path, part: Path, shard: int, shards: int,
+                 selection: Selection = "surgeon", estimator: Estimator = "per_sample", batch_size: int = 32,
+                 device: str = "auto") -> dict:
+    """The pass over one shard of the pruning sample, for :func:`merge_fisher`.
+
+    Parameters
+    ----------
+    model, calibration : Path
+    part : Path
+        Output: ``part.safetensors``.
+    shard, shards : int
+        Of the sample's batches, every ``shards``-th from number ``shard``.
+    """
+    begin = time.perf_counter()
+    split, encoder, batches = load_sample(model, calibration, device, batch_size)
+    information = gather(encoder, batches, split.task.problem, selection, fisher=estimator, shard=shard, shards=shards)
+    with checkpoint.new_folder(part) as folder:
+        information.save(folder / "part.safetensors")
+        return write_record(folder, "fisher_shard", begin, {"shard": shard, "shards": shards})
+
+
+@makes("fisher")
+def merge_fisher(*, model: Path, calibration: Path, part: Sequence[Path], fisher: Path,
+                 selection: Selection = "surgeon", estimator: Estimator = "per_sample", batch_size: int = 32,
+                 device: str = "auto") -> dict:
+    """What :func:`fisher` makes, from the parts of all shards.
+
+    Parameters
+    ----------
+    model, calibration : Path
+    part : sequence of Path
+    fisher : Path
+        Output.
+    """
+    begin = time.perf_counter()
+    split, encoder, _ = load_sample(model, calibration, device, batch_size)
+    kind = Curvature if selection == "surgeon" else Fisher
+    information = kind.merge([kind.load(folder / "part.safetensors") for folder in part])
+    return save_fisher(fisher, encoder, split, information, begin, selection, estimator)
 
 
 @makes("chosen")
-def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, keep_ratio: float, table: Path | None = None,
-           latency_ms: float = 0.0, solver: Solver = "exact", max_accuracy_drop: float = NO_DROP,
-           tuning: Tuning = "weights", batch_size: int = 32, device: str = "auto") -> dict:
+def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, constraint: Kind = "macs",
+           keep_ratio: float = 0.0, latency_ms: float = 0.0, max_accuracy_drop: float = NO_DROP,
+           table: Path | None = None, solver: Solver = "exact", tuning: Tuning = "weights", batch_size: int = 32,
+           device: str = "auto") -> dict:
     """Settle the keep ratio: the given one, that of a latency in milliseconds, or the smallest within an accuracy drop.
 
     Parameters
     ----------
     model, calibration, fisher : Path
     chosen : Path
-        Output: ``stage.json`` with ``keep_ratio`` and, of a search, the curve of what was tried.
+        Output: ``stage.json`` with the constraint, ``keep_ratio`` and, of a search, the curve of what was tried.
+    constraint, keep_ratio, latency_ms, solver
+        See :func:`fastprune.compress`. Under MACs the table is not read.
     max_accuracy_drop : float
         Absolute, on the rows that :func:`prepare` set apart; ``NO_DROP`` keeps ``keep_ratio``.
     """
     begin = time.perf_counter()
-    importance, cost = load_importance(fisher), load_cost(fisher, table, solver)
-    metrics: dict = {"keep_ratio": cost.settle(keep_ratio, latency_ms)}
-    if max_accuracy_drop != NO_DROP:
-        split, pad = Split.load(calibration), checkpoint.load_tokenizer(model).pad_token_id
-        encoder = describe(load_model(model, device))
-        batches = make_batches(split, batch_size, pad)
+    table = table if constraint == "latency" else None
+    cost = Constraint(load_macs(fisher), load_table(table), solver)
+    if max_accuracy_drop == NO_DROP:
+        check_constraint(constraint, keep_ratio, latency_ms, has_table=table is not None)
+        metrics: dict = {"keep_ratio": cost.settle(keep_ratio, latency_ms)}
+    else:
+        check_max_drop(max_accuracy_drop)
+        split, encoder, batches = load_sample(model, calibration, device, batch_size)
+        importance, pad = load_importance(fisher), checkpoint.load_tokenizer(model).pad_token_id
         teacher = Teacher(encoder, batches, keep=True) if tuning == "weights" else None
         curve = find_keep_ratio(encoder, importance, load_fisher(fisher), cost, batches, tuning,
                                 Split.load(calibration / "validation"), max_accuracy_drop, pad_token_id=pad,
                                 teacher=teacher)
         metrics = {"keep_ratio": curve.keep_ratio, "curve": asdict(curve)}
     with checkpoint.new_folder(chosen) as folder:
-        return write_record(folder, "budget", begin, metrics, {"max_accuracy_drop": max_accuracy_drop})
+        return write_record(folder, "budget", begin, metrics,
+                            {"constraint": constraint, "solver": solver, "max_accuracy_drop": max_accuracy_drop})
 
 
 @makes("searched")
-def search(*, fisher: Path, searched: Path, keep_ratio: float, table: Path | None = None,
-           solver: Solver = "exact") -> dict:
+def search(*, fisher: Path, chosen: Path, searched: Path, table: Path | None = None) -> dict:
     """Search the masks under the budget.
 
     Parameters
     ----------
-    fisher : Path
+    fisher, chosen : Path
     searched : Path
         Output: ``masks.safetensors``.
     """
     begin = time.perf_counter()
-    cost = load_cost(fisher, table, solver)
+    cost, keep_ratio = load_budget(fisher, table, chosen)
     masks = cost.search(load_importance(fisher), keep_ratio)
     return save_masks(searched, masks, cost, "search", begin, {"keep_ratio": keep_ratio, **cost.record})
 
 
 @makes("rearranged")
-def rearrange(*, fisher: Path, searched: Path, rearranged: Path, table: Path | None = None) -> dict:
+def rearrange(*, fisher: Path, chosen: Path, searched: Path, rearranged: Path, table: Path | None = None) -> dict:
     """Rearrange the masks within each layer, if their importance was the Fisher; else pass them on.
 
     Parameters
     ----------
-    fisher, searched : Path
+    fisher, chosen, searched : Path
     rearranged : Path
         Output: ``masks.safetensors``.
     """
@@ -262,18 +292,18 @@ def rearrange(*, fisher: Path, searched: Path, rearranged: Path, table: Path | N
     masks, information = Masks.load(searched / "masks.safetensors"), load_fisher(fisher)
     if information is not None:
         masks = rearrange_masks(masks, information)
-    return save_masks(rearranged, masks, load_cost(fisher, table), "rearrange", begin)
+    return save_masks(rearranged, masks, load_budget(fisher, table, chosen)[0], "rearrange", begin)
 
 
 @makes("pruned", "tuned")
-def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, rearranged: Path, pruned: Path,
-         tuned: Path, keep_ratio: float, table: Path | None = None, solver: Solver = "exact",
-         tuning: Tuning = "weights", batch_size: int = 32, device: str = "auto") -> dict:
+def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, chosen: Path, rearranged: Path,
+         pruned: Path, tuned: Path, table: Path | None = None, tuning: Tuning = "weights", batch_size: int = 32,
+         device: str = "auto") -> dict:
     """Cut the pruned units out and make up for them.
 
     Parameters
     ----------
-    model, calibration, evaluation, fisher, rearranged : Path
+    model, calibration, evaluation, fisher, chosen, rearranged : Path
     pruned : Path
         Output: the smaller model with its manifest, ready to load.
     tuned : Path
@@ -281,11 +311,10 @@ def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, rear
     tuning : {"weights", "mask", "none"}
     """
     begin = time.perf_counter()
-    split, tokenizer = Split.load(calibration), checkpoint.load_tokenizer(model)
-    importance, cost = load_importance(fisher), load_cost(fisher, table, solver)
-    encoder = describe(load_model(model, device))
-    result = tune_model(encoder, Masks.load(rearranged / "masks.safetensors"), importance, cost, keep_ratio,
-                        make_batches(split, batch_size, tokenizer.pad_token_id), split.task.problem, tuning)
+    split, encoder, batches = load_sample(model, calibration, device, batch_size)
+    cost, keep_ratio = load_budget(fisher, table, chosen)
+    result = tune_model(encoder, Masks.load(rearranged / "masks.safetensors"), load_importance(fisher), cost,
+                        keep_ratio, batches, split.task.problem, tuning)
     origin = read_json(model / RECORD)["settings"]
     manifest = make_manifest(encoder, cost, result, source=origin["source"], source_digest=origin["source_sha256"],
                              sample=split, evaluation=Split.load(evaluation), seed=origin["seed"],
@@ -294,19 +323,19 @@ def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, rear
     record = record_of("tune", begin, size_metrics(encoder, cost, result, keep_ratio),
                    {"tuning": tuning, "stopped": result.stopped or "", "problem": split.task.problem,
                     "text_columns": split.task.text_columns, "max_length": split.task.max_length})
-    checkpoint.save(pruned, result.model, tokenizer, manifest, stage=record)
+    checkpoint.save(pruned, result.model, checkpoint.load_tokenizer(model), manifest, stage=record)
     return record
 
 
 @makes("measured")
-def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged: Path, pruned: Path,
-                    measured: Path, table: Path | None = None,
-                    batch_size: int = 32, device: str = "auto", every_stage: bool = True) -> dict:
+def evaluate_pruned(*, model: Path, evaluation: Path, chosen: Path, searched: Path, rearranged: Path, pruned: Path,
+                    measured: Path, table: Path | None = None, batch_size: int = 32, device: str = "auto",
+                    every_stage: bool = True) -> dict:
     """Measure the pruned model as it was saved, side by side with the dense one.
 
     Parameters
     ----------
-    model, evaluation, searched, rearranged, pruned : Path
+    model, evaluation, chosen, searched, rearranged, pruned : Path
     measured : Path
         Output: only its ``stage.json``.
     every_stage : bool
@@ -326,7 +355,7 @@ def evaluate_pruned(*, model: Path, evaluation: Path, searched: Path, rearranged
         for name, masks in named.items():
             with masked(encoder, masks.heads.to(encoder.device), masks.filters.to(encoder.device)):
                 metrics[name] = evaluate(dense, split, pad_token_id=pad, batch_size=batch_size)["metric"]
-    latency = compare_latency(dense, small, split, pad, load_table(table))
+    latency = compare_latency(dense, small, split, pad, table_of_budget(table, chosen))
     metrics |= {f"latency_ms_{name}": latency.pop(name) for name in ("dense", "pruned")}
     for name, network, folder in (("dense", dense, model), ("pruned", small, pruned)):
         metrics[f"params_{name}"] = network.num_parameters()
@@ -349,7 +378,8 @@ def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Pa
     from fastprune import report as page  # matplotlib: only this stage draws
 
     begin = time.perf_counter()
-    folders = (model, dense, *([table] if table else []), fisher, chosen, searched, rearranged, pruned, measured)
+    profiled = [table] if table_of_budget(table, chosen) else []
+    folders = (model, dense, *profiled, fisher, chosen, searched, rearranged, pruned, measured)
     records = [read_json(folder / RECORD) for folder in folders]
     found = {record["stage"]: record["metrics"] for record in records}
     figures, latency = found["evaluate_pruned"], records[-1]["settings"]["latency"]

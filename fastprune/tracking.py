@@ -135,13 +135,12 @@ def _best_effort(default):
 
 
 @_best_effort("")
-def start(uri: str, name: str, parameters: Mapping[str, object], *, experiment: str = EXPERIMENT,
+def start(uri: str, name: str, parameters: Mapping[str, object], *, experiment: str = EXPERIMENT, parent: str = "",
           tags: Mapping[str, str] | None = None) -> str:
     """Create the run of one compression, and the experiment if need be.
 
     Call it once, before any stage runs: of processes that race to create an experiment the losers would log into
-    the default one. The compressions of a sweep are grouped below the run that ``FASTPRUNE_SWEEP`` names, made by
-    this function too.
+    the default one. The compressions of a sweep are grouped below the run ``parent``, made by this function too.
 
     Returns
     -------
@@ -149,8 +148,8 @@ def start(uri: str, name: str, parameters: Mapping[str, object], *, experiment: 
         The run's id; empty when tracking failed, and then the stages do not track either.
     """
     client, tags = connect(uri), {**workflow_tags(), **(tags or {})}
-    if sweep := os.environ.get("FASTPRUNE_SWEEP"):
-        tags["mlflow.parentRunId"] = sweep
+    if parent:
+        tags["mlflow.parentRunId"] = parent
     run_id = client.create_run(experiment_id(uri, client, experiment), run_name=name, tags=tags).info.run_id
     log(uri, run_id, parameters=parameters)
     return run_id
@@ -343,9 +342,8 @@ def promote(uri: str, run_id: str, name: str, version: str, policy: str) -> str:
     return release.CHAMPION
 
 
-def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Mapping, model_name: str,
-           policy: str = "") -> dict[str, str]:
-    """Log a compression's figures, report and model, register the model, promote it if asked, and close the run.
+def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Mapping, model_name: str) -> str:
+    """Log a compression's figures, report and model, register the model, and close the run.
 
     Parameters
     ----------
@@ -358,21 +356,18 @@ def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Ma
         The content of ``metrics.json``.
     model_name : str
         Registered model to add a version to.
-    policy : str
-        Content of a policy file; empty promotes nothing.
 
     Returns
     -------
-    dict
-        ``version``, empty when tracking failed, and ``promotion``: ``champion``, or why not.
+    str
+        The version, empty when tracking failed.
     """
     log(uri, run_id, metrics=_numbers(metrics), artifacts=sorted(report_dir.glob("*.*")))
     log(uri, run_id, artifacts=[model_dir / "manifest.json"])
     log_curve(uri, run_id, metrics.get("curve", {}).get("points", []))
     version = register(uri, run_id, model_dir, model_name, metrics)
-    outcome = promote(uri, run_id, model_name, version, policy) if policy else ""
     end(uri, run_id)
-    return {"version": version, "promotion": outcome}
+    return version
 
 
 def _numbers(values: Mapping, prefix: str = "") -> dict[str, float]:

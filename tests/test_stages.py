@@ -2,17 +2,20 @@ import inspect
 import json
 import random
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import fastprune
 from fastprune import stages
+from fastprune.config import Budget
 from fastprune.errors import InputError
 from fastprune.lut import LatencyTable
 from fastprune.masks import Masks
-from fastprune.stage_graph import STAGES, stages_under
+from fastprune.stage_graph import STAGES, stages_of
 
 WORDS = ["the", "film", "was", "not", "very", "good", "bad", "dull", "great"]
 
@@ -45,16 +48,19 @@ def source(tmp_path_factory, tiny_tokenizer, tiny_bert):
 
 
 def run_stages(root, **given):
-    """Every folder of a compression by name, made by running all stages in order."""
+    """Every folder of a compression by name, made by running all of the algorithm's stages in order."""
     made = {}
-    for stage in stages_under(given.get("constraint", "macs")):
-        parameters = inspect.signature(stage.run).parameters
+    for stage in algorithm_stages(latency=given.get("constraint") == "latency"):
+        run = getattr(stages, stage.name)
+        parameters = inspect.signature(run).parameters
         made |= {name: root / name for name in stage.outputs}
         paths = {name: made[name] for name in stage.inputs + stage.outputs}
-        record = stage.run(**paths, **{name: value for name, value in given.items() if name in parameters})
-        if stage.name == "budget":
-            given["keep_ratio"] = record["metrics"]["keep_ratio"]
+        run(**paths, **{name: value for name, value in given.items() if name in parameters})
     return made
+
+
+def algorithm_stages(**given):
+    return [stage for stage in stages_of(**given) if stage.module == "stages"]
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +72,11 @@ def test_the_table_names_the_folders_that_each_stage_takes():
     made = set()
     for stage in STAGES:
         assert set(stage.inputs) <= made, f"{stage.name} reads what no stage before it made"
-        assert set(stage.inputs + stage.outputs) <= set(inspect.signature(stage.run).parameters)
+        run = getattr(import_module(f"fastprune.{stage.module}"), stage.name)
+        own = {"fisher_shard": {"shard"}, "budget": {*Budget(keep_ratio=0.5).settings}}.get(stage.name, set())
+        tracked = {"run_id", "tracking_uri"} if stage.module == "release_stages" else set()
+        assert {*stage.inputs, *stage.outputs, *stage.parameters, *own, *tracked} == set(
+            inspect.signature(run).parameters) - {"every_stage"}
         made |= set(stage.outputs)
 
 
@@ -82,7 +92,7 @@ def test_metrics_sum_all_stages_up(folders):
     assert metrics["metric"] == "accuracy" and metrics["dense"] == 1.0
     assert 0 < metrics["macs_kept"] <= 0.5 and 0 < metrics["params_kept"] < 1
     assert metrics["latency_ms"]["dense"] > 0 and metrics["params"]["pruned"] < metrics["params"]["dense"]
-    assert list(metrics["seconds"]) == [stage.name for stage in stages_under("macs")[:-1]]
+    assert list(metrics["seconds"]) == [stage.name for stage in algorithm_stages()[:-1]]
     assert metrics["stages"]["tuning"] == metrics["pruned"]
 
 
@@ -99,10 +109,10 @@ def test_stages_agree_with_the_one_call(folders, source):
 
 @pytest.mark.parametrize("options", [{}, {"selection": "fisher", "tuning": "mask"}])
 def test_the_smallest_budget_within_an_accuracy_drop(tmp_path, source, options):
-    made = run_stages(tmp_path, **source | {"keep_ratio": 0.5, "max_accuracy_drop": 0.3} | options)
+    made = run_stages(tmp_path, **source | {"set_apart": True, "max_accuracy_drop": 0.3} | options)
     metrics = json.loads((made["report"] / "metrics.json").read_text())
     curve = metrics["curve"]
-    assert metrics["keep_ratio"] == curve["keep_ratio"] != 0.5
+    assert 0 < metrics["keep_ratio"] == curve["keep_ratio"] < 1
     assert min(ratio for ratio, metric in curve["points"] if metric >= curve["dense"] - 0.3) == curve["keep_ratio"]
     assert "Accuracy against what is kept" in (made["report"] / "report.html").read_text()
     assert (made["report"] / "curve.png").exists()
@@ -116,7 +126,6 @@ def test_no_pickle_and_no_leftovers(folders):
 
 @pytest.mark.parametrize("change, message", [
     ({"label_column": "stars"}, "no column 'stars'"),
-    ({"keep_ratio": 1.0}, "keep_ratio"),
     ({"eval_file": ""}, "no data"),
     ({"source": "/nowhere/model"}, "/nowhere/model"),
 ])
@@ -147,7 +156,7 @@ def test_a_latency_budget(tmp_path, source):
                          "sdpa", "somewhere else")
     table.save(tmp_path / "lut.json")
     with pytest.warns(UserWarning, match="measured with device 'somewhere else'"):
-        made = run_stages(tmp_path / "made", **source, keep_ratio=0.9, constraint="latency", latency_ms=3.5,
+        made = run_stages(tmp_path / "made", **source, constraint="latency", latency_ms=3.5,
                           lut=str(tmp_path / "lut.json"))
     metrics = json.loads((made["report"] / "metrics.json").read_text())
     assert metrics["keep_ratio"] == pytest.approx(3.5 / table.dense_ms(3))
@@ -167,3 +176,22 @@ def test_the_profiler_keeps_what_it_measures_in_the_store(tmp_path, folders):
     again = stages.profile(model=folders["model"], table=tmp_path / "again", **store)
     assert first["settings"]["lut_from"] == "measured now" and str(kept) == again["settings"]["lut_from"]
     assert (tmp_path / "first" / "lut.json").read_bytes() == (tmp_path / "again" / "lut.json").read_bytes()
+
+
+@pytest.mark.parametrize("options", [{}, {"selection": "fisher"}, {"selection": "fisher", "estimator": "per_batch"}])
+def test_shards_merge_into_the_same_fisher(tmp_path, folders, options):
+    given = {name: folders[name] for name in ("model", "calibration")}
+    options = options | {"batch_size": 7}  # seven batches, the last one of six
+    stages.fisher(**given, fisher=tmp_path / "whole", **options)
+    for shard in range(3):
+        stages.fisher_shard(**given, part=tmp_path / f"part-{shard}", shard=shard, shards=3, **options)
+    stages.merge_fisher(**given, part=[tmp_path / f"part-{shard}" for shard in range(3)], fisher=tmp_path / "merged",
+                        **options)
+    whole, merged = (load_file(tmp_path / name / "importance.safetensors") for name in ("whole", "merged"))
+    for name, importance in whole.items():
+        torch.testing.assert_close(merged[name], importance, rtol=1e-6, atol=1e-6 * float(importance.max()))
+    with pytest.raises(InputError, match="fisher_shards is 8, and the sample has 7 batches"):
+        stages.fisher_shard(**given, part=tmp_path / "part-8", shard=0, shards=8, **options)
+    with pytest.raises(InputError, match="no artifact.json"):
+        (tmp_path / "part-1" / "artifact.json").unlink()
+        stages.merge_fisher(**given, part=[tmp_path / "part-1"], fisher=tmp_path / "again", **options)

@@ -191,12 +191,11 @@ def test_a_registered_model_carries_no_pickle(store, pruned, tmp_path):
     assert "torch==" in Path(local, "requirements.txt").read_text()
 
 
-def test_the_compressions_of_a_sweep_are_grouped(store, monkeypatch):
+def test_the_compressions_of_a_sweep_are_grouped(store):
     from mlflow import MlflowClient
 
     sweep = tracking.start(store, "a sweep", {"keep_ratio": "0.3, 0.5"})
-    monkeypatch.setenv("FASTPRUNE_SWEEP", sweep)
-    members = {tracking.start(store, f"at {ratio}", {}) for ratio in (0.3, 0.5)}
+    members = {tracking.start(store, f"at {ratio}", {}, parent=sweep) for ratio in (0.3, 0.5)}
     client = MlflowClient(store)
     found = client.search_runs([client.get_run(sweep).info.experiment_id], f"tags.`mlflow.parentRunId` = '{sweep}'")
     assert {run.info.run_id for run in found} == members

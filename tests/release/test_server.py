@@ -11,6 +11,7 @@ import pytest
 import requests
 import torch
 from click.testing import CliRunner
+from test_config import write_config
 from test_release import variant
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
@@ -163,9 +164,12 @@ def test_eight_compressions_at_once(server, s3, source, tmp_path):  # noqa: F811
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
                    "FASTPRUNE_ARTIFACT_ROOT": f"s3://{servers.BUCKET}/eight"}
     begin = time.monotonic()
-    running = [subprocess.Popen([sys.executable, script, server, tmp_path / str(seed), str(seed), experiment,
-                                 json.dumps(source)], env=environment, stderr=subprocess.PIPE, text=True)
-               for seed in range(8)]
+    running = []
+    for seed in range(8):
+        sweep = write_config(tmp_path / f"{seed}.yaml", source, seed=seed, num_samples=40, tracking={
+            "uri": server, "experiment": experiment}, release={"model_name": "eight"})
+        running.append(subprocess.Popen([sys.executable, script, sweep, tmp_path / str(seed)], env=environment,
+                                        stderr=subprocess.PIPE, text=True))
     errors = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [0] * 8, errors
     client = tracking.connect(server)
@@ -176,7 +180,7 @@ def test_eight_compressions_at_once(server, s3, source, tmp_path):  # noqa: F811
     for parent in parents:
         children = [run.info.run_name for run in runs
                     if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-        assert len(children) == 9 and parent.data.metrics["pruned"] >= 0
+        assert len(children) == 10 and parent.data.metrics["pruned"] >= 0
     assert not client.search_runs(["0"])
     versions = client.search_model_versions("name='eight'")
     assert sorted(int(version.version) for version in versions) == list(range(1, 9))

@@ -1,0 +1,21 @@
+from kfp import dsl
+
+from components import component
+
+
+@component
+def gate(
+    summary: dsl.Input[dsl.Artifact],
+    run: dsl.Input[dsl.Artifact],
+    verdict: dsl.Output[dsl.Artifact],
+    model_name: str,
+    policy: str,
+    tracking_uri: str,
+):
+    """Promote the compression that the summary picked, if the policy accepts it."""
+    from fastprune.steps import run_stage
+
+    record = run_stage("gate", {"summary": summary.path, "verdict": verdict.path},
+                       {"model_name": model_name, "policy": policy},
+                       run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    verdict.metadata.update(record["settings"])

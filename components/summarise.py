@@ -1,0 +1,26 @@
+from typing import List
+
+from kfp import dsl
+
+from components import component
+
+
+@component
+def summarise(
+    report: dsl.Input[List[dsl.Artifact]],
+    released: dsl.Input[List[dsl.Artifact]],
+    run: dsl.Input[dsl.Artifact],
+    summary: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    policy: str,
+    tracking_uri: str,
+):
+    """Hold a model's compressions against each other and against the policy."""
+    import shutil
+
+    from fastprune.steps import run_stage
+
+    run_stage("summarise", {"report": [one.path for one in report], "released": [one.path for one in released],
+                            "summary": summary.path}, {"policy": policy},
+                            run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    shutil.copyfile(f"{summary.path}/summary.html", page.path)

@@ -1,0 +1,99 @@
+"""One task of a sweep, its folders by URI: what Airflow's tasks and pods call as ``fastprune stage``."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from fastprune import steps, storage
+from fastprune.config import Sweep
+from fastprune.errors import InputError
+from fastprune.stage_graph import Node, nodes, parameters, run_of
+
+RUN_ID = "run_id"
+"""Beside the folders of a node that opened an MLflow run."""
+
+
+def find_node(sweep: Sweep, name: str) -> Node:
+    """The task of that name.
+
+    Raises
+    ------
+    InputError
+        There is none; the message lists them.
+    """
+    found = {node.name: node for node in nodes(sweep)}
+    if name not in found:
+        raise InputError(f"{sweep.name} has no task {name!r}; it has {', '.join(found)}")
+    return found[name]
+
+
+def run_node(sweep: Sweep, node: Node, root: str | Path, *, tags: Mapping[str, str] | None = None) -> dict:
+    """Run one task, after those that it waits for; return what its stage has to tell.
+
+    Parameters
+    ----------
+    sweep : Sweep
+    node : Node
+    root : str or Path
+        A folder or ``s3://`` prefix of this run of the sweep alone; a task's outputs lie in ``<root>/<task>/<output>``.
+        What is there from a try before is taken if it is whole, and refused if it was made from something else.
+    tags : mapping
+        For the MLflow run of the model.
+
+    Raises
+    ------
+    InputError
+        An input is missing or of something else, or the stage refuses it.
+    """
+    root, uri = str(root), sweep.tracking.uri
+    given = parameters(sweep, node.model, node.stage) | ({} if node.shard is None else {"shard": node.shard})
+    if node.stage.name == "budget":
+        given |= node.budget.settings
+    with tempfile.TemporaryDirectory(prefix="fastprune-") as work:
+        remote = storage.is_s3(root)
+        place = Path(work) if remote else Path(root, node.name)
+        inputs = {name: [storage.local(f"{root}/{maker}/{output}") for maker, output in makers]
+                  for name, makers in node.inputs.items()}
+        folders = {name: found if name in node.stage.lists else found[0] for name, found in inputs.items()}
+        folders |= {name: place / name for name in node.stage.outputs}
+        run_id = _run_id(sweep, node, root, tags)
+        if node.stage.module != "stages":  # it acts on MLflow: a second try does so again
+            for output in node.stage.outputs:
+                shutil.rmtree(place / output, ignore_errors=True)
+        record = steps.run_stage(node.stage.name, folders, given, run_id=run_id, tracking_uri=uri)
+        if remote:
+            store = storage.open_store(f"{root}/{node.name}")
+            for output in node.stage.outputs:
+                files = sorted(file for file in (place / output).rglob("*") if file.is_file())
+                for file in files:
+                    store.upload(file, str(file.relative_to(place)), storage.sha256_of(file))
+    return record
+
+
+def _run_id(sweep: Sweep, node: Node, root: str, tags: Mapping[str, str] | None) -> str:
+    """The MLflow run of this task's model or budget; opened by the first task of either, once."""
+    if node.stage.name == "prepare":
+        return _opened(root, node.name, sweep, run_of(sweep, node.model), "", tags)
+    parent = _read(root, f"prepare-{node.model.name}")
+    if node.budget is None or len(sweep.budgets) == 1:
+        return parent
+    first = f"budget-{node.model.name}-{node.budget.label}"
+    if node.stage.name == "budget":
+        return _opened(root, first, sweep, run_of(sweep, node.model, node.budget), parent, None)
+    return _read(root, first)
+
+
+def _opened(root: str, name: str, sweep: Sweep, run: dict, parent: str, tags: Mapping[str, str] | None) -> str:
+    store = storage.open_store(f"{root}/{name}")
+    if (known := store.read(RUN_ID)) is not None:  # a second try
+        return known.decode()
+    opened = steps.open_run(run, parent=parent, tracking_uri=sweep.tracking.uri, tags=tags)
+    store.create(RUN_ID, opened.encode())
+    return opened
+
+
+def _read(root: str, name: str) -> str:
+    return (storage.open_store(f"{root}/{name}").read(RUN_ID) or b"").decode()

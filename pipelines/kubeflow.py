@@ -1,0 +1,139 @@
+"""A sweep as a Kubeflow pipeline: the stages of :mod:`fastprune.stage_graph`, with what a cluster must be told."""
+
+import json
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import List, NamedTuple
+
+from kfp import compiler, dsl, kubernetes
+
+from components.budget import budget
+from components.evaluate_dense import evaluate_dense
+from components.evaluate_pruned import evaluate_pruned
+from components.fisher import fisher
+from components.fisher_shard import fisher_shard
+from components.gate import gate
+from components.merge_fisher import merge_fisher
+from components.prepare import prepare
+from components.profile import profile
+from components.rearrange import rearrange
+from components.register import register
+from components.report import report
+from components.search import search
+from components.summarise import summarise
+from components.tune import tune
+from fastprune.config import Model, Sweep
+from fastprune.stage_graph import Stage, parameters, run_of, stages_of_sweep
+
+COMPONENTS = {component.name.replace("-", "_"): component for component in (
+    prepare, evaluate_dense, profile, fisher, fisher_shard, merge_fisher, budget, search, rearrange, tune,
+    evaluate_pruned, report, register, summarise, gate)}
+
+
+def define(sweep: Sweep):
+    """The pipeline of a sweep.
+
+    Every model's stages are unrolled; its shards and its budgets are loops. It takes one parameter, ``tracking_uri``,
+    and its outputs are, for every model number n, the lists ``pruned_n`` and ``report_n`` of all budgets and, where
+    there is one, ``summary_n``.
+    """
+    stages = stages_of_sweep(sweep)
+    kinds = {"pruned": List[dsl.Model], "report": List[dsl.Artifact], "summary": dsl.Artifact}
+    made = {output for stage in stages for output in stage.outputs}
+    outputs = NamedTuple("Outputs", [(f"{name}_{number}", kind) for number in range(len(sweep.models))
+                                     for name, kind in kinds.items() if name in made])
+
+    @dsl.pipeline(name=sweep.name, description="Prune fine-tuned encoders without retraining.")
+    def pipeline(tracking_uri: str = sweep.tracking.uri) -> outputs:
+        found = []
+        for model in sweep.models:
+            of_model = _of_model(sweep, model, stages, tracking_uri)
+            found += [of_model[name] for name in kinds if name in made]
+        return outputs(*found)
+
+    return pipeline
+
+
+def compile_pipeline(sweep: Sweep, path: str | Path) -> None:
+    """Write the pipeline as YAML: the pipeline's spec and, for Kubernetes, the platform's."""
+    compiler.Compiler().compile(define(sweep), str(path))
+
+
+@dataclass
+class _Made:
+    """What the tasks of a model have made so far."""
+
+    tasks: dict = field(default_factory=dict)
+    channels: dict = field(default_factory=dict)
+    collected: set = field(default_factory=set)
+
+    def __getitem__(self, name: str):
+        # The compiler changes a Collected where it is used: every use has its own.
+        return dsl.Collected(self.channels[name]) if name in self.collected else self.channels[name]
+
+
+def _of_model(sweep: Sweep, model: Model, stages: tuple[Stage, ...], tracking_uri) -> _Made:
+    """Add the tasks of a model."""
+    made, run = _Made(), None
+    for scope, group in groupby(stages, lambda stage: stage.scope):
+        if scope == "model":
+            for stage in group:
+                if stage.name == "prepare":
+                    own = {"run_settings": json.dumps(run_of(sweep, model)),
+                           "pipeline_job": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+                else:
+                    own = {"run": run}
+                task = _add_task(sweep, model, stage, made, tracking_uri=tracking_uri, **own)
+                run = run or task.outputs["run"]
+            continue
+        items = list(range(sweep.fisher_shards)) if scope == "shard" else [
+            json.dumps({"settings": budget.settings, "run": run_of(sweep, model, budget)}) for budget in sweep.budgets]
+        group, inner = list(group), run
+        with dsl.ParallelFor(items, parallelism=sweep.cluster.parallelism) as item:
+            for stage in group:
+                own = {scope: item} if stage.name in ("fisher_shard", "budget") else {}
+                task = _add_task(sweep, model, stage, made, tracking_uri=tracking_uri, run=inner, **own)
+                if stage.name == "budget":
+                    inner = task.outputs["budget_run"]
+        made.collected.update(name for stage in group for name in stage.outputs)
+    return made
+
+
+def _add_task(sweep: Sweep, model: Model, stage: Stage, made: _Made, **own) -> dsl.PipelineTask:
+    task = COMPONENTS[stage.name](**{name: made[name] for name in stage.inputs}, **parameters(sweep, model, stage),
+                                  **own)
+    task.after(*(made.tasks[name] for name in stage.after))
+    task.set_display_name(f"{stage.name.replace('_', ' ')}: {model.name}")
+    _configure(sweep, stage, task)
+    made.tasks[stage.name] = task
+    made.channels |= {name: task.outputs[name] for name in stage.outputs}
+    return task
+
+
+def _configure(sweep: Sweep, stage: Stage, task: dsl.PipelineTask) -> None:
+    """Tell a task what the configuration says of its stage; a local run reads none of it but the caching."""
+    settings, cluster, accelerator = sweep.task_settings(stage.name), sweep.cluster, sweep.accelerator(stage.name)
+    task.set_caching_options(settings.caching)
+    if cluster.image:
+        task.set_container_image(cluster.image)
+    if settings.cpu:
+        task.set_cpu_request(settings.cpu).set_cpu_limit(settings.cpu)
+    if settings.memory:
+        task.set_memory_request(settings.memory).set_memory_limit(settings.memory)
+    if settings.retries:
+        task.set_retry(settings.retries, backoff_duration="30s", backoff_factor=2)
+    if settings.timeout_s:
+        kubernetes.set_timeout(task, settings.timeout_s)
+    if cluster.image_pull_policy:
+        kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
+    for name, value in cluster.env.items():
+        task.set_env_variable(name, value)
+    for secret in cluster.secrets:
+        kubernetes.use_secret_as_env(task, secret.name, secret.env)
+    if accelerator:
+        task.set_accelerator_type(accelerator.resource).set_accelerator_limit(accelerator.count)
+        for label, value in accelerator.node_selector.items():
+            kubernetes.add_node_selector(task, label, value)
+        for toleration in accelerator.tolerations:
+            kubernetes.add_toleration(task, **{name: value for name, value in toleration.model_dump().items() if value})
