@@ -20,12 +20,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 import fastprune
 from fastprune import checkpoint, storage
+from fastprune.documents import Document
 from fastprune.errors import InputError
 
 MANIFEST = "artifact.json"
@@ -46,12 +46,13 @@ class File(BaseModel):
     bytes: int
 
 
-class Artifact(BaseModel):
+class Artifact(Document):
     """What ``artifact.json`` says.
 
     Attributes
     ----------
-    kind : str
+    kind, stage : str
+        Its type, and the stage that made it.
     files : dict
         SHA-256 and size of every file but the manifest, by path below the folder.
     inputs : dict
@@ -64,9 +65,6 @@ class Artifact(BaseModel):
         The stage's arguments; versions of what computed it; the processor it was computed on.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
     kind: str
     stage: str
     files: dict[str, File]
@@ -76,14 +74,6 @@ class Artifact(BaseModel):
     settings: dict = {}
     code: dict[str, str] = {}
     device: str = ""
-
-    @property
-    def content(self) -> bytes:
-        return (json.dumps(self.model_dump(), indent=2, sort_keys=True) + "\n").encode()
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
 
     def write(self, folder: Path) -> None:
         (folder / MANIFEST).write_bytes(self.content)
@@ -97,11 +87,8 @@ def list_files(folder: Path) -> dict[str, File]:
 
 def parse(content: bytes, name: object) -> Artifact:
     """Read a manifest; ``name`` says where it is from in what is refused."""
-    try:
-        return Artifact.model_validate_json(content)
-    except ValidationError as error:
-        raise InputError(f"{name}: not an artifact's manifest of schema version 1 ({error.errors()[0]['msg']}); "
-                         "make the artifact again with this version of fastprune") from error
+    return Artifact.parse(content, f"{name}, an artifact's manifest",
+                          "make the artifact again with this version of fastprune")
 
 
 def read(folder: Path, kind: str | None = None) -> Artifact:

@@ -263,7 +263,7 @@ def _check_evidence(path: Path, tags: Mapping[str, str], what: str) -> Evidence:
     if not path.is_file() or storage.sha256_of(path) != tags["evidence_sha256"]:
         raise InputError(f"{what}: its evidence is missing or not what was registered (SHA-256 differs); register the "
                          "model again")
-    return Evidence.model_validate_json(path.read_bytes())
+    return Evidence.parse(path.read_bytes(), f"{what}: its evidence", "register the model again")
 
 
 def _download(client, name: str, version: str, folder: str, path: str = "") -> str:
