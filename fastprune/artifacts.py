@@ -177,7 +177,8 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
             store = storage.open_store(root) if root else None
 
             _check_own(folders, recipe)
-            if not _all_there(folders) and not (store and _pull(store, recipe, folders)):
+            there = all(folder.exists() for folder in folders.values())
+            if not there and not (store and _pull(store, recipe, folders)):
                 parent = folders[outputs[0]].parent
                 parent.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(prefix=".stage-", dir=parent) as work:
@@ -198,16 +199,11 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
 def _check_own(folders: Mapping[str, Path], recipe: str) -> None:
     """Refuse outputs that exist and are not whole, or not what this call makes."""
     for folder in folders.values():
-        if (folder / MANIFEST).is_file():
-            if read(folder).recipe == recipe:
-                continue
+        if not (folder / MANIFEST).is_file():
+            checkpoint.check_absent(folder)
+        elif read(folder).recipe != recipe:
             raise InputError(f"{folder}: the output folder exists and is of other inputs, settings or code; name "
                              "another or remove it first")
-        checkpoint.check_absent(folder)
-
-
-def _all_there(folders: Mapping[str, Path]) -> bool:
-    return all(folder.exists() for folder in folders.values())
 
 
 def _move(partial: Mapping[str, Path], folders: Mapping[str, Path]) -> None:
@@ -280,13 +276,13 @@ def _processor(device: str) -> str:
 
 def _content(location: object) -> object:
     """SHA-256 of the file or folder at a location; what is neither (a hub's name) stands for itself."""
-    path = Path(storage.local(location)) if location else None
-    if path is not None and path.is_file():
+    if not location:
+        return location
+    path = Path(storage.local(location))
+    if path.is_file():
         return storage.sha256_of(path)
-    if path is not None and path.is_dir():
-        files = {str(file.relative_to(path)): storage.sha256_of(file)
-                 for file in sorted(path.rglob("*")) if file.is_file()}
-        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    if path.is_dir():
+        return {name: file.sha256 for name, file in list_files(path).items()}
     return location
 
 
