@@ -233,7 +233,10 @@ def _push(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> Non
 
 
 def _pull(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> bool:
-    """Fetch the published artifacts of a recipe; False where not all of them are there."""
+    """Fetch the published artifacts of a recipe; False where not all of them are there.
+
+    One that has lost a file, to whoever cleared the store up, is taken out of it, so that it can be published again.
+    """
     published = {name: store.read(_manifest_key(recipe, name)) for name in folders}
     if None in published.values():
         return False
@@ -246,7 +249,9 @@ def _pull(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> boo
             for path, file in artifact.files.items():
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                store.download(_object_key(file.sha256), target)
+                if not store.download(_object_key(file.sha256), target):
+                    store.delete(_manifest_key(recipe, name))
+                    return False
                 if storage.sha256_of(target) != file.sha256:
                     raise InputError(f"{_object_key(file.sha256)} in the artifact store: its content has another "
                                      "SHA-256 than its name, so it is damaged; remove it there")

@@ -1,5 +1,7 @@
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from test_stages import folders, source  # noqa: F401 (fixtures)
@@ -107,9 +109,20 @@ def test_what_is_published_is_found_again(tmp_path, monkeypatch):
     assert numbers(tmp_path / "a", calls=calls) == first and len(calls) == 1
     for path in (tmp_path / "store" / "objects").iterdir():
         path.write_bytes(b"damaged")
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="damaged; remove it there"):
         numbers(tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_what_has_lost_a_file_in_the_store_is_made_and_published_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTPRUNE_ARTIFACT_ROOT", str(tmp_path / "store"))
+    calls = []
+    numbers(tmp_path / "a", calls=calls)
+    for path in (tmp_path / "store" / "objects").iterdir():
+        path.unlink()
+    second = numbers(tmp_path / "b", calls=calls)
+    assert len(calls) == 2
+    assert numbers(tmp_path / "c", calls=calls) == second and len(calls) == 2
 
 
 def test_a_key_is_written_once(tmp_path):
@@ -117,6 +130,44 @@ def test_a_key_is_written_once(tmp_path):
     assert store.create("a/key", b"first") and not store.create("a/key", b"second")
     assert store.read("a/key") == b"first" and store.read("other") is None
     assert store.keys("a/") == ["a/key"]
+    store.delete("a/key")
+    store.delete("a/key")
+    assert not store.download("a/key", tmp_path / "copy") and not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("settings", [{"AWS_PROFILE": "nobody"}, {"AWS_ENDPOINT_URL": "nonsense"}])
+def test_settings_for_s3_that_make_no_sense(monkeypatch, settings):
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"settings for S3 .*{next(iter(settings.values()))}"):
+        storage.open_store("s3://bucket/prefix")
+
+
+def test_a_request_is_tried_again_until_the_bound(monkeypatch):
+    """A server that answers 503 to everything."""
+    asked = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server, pauses = HTTPServer(("127.0.0.1", 0), Busy), []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("botocore.endpoint.time.sleep", pauses.append)
+    for name, value in {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}", "AWS_ACCESS_KEY_ID": "a",
+                        "AWS_SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="s3://bucket/: S3 at .* refused"):
+        storage.open_store("s3://bucket")
+    server.shutdown()
+    assert asked == ["/bucket"] * storage.ATTEMPTS
+    assert len(pauses) == storage.ATTEMPTS - 1 and sum(pauses) < 2**storage.ATTEMPTS
 
 
 def test_every_stage_makes_artifacts_of_one_origin(folders):  # noqa: F811
