@@ -7,7 +7,6 @@ is killed has either written its event, and then the next start moves the aliase
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -100,9 +99,7 @@ def promote(uri: str, name: str, version: str, policy: Policy, *, why: str, by: 
         _publish(client, found, verdict)
         if not verdict.passed:
             raise PolicyNotMet(verdict)
-        _move(client, ledger, name, state, lambda after: Event(
-            model=name, number=len(state.events) + 1, action="promote", by=by, at=_now(), from_version=state.champion,
-            to_version=version, why=why, verdict_sha256=verdict.digest, after=after))
+        _move(client, ledger, state, _next(state, name, "promote", version, by, why, verdict.digest))
     return verdict
 
 
@@ -121,20 +118,12 @@ def rollback(uri: str, name: str, *, why: str, by: str = "") -> Event:
         if state.previous is None:
             raise InputError(f"{name}: there is no previous champion to go back to")
         client.get_model_version(name, state.previous)  # which somebody may have deleted
-        return _move(client, ledger, name, state, lambda after: Event(
-            model=name, number=len(state.events) + 1, action="rollback", by=by, at=_now(),
-            from_version=state.champion, to_version=state.previous, why=why, after=after))
+        return _move(client, ledger, state, _next(state, name, "rollback", state.previous, by, why))
 
 
 def history(uri: str, name: str) -> tuple[Event, ...]:
     """Every change of champion, oldest first; MLflow need not be there."""
     return tuple(events(open_ledger(uri), name))
-
-
-def champion(uri: str, name: str) -> str | None:
-    """The version that the record says is the champion."""
-    told = history(uri, name)
-    return told[-1].to_version if told else None
 
 
 def settle(client, ledger: Ledger, name: str) -> State:
@@ -173,27 +162,31 @@ def _follow(client, ledger: Ledger, name: str) -> State:
     return State(last.to_version, last.from_version, told)
 
 
-def _move(client, ledger: Ledger, name: str, state: State, make: Callable[[str], Event]) -> Event:
-    """Write the next event, if the record is still what it was, and let the aliases follow."""
+def _next(state: State, name: str, action: str, version: str, by: str, why: str, verdict_sha256: str | None = None,
+          ) -> Event:
+    """The event that makes a version the champion."""
+    return Event(model=name, number=len(state.events) + 1, action=action, by=by, at=_now(), from_version=state.champion,
+                 to_version=version, why=why, verdict_sha256=verdict_sha256,
+                 after=state.events[-1].digest if state.events else "")
+
+
+def _move(client, ledger: Ledger, state: State, event: Event) -> Event:
+    """Write the event, if the record is still what it was, and let the aliases follow."""
+    name = event.model
     with ledger.lock(name):
         now = tuple(events(ledger, name))
-        event = make(state.events[-1].digest if state.events else "")
         # Before the first event the alias alone knows, if somebody has set it by hand.
         alias = None if now else _aliases(client.get_registered_model(name)).get(CHAMPION)
         moved = now != state.events or (not now and alias != state.champion)
         if moved or not ledger.append(event):
-            raise ChampionMoved(name, state.champion, _champion_of(ledger, name) or alias)
+            told = events(ledger, name)
+            raise ChampionMoved(name, state.champion, told[-1].to_version if told else alias)
         _follow(client, ledger, name)
     return event
 
 
 def _aliases(model) -> dict[str, str]:
     return {alias: str(version) for alias, version in model.aliases.items()}
-
-
-def _champion_of(ledger: Ledger, name: str) -> str | None:
-    told = events(ledger, name)
-    return told[-1].to_version if told else None
 
 
 def _publish(client, version, verdict: Verdict) -> None:
