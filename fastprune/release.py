@@ -7,6 +7,7 @@ is killed has either written its event, and then the next start moves the aliase
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -109,7 +110,7 @@ def rollback(uri: str, name: str, *, why: str, by: str = "") -> Event:
     Raises
     ------
     ChampionMoved, InputError
-        As :func:`promote`; or there is no previous champion.
+        As :func:`promote`; or there is no previous champion, or its version was deleted.
     """
     by = _actor(uri, by)
     with tracking.explained(uri):
@@ -117,7 +118,8 @@ def rollback(uri: str, name: str, *, why: str, by: str = "") -> Event:
         state = settle(client, ledger, name)
         if state.previous is None:
             raise InputError(f"{name}: there is no previous champion to go back to")
-        client.get_model_version(name, state.previous)  # which somebody may have deleted
+        # Fails where somebody has deleted it, and for who may not move the alias either: before the record says so.
+        _set_tags(client, name, state.previous, {"rollback.by": by, "rollback.at": _now(), "rollback.why": why})
         return _move(client, ledger, state, _next(state, name, "rollback", state.previous, by, why))
 
 
@@ -198,8 +200,15 @@ def _publish(client, version, verdict: Verdict) -> None:
     for check in verdict.checks:
         told = f"{'passed' if check.passed else 'failed'}: required {check.required}, found {check.found}"
         tags[f"promotion.check.{check.name}"] = told
+    _set_tags(client, version.name, version.version, tags)
+    for key in version.tags.keys() - tags.keys():
+        if key.startswith("promotion.check."):  # of another policy, at an earlier promotion
+            client.delete_model_version_tag(version.name, version.version, key)
+
+
+def _set_tags(client, name: str, version: str, tags: Mapping[str, str]) -> None:
     for key, value in tags.items():
-        client.set_model_version_tag(version.name, version.version, key, value)
+        client.set_model_version_tag(name, version, key, value)
 
 
 def _actor(uri: str, by: str) -> str:

@@ -112,6 +112,11 @@ def test_a_policy_that_is_not_met_changes_nothing_but_the_verdict(store):
     tags = tracking.connect(store).get_model_version(NAME, "2").tags
     assert tags["promotion.verdict"] == "failed" and tags["promotion.check.approvers"].startswith("failed")
 
+    release.promote(store, NAME, "2", LENIENT, why="by a policy without approvers")
+    tags = tracking.connect(store).get_model_version(NAME, "2").tags
+    assert tags["promotion.verdict"] == "passed" and "promotion.check.approvers" not in tags
+    assert tags["promotion.check.max_accuracy_drop"].startswith("passed") and tags["owner"] == "ann"
+
 
 def test_a_stale_champion_is_told(store):
     release.promote(store, NAME, "1", LENIENT, why="the first")

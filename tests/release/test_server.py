@@ -11,7 +11,7 @@ import pytest
 import requests
 import torch
 from click.testing import CliRunner
-from test_release import variant
+from test_release import LENIENT, variant
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
 import fastprune
@@ -21,7 +21,7 @@ from fastprune.errors import InputError
 from fastprune.policy import Policy
 from tests import servers
 
-NAME, LENIENT = "reviews", Policy(max_accuracy_drop=1.0)
+NAME = "reviews"
 ROOT = Path(fastprune.__file__).parents[1]
 
 
@@ -115,14 +115,20 @@ def registered(server, folders, tmp_path):  # noqa: F811
 
 
 def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
-    release.promote(server, registered, "1", LENIENT, why="the first")
+    for version in "12":
+        release.promote(server, registered, version, LENIENT, why=f"number {version}")
+    release.rollback(server, registered, why="something to roll back")
     for name, value in as_user(server, "reader").items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="reader has no right"):
         release.promote(server, registered, "2", LENIENT, why="I want it")
     with pytest.raises(InputError, match="knows you as reader"):
         release.promote(server, registered, "2", LENIENT, why="I want it", by="admin")
-    assert [event.to_version for event in release.history(server, registered)] == ["1"]
+    with pytest.raises(InputError, match="knows you as reader"):
+        release.rollback(server, registered, why="I want it", by="admin")
+    with pytest.raises(InputError, match="reader has no right"):
+        release.rollback(server, registered, why="I want it")
+    assert [event.to_version for event in release.history(server, registered)] == ["1", "2", "1"]
     assert tracking.connect(server).get_model_version_by_alias(registered, "champion").version in (1, "1")
     assert registration.verify(server, registered, "1").difference < 1e-5
 
@@ -132,7 +138,7 @@ def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
     with pytest.raises(release.PolicyNotMet, match="approvers"):
         release.promote(server, registered, "2", Policy(approvers=["zoe"]), why="not zoe")
     release.promote(server, registered, "2", Policy(approvers=["reader"]), why="now I may")
-    assert [event.by for event in release.history(server, registered)] == ["admin", "reader"]
+    assert [event.by for event in release.history(server, registered)] == ["admin"] * 3 + ["reader"]
 
 
 def test_a_wrong_password_is_explained(server, registered, monkeypatch):
