@@ -72,8 +72,8 @@ def open_ledger(tracking_uri: str) -> Ledger:
     if storage.is_s3(location):
         return StoreLedger(storage.open_store(location), None)
     if "://" in location:
-        raise InputError(f"FASTPRUNE_LEDGER is not set, and {location} cannot hold the record of releases; set it to "
-                         "the postgresql:// URL, s3:// prefix or shared folder that your team uses")
+        raise InputError(f"{location.partition('://')[0]}:// cannot hold the record of releases; set FASTPRUNE_LEDGER "
+                         "to the postgresql:// URL, s3:// prefix or shared folder that your team uses")
     return StoreLedger(storage.open_store(location), Path(location))
 
 
@@ -172,6 +172,6 @@ class PostgresLedger:
                              "promote for INSERT") from error
         except psycopg.errors.LockNotAvailable as error:
             raise InputError(f"another promotion has been under way for {WAIT} s; try again") from error
-        except psycopg.OperationalError as error:
-            raise InputError(f"the record of releases in PostgreSQL cannot be reached ({str(error).strip()}); check "
+        except psycopg.Error as error:
+            raise InputError(f"the record of releases in PostgreSQL cannot be used ({str(error).strip()}); check "
                              "FASTPRUNE_LEDGER") from error

@@ -82,7 +82,7 @@ def promote(uri: str, name: str, version: str, policy: Policy, *, why: str, by: 
     InputError
         No such version, no right to promote, no record of releases.
     """
-    by = _actor(uri, by)
+    by = tracking.actor(uri, by)
     with tracking.explained(uri):
         client, ledger = tracking.connect(uri), open_ledger(uri)
         state = settle(client, ledger, name)
@@ -112,7 +112,7 @@ def rollback(uri: str, name: str, *, why: str, by: str = "") -> Event:
     ChampionMoved, InputError
         As :func:`promote`; or there is no previous champion, or its version was deleted.
     """
-    by = _actor(uri, by)
+    by = tracking.actor(uri, by)
     with tracking.explained(uri):
         client, ledger = tracking.connect(uri), open_ledger(uri)
         state = settle(client, ledger, name)
@@ -209,13 +209,6 @@ def _publish(client, version, verdict: Verdict) -> None:
 def _set_tags(client, name: str, version: str, tags: Mapping[str, str]) -> None:
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, value)
-
-
-def _actor(uri: str, by: str) -> str:
-    known = tracking.user(uri)
-    if by and by != known and uri.startswith("http"):
-        raise InputError(f"MLflow at {uri} knows you as {known}, not as {by}; promote with your own credentials")
-    return by or known
 
 
 def _now() -> str:

@@ -1,6 +1,7 @@
 """Register, promote, roll back, history, verify: on a SQLite store and a folder."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -230,11 +231,32 @@ def test_another_record_is_noticed(store, tmp_path, monkeypatch):
 
 def test_a_server_needs_a_record_of_the_teams(monkeypatch):
     monkeypatch.delenv("FASTPRUNE_LEDGER", raising=False)
-    with pytest.raises(InputError, match="FASTPRUNE_LEDGER is not set"):
+    with pytest.raises(InputError, match="http:// cannot hold the record of releases; set FASTPRUNE_LEDGER"):
         ledger.open_ledger("http://127.0.0.1:5000")
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
-    with pytest.raises(InputError, match="knows you as ann"):
-        release.promote("http://127.0.0.1:5000", NAME, "1", LENIENT, why="as somebody else", by="bob")
+    monkeypatch.setenv("FASTPRUNE_LEDGER", "mysql://ann:secret@host/db")
+    with pytest.raises(InputError, match="^mysql:// cannot hold"):
+        ledger.open_ledger("http://127.0.0.1:5000")
+
+
+@pytest.mark.parametrize("told", ["in the environment", "in MLflow's file"])
+def test_a_server_knows_who_promotes(monkeypatch, tmp_path, told):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    if told == "in the environment":
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    else:
+        (tmp_path / ".mlflow").mkdir()
+        (tmp_path / ".mlflow" / "credentials").write_text("[mlflow]\nmlflow_tracking_username = ann\n")
+    assert tracking.actor("http://127.0.0.1:5000", "") == "ann" != tracking.actor("sqlite:///mlflow.db", "")
+    with pytest.raises(InputError, match="at http://x:[*]+@127.0.0.1:5000 knows you as ann, not as bob"):
+        release.promote("http://x:secret@127.0.0.1:5000", NAME, "1", LENIENT, why="as somebody else", by="bob")
+
+
+def test_a_user_without_a_name_acts_by_number(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert tracking.actor("sqlite:///mlflow.db", "") == f"uid {os.getuid()}"
 
 
 def test_a_version_is_proved(store):
