@@ -197,13 +197,12 @@ def _publish(client, version, verdict: Verdict) -> None:
         client.log_text(version.run_id, verdict.content.decode(), f"promotion/{verdict.digest}.json")
     tags = {"promotion.verdict": "passed" if verdict.passed else "failed", "promotion.by": verdict.by,
             "promotion.at": verdict.at, "promotion.verdict_sha256": verdict.digest}
+    # Those of an earlier promotion under another policy; to delete a tag takes more rights than to promote.
+    tags |= {key: "not checked" for key in version.tags if key.startswith("promotion.check.")}
     for check in verdict.checks:
         told = f"{'passed' if check.passed else 'failed'}: required {check.required}, found {check.found}"
         tags[f"promotion.check.{check.name}"] = told
     _set_tags(client, version.name, version.version, tags)
-    for key in version.tags.keys() - tags.keys():
-        if key.startswith("promotion.check."):  # of another policy, at an earlier promotion
-            client.delete_model_version_tag(version.name, version.version, key)
 
 
 def _set_tags(client, name: str, version: str, tags: Mapping[str, str]) -> None:
