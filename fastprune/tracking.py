@@ -68,7 +68,7 @@ def _artifact_location(uri: str) -> str | None:
 
 
 def connect(uri: str):
-    """A client of a store, with retries that end within a minute."""
+    """A client of a store, with retries that end within a minute (a database's, which MLflow fixes, within two)."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -83,10 +83,11 @@ def explained(uri: str) -> Iterator[None]:
     """Turn what a store refuses into an InputError, for commands that are nothing without it."""
     import requests
     from mlflow import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, requests.RequestException) as error:
+    except (MlflowException, requests.RequestException, SQLAlchemyError) as error:
         response = getattr(error, "response", None)
         status = error.get_http_status_code() if isinstance(error, MlflowException) else (
             response.status_code if response is not None else None)

@@ -11,6 +11,7 @@ import torch
 
 from fastprune import checkpoint, registration, tracking
 from fastprune.architectures import describe
+from fastprune.errors import InputError
 from fastprune.masks import Masks
 from fastprune.surgery import slice_model
 
@@ -94,6 +95,15 @@ def test_a_dead_server_costs_seconds_and_a_warning(monkeypatch, caplog):
     assert parent == ""
     assert time.perf_counter() - begin < 20
     assert [record.message for record in caplog.records if "without tracking" in record.message]
+
+
+def test_a_dead_database_is_explained(monkeypatch):
+    import mlflow.store.db.utils
+
+    monkeypatch.setattr(mlflow.store.db.utils, "MAX_RETRY_COUNT", 1)
+    dead = "postgresql://ann:secret@127.0.0.1:1/mlflow"
+    with pytest.raises(InputError, match="ann:[*]+@127.0.0.1:1/mlflow cannot be reached"), tracking.explained(dead):
+        tracking.connect(dead).get_registered_model("tiny")
 
 
 def test_a_server_of_errors_is_given_up(caplog):
