@@ -72,8 +72,9 @@ class Evidence(Document):
         Of the pruned model's weights.
     lineage : dict
         ``source_sha256``, ``sample_sha256``, ``evaluation_sha256``, ``seed`` and other facts of its manifest.
-    artifact_sha256, weights_sha256 : str
-        Of the artifact's manifest, and of the weights as :func:`fastprune.checkpoint.digest` has it.
+    artifact_sha256, weights_sha256, serving_sha256 : str
+        Of the artifact's manifest, of the weights as :func:`fastprune.checkpoint.digest` has it, and of
+        ``pyfunc_model.py``.
     """
 
     metric: str
@@ -84,6 +85,7 @@ class Evidence(Document):
     lineage: dict[str, str | int | float | None]
     artifact_sha256: str
     weights_sha256: str
+    serving_sha256: str
     probe: Probe
 
 

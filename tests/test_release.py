@@ -70,9 +70,16 @@ def test_a_version_carries_its_lineage(store, made):
 
 
 def test_the_same_model_is_registered_once(store, made):
-    again = registration.register(store, made / "two", NAME, json.loads((made / "two" / "metrics.json").read_text()))
-    assert again == "2"
-    assert len(tracking.connect(store).search_model_versions(f"name='{NAME}'")) == 3
+    client, metrics = tracking.connect(store), json.loads((made / "two" / "metrics.json").read_text())
+    assert registration.register(store, made / "two", NAME, metrics, tags={"ticket": "OPS-1"}) == "2"
+    assert len(client.search_model_versions(f"name='{NAME}'")) == 3
+    assert client.get_model_version(NAME, "2").tags["ticket"] == "OPS-1"
+
+
+@pytest.mark.parametrize("tag", ["evidence_sha256", "seed", "pruned", "promotion.verdict"])
+def test_a_tag_of_fastprunes_own_cannot_be_given(store, made, tag):
+    with pytest.raises(InputError, match=f"the tag {tag} is written by fastprune"):
+        registration.register(store, made / "two", NAME, {}, tags={tag: "passed"})
 
 
 def test_promote_roll_back_and_the_history(store):
@@ -115,7 +122,7 @@ def test_a_policy_that_is_not_met_changes_nothing_but_the_verdict(store):
 
     release.promote(store, NAME, "2", LENIENT, why="by a policy without approvers")
     tags = tracking.connect(store).get_model_version(NAME, "2").tags
-    assert tags["promotion.verdict"] == "passed" and "promotion.check.approvers" not in tags
+    assert tags["promotion.verdict"] == "passed" and tags["promotion.check.approvers"] == "not checked"
     assert tags["promotion.check.max_accuracy_drop"].startswith("passed") and tags["owner"] == "ann"
 
 
@@ -172,7 +179,7 @@ def test_the_evaluation_data_must_be_the_champions():
 def evidence(**changes):
     known = {"metric": "accuracy", "dense": 0.9, "pruned": 0.89, "speedup": 2.0, "megabytes": 10.0,
              "lineage": {"evaluation_sha256": "one"}, "artifact_sha256": "a", "weights_sha256": "w",
-             "probe": {"texts": [], "logits": []}}
+             "serving_sha256": "s", "probe": {"texts": [], "logits": []}}
     return Evidence(**known | changes)
 
 
@@ -264,12 +271,36 @@ def test_a_version_is_proved(store):
     assert proof.files > 4 and proof.bytes > 1000 and proof.difference < 1e-5
 
 
+@pytest.mark.parametrize("change", [
+    {"pruned": None}, {"dense": "0.9"}, {"pruned": float("nan")}, {"latency_ms": {"dense": 1.0}},
+    {"latency_ms": {"dense": 1.0, "pruned": 0}}, {"latency_ms": 3.0},
+])
+def test_metrics_that_say_nothing_sound_are_refused(made, tmp_path, change):
+    metrics = json.loads((made / "one" / "metrics.json").read_text()) | change
+    with pytest.raises(InputError, match="no sound metric, dense, pruned and latency_ms"):
+        registration.register(f"sqlite:///{tmp_path}/mlflow.db", made / "one", NAME, metrics)
+
+
+@pytest.mark.parametrize("content, message", [
+    (None, "no readable manifest.json"), ("[]", "no readable manifest.json"),
+    ('{"problem": "classification"}', "has no evaluation_sha256, max_length, sample_sha256, seed, source_sha256"),
+])
+def test_a_folder_that_is_no_pruned_model_is_refused(tmp_path, content, message):
+    (tmp_path / "model").mkdir()
+    if content:
+        (tmp_path / "model" / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        registration.register(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "model", NAME, {})
+
+
 @pytest.mark.parametrize("damage, message", [
     (lambda root: spoil(root / "artifacts/one/model.safetensors"), "model.safetensors.*damaged"),
     (lambda root: (root / "artifacts/one/config.json").unlink(), "config.json.*missing"),
-    (lambda root: spoil(root / "artifacts/record/evidence.json"), "evidence is missing or not what was registered"),
+    (lambda root: spoil(root / "artifacts/record/evidence.json"), "evidence.json is missing or not what was"),
     (lambda root: spoil(root / "artifacts/record/artifact.json", b'"stage": "compress"', b'"stage": "compresS"'),
-     "manifest is not the one"),
+     "artifact.json is missing or not what was registered"),
+    (lambda root: spoil(root / "pyfunc_model.py"), "pyfunc_model.py is missing or not what was registered"),
+    (lambda root: (root / "artifacts/record/artifact.json").unlink(), "artifact.json is missing or not"),
 ])
 def test_a_damaged_version_is_found(store, damage, message):
     client = tracking.connect(store)

@@ -98,6 +98,7 @@ def test_a_dead_server_costs_seconds_and_a_warning(monkeypatch, caplog):
 
 
 def test_a_dead_database_is_explained(monkeypatch):
+    pytest.importorskip("psycopg")
     import mlflow.store.db.utils
 
     monkeypatch.setattr(mlflow.store.db.utils, "MAX_RETRY_COUNT", 1)
@@ -156,6 +157,8 @@ def test_a_served_classifier_gives_labels_and_probabilities(store, pruned, tiny_
         answers = served_model.predict(given)
         assert answers["label"].tolist() == [model.config.id2label[index] for index in expected.argmax(-1).tolist()]
         torch.testing.assert_close(torch.tensor(answers["probability"].tolist()), expected.max(-1).values)
+    assert served_model.metadata.signature.outputs.input_names() == ["label", "probability", "probabilities"]
+    assert served_model.predict(served_model.input_example)["label"][0] in model.config.id2label.values()
     with pytest.raises(Exception, match="first column is 'id'"):
         served_model.predict(pandas.DataFrame({"id": ["1"], "sentence": ["good"]}))
     with pytest.raises(Exception, match="every row needs text"):
