@@ -293,8 +293,8 @@ def _download(client, name: str, version: str, folder: str, path: str = "") -> s
         return get_artifact_repository(uri, tracking_uri=client.tracking_uri).download_artifacts(path, dst_path=folder)
     except (OSError, MlflowException) as error:
         raise InputError(f"{name} version {version}: {path or 'its files'} cannot be downloaded from {uri} "
-                         f"({str(error).splitlines()[0]}); check that they may be read, and if they are gone register the model again"
-                         ) from error
+                         f"({str(error).splitlines()[0]}); check that they may be read, and if they are gone register "
+                         "the model again") from error
 
 
 @dataclass(frozen=True)
