@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from test_artifacts import numbers
+from test_latency_search import make_table
 from test_lut import profile_twice
 
 from fastprune import checkpoint, storage
 from fastprune.data import read_table
 from fastprune.errors import InputError
+from fastprune.lut import LatencyTable
 from tests.servers import BUCKET, READER
 
 
@@ -142,6 +144,8 @@ def test_models_and_tables_are_read_from_s3(s3, tmp_path, tiny_bert, tiny_tokeni
     assert checkpoint.digest(model) == checkpoint.digest(checkpoint.load_dense(tmp_path / "model"))
     assert len(checkpoint.load_tokenizer(f"s3://{BUCKET}/models/tiny")) == len(tiny_tokenizer)
     assert read_table(f"s3://{BUCKET}/data/rows.csv")["sentence"] == ["good film"]
+    s3.put_object(Bucket=BUCKET, Key="luts/lut.json", Body=make_table([1, 2], [1, 2, 3]).content)
+    assert LatencyTable.load(f"s3://{BUCKET}/luts/lut.json") == make_table([1, 2], [1, 2, 3])
     s3.put_object(Bucket=BUCKET, Key="data/rows.csv", Body=b"sentence,label\nbad film,0\n")
     assert read_table(f"s3://{BUCKET}/data/rows.csv")["sentence"] == ["bad film"]
 
