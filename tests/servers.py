@@ -159,9 +159,9 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def process(command: list, log: Path, ready: Callable[[], bool], gives: object = None, *, seconds: float = 60,
-             stop: signal.Signals = signal.SIGKILL, **options) -> Iterator:
-    """A server in a process group of its own, from its being ready to its end; gives ``gives``."""
+def process(command: list, log: Path, ready: Callable[[], bool], *, seconds: float = 60,
+            stop: signal.Signals = signal.SIGKILL, **options) -> Iterator[None]:
+    """A server in a process group of its own, from its being ready to its end."""
     with open(log, "wb") as output:
         server = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT,
                                    start_new_session=True, **options)
@@ -171,7 +171,7 @@ def process(command: list, log: Path, ready: Callable[[], bool], gives: object =
             if server.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{Path(command[0]).name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.2)
-        yield gives
+        yield
     finally:
         if server.poll() is None:
             os.killpg(server.pid, stop)

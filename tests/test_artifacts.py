@@ -135,6 +135,12 @@ def test_a_key_is_written_once(tmp_path):
     assert not store.download("a/key", tmp_path / "copy") and not (tmp_path / "copy").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/root/a: cannot be written"):
+        storage.open_store(tmp_path / "file" / "root").create("a", b"")
+
+
 @pytest.mark.parametrize("settings", [{"AWS_PROFILE": "nobody"}, {"AWS_ENDPOINT_URL": "nonsense"}])
 def test_settings_for_s3_that_make_no_sense(monkeypatch, settings):
     for name, value in settings.items():
@@ -180,11 +186,30 @@ def test_every_stage_makes_artifacts_of_one_origin(folders):  # noqa: F811
     assert found["pruned"].origin["seed"] == 0
 
 
-def test_a_sample_of_another_seed_is_refused(folders, source, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("change, foreign, differs", [
+    ({"seed": 1}, "calibration", "sample_sha256|seed"),
+    ({"num_samples": 40}, "calibration", "sample_sha256"),
+    ({"source": "untrained"}, "model", "source_sha256"),
+    ({"source": "untrained"}, "calibration", "source_sha256"),
+    ({"source": "untrained"}, "evaluation", "source_sha256"),
+])
+def test_an_artifact_of_another_model_sample_or_seed_is_refused(folders, source, material, tmp_path,  # noqa: F811
+                                                                change, foreign, differs):
+    if "source" in change:
+        change = {"source": str(material / change["source"])}
     paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
-    stages.prepare(**paths, **source | {"seed": 1})
-    with pytest.raises(InputError, match="is of another compression than .*: (seed|sample_sha256) is"):
-        stages.tune(**{name: folders[name] for name in ("model", "evaluation", "fisher", "rearranged")},
-                    calibration=paths["calibration"], pruned=tmp_path / "pruned", tuned=tmp_path / "tuned",
+    stages.prepare(**paths, **source | change)
+    given = {name: folders[name] for name in ("model", "calibration", "evaluation", "fisher", "rearranged")}
+    with pytest.raises(InputError, match=f"is of another compression than .*: ({differs}) is"):
+        stages.tune(**given | {foreign: paths[foreign]}, pruned=tmp_path / "pruned", tuned=tmp_path / "tuned",
                     keep_ratio=0.5)
     assert not (tmp_path / "pruned").exists()
+
+
+def test_evaluation_data_of_another_compression_are_refused(folders, source, tmp_path):  # noqa: F811
+    paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
+    stages.prepare(**paths, **source | {"eval_file": source["train_file"]})
+    given = {name: folders[name] for name in ("model", "searched", "rearranged", "pruned")}
+    with pytest.raises(InputError, match="is of another compression than .*: evaluation_sha256 is"):
+        stages.evaluate_pruned(**given, evaluation=paths["evaluation"], measured=tmp_path / "measured")
+    assert not (tmp_path / "measured").exists()

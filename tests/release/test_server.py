@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,9 @@ def test_from_compression_to_rollback(server, s3, source, tmp_path):  # noqa: F8
     assert len([key for key in stored if key.endswith("model.safetensors")]) == 2, "the weights lie there once"
 
 
+@contextmanager
 def serving(uri, tmp_path):
+    """``mlflow models serve``; gives its address."""
     [port], bin_folder = servers.free_ports(1), str(Path(sys.executable).parent)
 
     def ready():
@@ -99,9 +102,10 @@ def serving(uri, tmp_path):
         except requests.RequestException:
             return False
 
-    return servers.process([sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local",
-                            "--port", port], tmp_path / "serve.log", ready, f"http://127.0.0.1:{port}", seconds=180,
-                           env={**os.environ, "PATH": os.pathsep.join([bin_folder, os.environ["PATH"]])})
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local", "--port", port]
+    with servers.process(command, tmp_path / "serve.log", ready, seconds=180,
+                         env={**os.environ, "PATH": os.pathsep.join([bin_folder, os.environ["PATH"]])}):
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture
