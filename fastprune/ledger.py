@@ -112,12 +112,19 @@ class StoreLedger:
     def _file_lock(self, model: str) -> Iterator[None]:
         from filelock import FileLock, Timeout
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / f".{quote(model, safe='')}.lock", timeout=WAIT)  # freed when its holder dies
         try:
-            with FileLock(self.folder / f".{quote(model, safe='')}.lock", timeout=WAIT):  # freed when its holder dies
-                yield
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
         except Timeout as error:
             raise InputError(f"{model}: another promotion has been under way for {WAIT} s; try again") from error
+        except OSError as error:
+            raise InputError(f"{self.folder}: releases cannot be recorded here ({error.strerror}); ask for the right "
+                             "to write there, or correct FASTPRUNE_LEDGER") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def contents(self, model: str) -> list[bytes]:
         return [self.store.read(key) for key in self.store.keys(f"{quote(model, safe='')}/")]

@@ -114,8 +114,12 @@ class LocalStore:
     @contextmanager
     def _partial(self, key: str) -> Iterator[Path]:
         target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", dir=target.parent)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".", dir=target.parent)
+        except OSError as error:
+            raise InputError(f"{target}: cannot be written ({error.strerror}); name a folder that you may write to"
+                             ) from error
         os.close(handle)
         try:
             yield Path(name)

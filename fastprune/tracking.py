@@ -250,7 +250,7 @@ def log_data(uri: str, run_id: str, record: Mapping, sources: Mapping[str, str])
 @_best_effort(None)
 def log_curve(uri: str, run_id: str, points: Iterable[tuple[float, float]]) -> None:
     """Add ``validation_metric`` by keep ratio, the ratio in thousandths as the step."""
-    if points := list(points):
+    if run_id and (points := list(points)):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)

@@ -245,6 +245,18 @@ def test_a_server_needs_a_record_of_the_teams(monkeypatch):
         ledger.open_ledger("http://127.0.0.1:5000")
 
 
+def test_a_record_that_cannot_be_written_or_is_locked_changes_nothing(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "WAIT", 0.1)
+    held = ledger.open_ledger(store)
+    with held.lock(NAME), pytest.raises(InputError, match="another promotion has been under way"):
+        release.promote(store, NAME, "1", LENIENT, why="in the way")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FASTPRUNE_LEDGER", str(tmp_path / "file" / "releases"))
+    with pytest.raises(InputError, match="releases cannot be recorded here .Not a directory"):
+        release.promote(store, NAME, "1", LENIENT, why="nowhere")
+    assert not aliases(store)
+
+
 @pytest.mark.parametrize("told", ["in the environment", "in MLflow's file"])
 def test_a_server_knows_who_promotes(monkeypatch, tmp_path, told):
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -140,6 +140,13 @@ def test_a_full_disk_or_lost_artifact_store_keeps_the_result(store, tmp_path):
     assert store in tracking._given_up
 
 
+def test_a_compression_without_a_run_asks_nothing(store, tmp_path):
+    """Its start failed in another process."""
+    metrics = {"pruned": 0.9, "curve": {"points": [(0.5, 0.9)]}}
+    assert tracking.finish(store, "", tmp_path, tmp_path, metrics, "tiny") == {"version": "", "promotion": ""}
+    assert not tracking._given_up
+
+
 def test_no_store_tracks_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with tracking.stage("", tracking.start("", "a run", {}), "search"):
