@@ -348,7 +348,11 @@ def register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mapping
         return ""
     from fastprune import registration
 
-    return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=user(uri))
+    try:
+        return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=user(uri))
+    except InputError as error:  # rights: MLflow itself is there, and the run can be ended
+        _log.warning("not registered: %s", error)
+        return ""
 
 
 @_best_effort("")

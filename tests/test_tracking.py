@@ -140,6 +140,14 @@ def test_a_full_disk_or_lost_artifact_store_keeps_the_result(store, tmp_path):
     assert store in tracking._given_up
 
 
+def test_a_refused_registration_never_costs_the_run_its_end(store, tmp_path, caplog):
+    run = tracking.start(store, "a run", {})
+    (tmp_path / "manifest.json").write_text("{}")
+    made = tracking.finish(store, run, tmp_path, tmp_path, {}, "tiny")
+    assert made["version"] == "" and "not registered: " in caplog.text
+    assert tracking.connect(store).get_run(run).info.status == "FINISHED"
+
+
 def test_a_compression_without_a_run_asks_nothing(store, tmp_path):
     """Its start failed in another process."""
     metrics = {"pruned": 0.9, "curve": {"points": [(0.5, 0.9)]}}
