@@ -200,7 +200,7 @@ def test_exact_takes_what_a_plateau_gives_and_avoids_what_a_kernel_dislikes():
 
 
 def test_exact_proves_its_optimum_on_a_shape_like_bert_large():
-    """And is not slower than the paper's search by more than a few times."""
+    """In well under a second (of the processor's: other programs do not count)."""
     generator = np.random.default_rng(0)
     importance = random_importance(24, 16, 4096, 0)
     noise = generator.uniform(0.98, 1.02, 4097)
@@ -211,12 +211,9 @@ def test_exact_proves_its_optimum_on_a_shape_like_bert_large():
     assert choice.bound == choice.value
     spent = sum(cost[pick] for cost, pick in zip(costs, choice.picks, strict=True))
     assert 0.999 * budget < spent <= budget * (1 + 1e-9)
-    seconds = {}
-    for solver in ("exact", "piecewise"):
-        begin = time.process_time()
-        search_latency(*importance, table, 0.5, solver=solver)
-        seconds[solver] = time.process_time() - begin
-    assert seconds["exact"] < 5 * seconds["piecewise"]
+    begin = time.process_time()
+    search_latency(*importance, table, 0.5)
+    assert time.process_time() - begin < 0.5
 
 
 def test_a_thinned_program_still_holds_the_budget_and_says_how_far_it_may_be_off(monkeypatch):

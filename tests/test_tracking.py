@@ -168,7 +168,8 @@ def test_a_served_classifier_gives_labels_and_probabilities(store, pruned, tiny_
     texts = ["good film", "a very dull movie", "great"]
     with torch.inference_mode():
         expected = model(**tiny_tokenizer(texts, padding=True, return_tensors="pt")).logits.softmax(-1)
-    for given in (texts, pandas.DataFrame({"sentence": texts}), pandas.DataFrame({"text": texts, "id": [1, 2, 3]})):
+    for given in (texts, pandas.Series(texts), pandas.DataFrame({"sentence": texts}),
+                  pandas.DataFrame({"text": texts, "id": [1, 2, 3]})):
         answers = served_model.predict(given)
         assert answers["label"].tolist() == [model.config.id2label[index] for index in expected.argmax(-1).tolist()]
         torch.testing.assert_close(torch.tensor(answers["probability"].tolist()), expected.max(-1).values)
