@@ -284,7 +284,7 @@ def test_a_version_is_proved(store):
 
 
 @pytest.mark.parametrize("change", [
-    {"pruned": None}, {"dense": "0.9"}, {"pruned": float("nan")}, {"latency_ms": {"dense": 1.0}},
+    {"pruned": None}, {"dense": "high"}, {"pruned": float("nan")}, {"latency_ms": {"dense": 1.0}},
     {"latency_ms": {"dense": 1.0, "pruned": 0}}, {"latency_ms": 3.0},
 ])
 def test_metrics_that_say_nothing_sound_are_refused(made, tmp_path, change):
