@@ -112,8 +112,6 @@ def postgres(folder: Path) -> Iterator[str]:
 @contextmanager
 def mlflow_server(folder: Path, database: str, artifacts: str, environment: dict[str, str]) -> Iterator[str]:
     """``mlflow server`` with basic authentication; gives its address. The administrator is ``MLFLOW_ADMIN``."""
-    import requests
-
     folder.mkdir(parents=True)
     [port] = free_ports(1)
     (folder / "auth.ini").write_text(
@@ -131,15 +129,10 @@ def mlflow_server(folder: Path, database: str, artifacts: str, environment: dict
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         environment.pop(name, None)
 
-    def ready() -> bool:
-        try:
-            return requests.get(f"http://127.0.0.1:{port}/health", timeout=2).ok
-        except requests.RequestException:
-            return False
-
-    with process(command, folder / "mlflow.log", ready, seconds=180, stop=signal.SIGTERM, env=environment,
-                  cwd=folder):
-        yield f"http://127.0.0.1:{port}"
+    address = f"http://127.0.0.1:{port}"
+    with process(command, folder / "mlflow.log", lambda: answers(f"{address}/health"), seconds=180,
+                 stop=signal.SIGTERM, env=environment, cwd=folder):
+        yield address
 
 
 @contextmanager
@@ -150,6 +143,15 @@ def everything(folder: Path) -> Iterator[dict[str, str]]:
         database = stack.enter_context(postgres(folder / "postgres"))
         address = stack.enter_context(mlflow_server(folder / "mlflow", database, f"s3://{BUCKET}/mlflow", storage))
         yield {**storage, **MLFLOW_ADMIN, "MLFLOW_TRACKING_URI": address, "FASTPRUNE_LEDGER": database}
+
+
+def answers(url: str) -> bool:
+    import requests
+
+    try:
+        return requests.get(url, timeout=2).ok
+    except requests.RequestException:
+        return False
 
 
 def free_ports(count: int) -> list[int]:

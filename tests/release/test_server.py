@@ -95,17 +95,11 @@ def test_from_compression_to_rollback(server, s3, source, tmp_path):  # noqa: F8
 def serving(uri, tmp_path):
     """``mlflow models serve``; gives its address."""
     [port], bin_folder = servers.free_ports(1), str(Path(sys.executable).parent)
-
-    def ready():
-        try:
-            return requests.get(f"http://127.0.0.1:{port}/ping", timeout=2).ok
-        except requests.RequestException:
-            return False
-
+    address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local", "--port", port]
-    with servers.process(command, tmp_path / "serve.log", ready, seconds=180,
+    with servers.process(command, tmp_path / "serve.log", lambda: servers.answers(f"{address}/ping"), seconds=180,
                          env={**os.environ, "PATH": os.pathsep.join([bin_folder, os.environ["PATH"]])}):
-        yield f"http://127.0.0.1:{port}"
+        yield address
 
 
 @pytest.fixture
