@@ -146,6 +146,11 @@ def _follow(client, ledger: Ledger, name: str) -> State:
     if not told:
         return State(aliases.get(CHAMPION), aliases.get(PREVIOUS), told)
     if not known:
+        # Killed in its first release, or another model by the name of one that was deleted?
+        first = client.get_model_version(name, told[0].to_version)
+        if len(told) > 1 or first.tags.get("promotion.verdict_sha256") != told[0].verdict_sha256:
+            raise InputError(f"{name}: was deleted and made again, and its record is of the model before; register the "
+                             "new one under another name")
         client.set_registered_model_tag(name, FIRST_EVENT, told[0].digest)
     last = told[-1]
     # `previous` first: whoever reads `champion` sees the old one or the new one, never none.

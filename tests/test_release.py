@@ -245,6 +245,28 @@ def test_a_server_needs_a_record_of_the_teams(monkeypatch):
         ledger.open_ledger("http://127.0.0.1:5000")
 
 
+def test_a_first_promotion_that_was_cut_off_after_the_record_is_completed(store):
+    release.promote(store, NAME, "1", LENIENT, why="the first")
+    client = tracking.connect(store)
+    client.delete_registered_model_tag(NAME, release.FIRST_EVENT)
+    client.delete_registered_model_alias(NAME, "champion")
+    release.promote(store, NAME, "2", LENIENT, why="better")
+    assert aliases(store) == {"champion": "2", "previous": "1"}
+
+
+@pytest.mark.parametrize("released", ["1", "12"])
+def test_a_new_model_by_an_old_name_does_not_inherit_its_releases(store, made, released):
+    for version in released:
+        release.promote(store, NAME, version, LENIENT, why=f"number {version}")
+    tracking.connect(store).delete_registered_model(NAME)
+    for note in ("three", "two"):
+        metrics = json.loads((made / note / "metrics.json").read_text())
+        registration.register(store, made / note, NAME, metrics)
+    with pytest.raises(InputError, match="deleted and made again"):
+        release.promote(store, NAME, "2", LENIENT, why="unaware")
+    assert not aliases(store)
+
+
 def test_a_record_that_cannot_be_written_or_is_locked_changes_nothing(store, tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "WAIT", 0.1)
     held = ledger.open_ledger(store)
