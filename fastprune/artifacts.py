@@ -20,12 +20,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 import fastprune
 from fastprune import checkpoint, storage
+from fastprune.documents import Document
 from fastprune.errors import InputError
 
 MANIFEST = "artifact.json"
@@ -46,12 +46,13 @@ class File(BaseModel):
     bytes: int
 
 
-class Artifact(BaseModel):
+class Artifact(Document):
     """What ``artifact.json`` says.
 
     Attributes
     ----------
-    kind : str
+    kind, stage : str
+        Its type, and the stage that made it.
     files : dict
         SHA-256 and size of every file but the manifest, by path below the folder.
     inputs : dict
@@ -64,9 +65,6 @@ class Artifact(BaseModel):
         The stage's arguments; versions of what computed it; the processor it was computed on.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
     kind: str
     stage: str
     files: dict[str, File]
@@ -76,14 +74,6 @@ class Artifact(BaseModel):
     settings: dict = {}
     code: dict[str, str] = {}
     device: str = ""
-
-    @property
-    def content(self) -> bytes:
-        return (json.dumps(self.model_dump(), indent=2, sort_keys=True) + "\n").encode()
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
 
     def write(self, folder: Path) -> None:
         (folder / MANIFEST).write_bytes(self.content)
@@ -97,11 +87,8 @@ def list_files(folder: Path) -> dict[str, File]:
 
 def parse(content: bytes, name: object) -> Artifact:
     """Read a manifest; ``name`` says where it is from in what is refused."""
-    try:
-        return Artifact.model_validate_json(content)
-    except ValidationError as error:
-        raise InputError(f"{name}: not an artifact's manifest of schema version 1 ({error.errors()[0]['msg']}); "
-                         "make the artifact again with this version of fastprune") from error
+    return Artifact.parse(content, f"{name}, an artifact's manifest",
+                          "make the artifact again with this version of fastprune")
 
 
 def read(folder: Path, kind: str | None = None) -> Artifact:
@@ -190,7 +177,8 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
             store = storage.open_store(root) if root else None
 
             _check_own(folders, recipe)
-            if not _all_there(folders) and not (store and _pull(store, recipe, folders)):
+            there = all(folder.exists() for folder in folders.values())
+            if not there and not (store and _pull(store, recipe, folders)):
                 parent = folders[outputs[0]].parent
                 parent.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(prefix=".stage-", dir=parent) as work:
@@ -220,16 +208,11 @@ def _folders(name: str, value: object) -> list[tuple[str, Path]]:
 def _check_own(folders: Mapping[str, Path], recipe: str) -> None:
     """Refuse outputs that exist and are not whole, or not what this call makes."""
     for folder in folders.values():
-        if (folder / MANIFEST).is_file():
-            if read(folder).recipe == recipe:
-                continue
+        if not (folder / MANIFEST).is_file():
+            checkpoint.check_absent(folder)
+        elif read(folder).recipe != recipe:
             raise InputError(f"{folder}: the output folder exists and is of other inputs, settings or code; name "
                              "another or remove it first")
-        checkpoint.check_absent(folder)
-
-
-def _all_there(folders: Mapping[str, Path]) -> bool:
-    return all(folder.exists() for folder in folders.values())
 
 
 def _move(partial: Mapping[str, Path], folders: Mapping[str, Path]) -> None:
@@ -259,7 +242,10 @@ def _push(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> Non
 
 
 def _pull(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> bool:
-    """Fetch the published artifacts of a recipe; False where not all of them are there."""
+    """Fetch the published artifacts of a recipe; False where not all of them are there.
+
+    One that has lost a file, to whoever cleared the store up, is taken out of it, so that it can be published again.
+    """
     published = {name: store.read(_manifest_key(recipe, name)) for name in folders}
     if None in published.values():
         return False
@@ -272,7 +258,9 @@ def _pull(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> boo
             for path, file in artifact.files.items():
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                store.download(_object_key(file.sha256), target)
+                if not store.download(_object_key(file.sha256), target):
+                    store.delete(_manifest_key(recipe, name))
+                    return False
                 if storage.sha256_of(target) != file.sha256:
                     raise InputError(f"{_object_key(file.sha256)} in the artifact store: its content has another "
                                      "SHA-256 than its name, so it is damaged; remove it there")
@@ -302,13 +290,13 @@ def _processor(device: str) -> str:
 
 def _content(location: object) -> object:
     """SHA-256 of the file or folder at a location; what is neither (a hub's name) stands for itself."""
-    path = Path(storage.local(location)) if location else None
-    if path is not None and path.is_file():
+    if not location:
+        return location
+    path = Path(storage.local(location))
+    if path.is_file():
         return storage.sha256_of(path)
-    if path is not None and path.is_dir():
-        files = {str(file.relative_to(path)): storage.sha256_of(file)
-                 for file in sorted(path.rglob("*")) if file.is_file()}
-        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    if path.is_dir():
+        return {name: file.sha256 for name, file in list_files(path).items()}
     return location
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, Context
 from typing import get_args
 
 import torch
@@ -28,8 +29,13 @@ def check_latency(table: LatencyTable, num_layers: int, keep_ratio: float) -> No
     dense, smallest = table.dense_ms(num_layers), smallest_latency(table, num_layers)
     if not smallest <= keep_ratio * dense:
         raise InputError(f"a latency of {keep_ratio * dense:.4g} ms (keep_ratio {keep_ratio:.4g}) cannot be met: the "
-                         f"smallest model takes {smallest:.4g} ms on {table.device}; its keep_ratio is "
-                         f"{smallest / dense:.4g}")
+                         f"smallest model takes {_rounded_up(smallest)} ms on {table.device}; its keep_ratio is "
+                         f"{_rounded_up(smallest / dense)}")
+
+
+def _rounded_up(value: float) -> str:
+    """To four digits; what is told to be the smallest budget can then be met."""
+    return f"{Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(value):f}"
 
 
 def search_latency(head_importance: Tensor, filter_importance: Tensor, table: LatencyTable, keep_ratio: float, *,

@@ -9,8 +9,6 @@ It lies in a PostgreSQL table, or as a file or S3 object an event: see :func:`op
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -20,24 +18,20 @@ from pathlib import Path
 from typing import Literal, Protocol
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from fastprune import storage
+from fastprune.documents import Document
 from fastprune.errors import InputError
 
 WAIT = 120
 """Seconds to wait, at most, for another promotion of the same model."""
 
 
-class Event(BaseModel):
+class Event(Document):
     """One change of champion; ``from_version`` is at the same time the version that a rollback leads back to.
 
     ``after`` is the digest of the event before, ``verdict_sha256`` that of the verdict in the version's run.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
     model: str
     number: int
     action: Literal["promote", "rollback"]
@@ -48,14 +42,6 @@ class Event(BaseModel):
     why: str
     verdict_sha256: str | None = None
     after: str = ""
-
-    @property
-    def content(self) -> bytes:
-        return json.dumps(self.model_dump(), sort_keys=True).encode()
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
 
 
 class Ledger(Protocol):
@@ -86,8 +72,8 @@ def open_ledger(tracking_uri: str) -> Ledger:
     if storage.is_s3(location):
         return StoreLedger(storage.open_store(location), None)
     if "://" in location:
-        raise InputError(f"FASTPRUNE_LEDGER is not set, and {location} cannot hold the record of releases; set it to "
-                         "the postgresql:// URL, s3:// prefix or shared folder that your team uses")
+        raise InputError(f"{location.partition('://')[0]}:// cannot hold the record of releases; set FASTPRUNE_LEDGER "
+                         "to the postgresql:// URL, s3:// prefix or shared folder that your team uses")
     return StoreLedger(storage.open_store(location), Path(location))
 
 
@@ -101,11 +87,7 @@ def events(ledger: Ledger, model: str) -> list[Event]:
     """
     found: list[Event] = []
     for content in ledger.contents(model):
-        try:
-            event = Event.model_validate_json(content)
-        except ValidationError as error:
-            raise InputError(f"the record of {model}: event {len(found) + 1} is damaged "
-                             f"({error.errors()[0]['msg']}); restore it from a backup") from error
+        event = Event.parse(content, f"the record of {model}, event {len(found) + 1}", "restore it from a backup")
         before = found[-1].digest if found else ""
         if (event.model, event.number, event.after) != (model, len(found) + 1, before):
             raise InputError(f"the record of {model}: event {event.number} does not follow the one before it: an "
@@ -130,12 +112,19 @@ class StoreLedger:
     def _file_lock(self, model: str) -> Iterator[None]:
         from filelock import FileLock, Timeout
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / f".{quote(model, safe='')}.lock", timeout=WAIT)  # freed when its holder dies
         try:
-            with FileLock(self.folder / f".{quote(model, safe='')}.lock", timeout=WAIT):  # freed when its holder dies
-                yield
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
         except Timeout as error:
             raise InputError(f"{model}: another promotion has been under way for {WAIT} s; try again") from error
+        except OSError as error:
+            raise InputError(f"{self.folder}: releases cannot be recorded here ({error.strerror}); ask for the right "
+                             "to write there, or correct FASTPRUNE_LEDGER") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def contents(self, model: str) -> list[bytes]:
         return [self.store.read(key) for key in self.store.keys(f"{quote(model, safe='')}/")]
@@ -190,6 +179,6 @@ class PostgresLedger:
                              "promote for INSERT") from error
         except psycopg.errors.LockNotAvailable as error:
             raise InputError(f"another promotion has been under way for {WAIT} s; try again") from error
-        except psycopg.OperationalError as error:
-            raise InputError(f"the record of releases in PostgreSQL cannot be reached ({str(error).strip()}); check "
+        except psycopg.Error as error:
+            raise InputError(f"the record of releases in PostgreSQL cannot be used ({str(error).strip()}); check "
                              "FASTPRUNE_LEDGER") from error

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
-import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from fastprune import storage
 from fastprune.architectures import Encoder
 from fastprune.errors import InputError
 from fastprune.masks import Masks
 
-SCHEMA_VERSION = 1
+Milliseconds = Annotated[float, Field(ge=0)]
+Times = Annotated[list[Milliseconds], Field(min_length=2)]
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,11 @@ class LatencyTable:
         Driver, library versions, date, measurements, seconds, tolerance.
     """
 
-    attention_ms: list[float]
-    ffn_ms: list[float]
-    overhead_ms: float
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    attention_ms: Times
+    ffn_ms: Times
+    overhead_ms: Milliseconds
     hidden_size: int
     batch_size: int
     seq_len: int
@@ -58,7 +63,7 @@ class LatencyTable:
     threads: int = 0
     measured: dict = field(default_factory=dict)
     origin: dict = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
 
     @property
     def num_heads(self) -> int:
@@ -121,9 +126,9 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
-        """Read a table. Raises InputError that names the file and the field at fault."""
+        """Read a table, which may lie at ``s3://``. Raises InputError that names the file and the field at fault."""
         try:
-            content = Path(path).read_bytes()
+            content = Path(storage.local(path)).read_bytes()
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such look-up table; make one with `fastprune profile`") from error
         except OSError as error:
@@ -134,32 +139,12 @@ class LatencyTable:
     def parse(cls, content: bytes, path: str | Path) -> LatencyTable:
         """The table of a file's content; ``path`` says which in what is refused."""
         try:
-            content = json.loads(content)
-        except ValueError as error:
-            raise InputError(f"{path}: not a look-up table, for it is not JSON ({error})") from error
-        remedy = "make it again with `fastprune profile`"
-        known = {one.name: one for one in fields(cls)}
-        if not isinstance(content, dict) or not {"attention_ms", "ffn_ms"} <= content.keys():
-            raise InputError(f"{path}: not a look-up table of fastprune; {remedy}")
-        if content.get("schema_version") != SCHEMA_VERSION:
-            raise InputError(f"{path}: schema_version is {content.get('schema_version')}, this version reads "
-                             f"{SCHEMA_VERSION}; {remedy}")
-        for name, one in known.items():
-            if name not in content:
-                raise InputError(f"{path}: the field {name!r} is missing; {remedy}")
-            kind = {"str": str, "int": int, "dict": dict, "float": (int, float)}.get(str(one.type), list)
-            if not isinstance(content[name], kind) or isinstance(content[name], bool):
-                raise InputError(f"{path}: the field {name!r} is not of type {one.type}; {remedy}")
-        for name in content.keys() - known.keys():
-            raise InputError(f"{path}: unknown field {name!r}; {remedy}")
-        for name in ("attention_ms", "ffn_ms"):
-            values = content[name]
-            if len(values) < 2 or not all(isinstance(value, int | float) and np.isfinite(value) and value >= 0
-                                          for value in values):
-                raise InputError(f"{path}: {name} must hold at least two times, finite and not negative; {remedy}")
-        if not (np.isfinite(content["overhead_ms"]) and content["overhead_ms"] >= 0):
-            raise InputError(f"{path}: overhead_ms is {content['overhead_ms']}; {remedy}")
-        return cls(**content)
+            return TypeAdapter(cls).validate_json(content)
+        except ValidationError as error:
+            found = error.errors()[0]
+            raise InputError(f"{path}: not a look-up table of schema version 1 "
+                             f"({'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}); make it again with "
+                             "`fastprune profile`") from error
 
 
 def table_key(device: str, threads: int, hidden_size: int, num_heads: int, num_filters: int, batch_size: int,

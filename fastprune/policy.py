@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from fastprune.documents import Document
 from fastprune.errors import InputError
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    schema_version: Literal[1] = 1
-
-    @property
-    def content(self) -> bytes:
-        return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
-
-
-class Policy(_Document):
+class Policy(Document):
     """The content of a policy file. What it leaves out is not checked.
 
     Attributes
@@ -75,7 +59,7 @@ class Probe(BaseModel):
     logits: list[list[float]]
 
 
-class Evidence(_Document):
+class Evidence(Document):
     """What is known of a registered version; it travels with the model, and its digest stands in the version's tags.
 
     Attributes
@@ -88,8 +72,9 @@ class Evidence(_Document):
         Of the pruned model's weights.
     lineage : dict
         ``source_sha256``, ``sample_sha256``, ``evaluation_sha256``, ``seed`` and other facts of its manifest.
-    artifact_sha256, weights_sha256 : str
-        Of the artifact's manifest, and of the weights as :func:`fastprune.checkpoint.digest` has it.
+    artifact_sha256, weights_sha256, serving_sha256 : str
+        Of the artifact's manifest, of the weights as :func:`fastprune.checkpoint.digest` has it, and of
+        ``pyfunc_model.py``.
     """
 
     metric: str
@@ -100,6 +85,7 @@ class Evidence(_Document):
     lineage: dict[str, str | int | float | None]
     artifact_sha256: str
     weights_sha256: str
+    serving_sha256: str
     probe: Probe
 
 
@@ -112,7 +98,7 @@ class Check(BaseModel):
     passed: bool
 
 
-class Verdict(_Document):
+class Verdict(Document):
     """What a policy says of a version at one moment."""
 
     model: str

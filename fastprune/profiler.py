@@ -14,17 +14,17 @@ import datetime
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
-import transformers
 from sklearn.isotonic import IsotonicRegression
 from tqdm import tqdm
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
-import fastprune
 from fastprune.architectures import Encoder, describe, layers_of, longest_input
+from fastprune.artifacts import code_version
 from fastprune.errors import InputError
 from fastprune.layerwise import layer_input
 from fastprune.lut import LatencyTable
@@ -51,6 +51,9 @@ TILE = 8
 
 START = 12
 """Numbers of filters measured at first; more are added where the curve is not straight."""
+
+FEWER = 24
+"""At most one in so many numbers of heads and filters is measured, but for small models."""
 
 ROUNDS = (7, 25)
 """Least and greatest number of timings of one block; more are taken while its median is uncertain."""
@@ -110,7 +113,7 @@ def profile(config: PreTrainedConfig, *, batch_size: int, seq_len: int, device: 
         if every:
             filters, error = measure_filters(list(range(num_filters + 1))), 0.0
         else:
-            limit = max(2 * START, (num_heads + num_filters) // 24 - num_heads)
+            limit = max(2 * START, (num_heads + num_filters) // FEWER - num_heads)
             filters, error = sample_filters(num_filters, measure_filters, tolerance, limit)
         overhead, half = bench.level()
         bar.close()
@@ -131,8 +134,7 @@ def profile(config: PreTrainedConfig, *, batch_size: int, seq_len: int, device: 
                   for name, found in (("attention", heads), ("ffn", filters))},
         origin={"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "driver": driver_version(device), "cuda": torch.version.cuda or "",
-                "versions": {"fastprune": fastprune.__version__, "torch": torch.__version__,
-                             "transformers": transformers.__version__},
+                "versions": code_version(),
                 "measurements": len(heads) + len(filters), "seconds": time.perf_counter() - begin,
                 "tolerance": tolerance, "error": error, "model_type": config.model_type})
 
@@ -167,7 +169,7 @@ def sample_filters(num_filters: int, measure: Callable[[list[int]], dict[int, La
     # All that is left to halve: the curve, the interval's ends as places on it, the error where it was halved last.
     pending = [(np.inf, curve, curve.index(low), curve.index(high))
                for curve, start in zip((aligned, others), starts, strict=True)
-               for low, high in zip(start, start[1:], strict=False)]
+               for low, high in pairwise(start)]
     while (pending := [one for one in pending if one[3] - one[2] > 1 and one[0] > tolerance]) and len(times) < limit:
         pending.sort(key=lambda one: -one[0])
         now, pending = pending[:limit - len(times)], pending[limit - len(times):]

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import platform
-
-import numpy as np
-import scipy
 import torch
-import transformers
 from transformers import PreTrainedModel
 
-import fastprune
 from fastprune.architectures import Encoder
+from fastprune.artifacts import code_version
 from fastprune.constraints import Constraint
 from fastprune.data import Split, make_batches
 from fastprune.lut import LatencyTable
@@ -83,7 +78,5 @@ def make_manifest(encoder: Encoder, cost: Constraint, tuned: Tuned, *, source: s
         "kept_heads": tuned.masks.kept_heads,
         "kept_filters": tuned.masks.kept_filters,
         "tuning_stopped": tuned.stopped,
-        "versions": {"fastprune": fastprune.__version__, "python": platform.python_version(),
-                     "torch": torch.__version__, "transformers": transformers.__version__,
-                     "numpy": np.__version__, "scipy": scipy.__version__},
+        "versions": code_version(),
     }

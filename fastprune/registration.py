@@ -24,9 +24,13 @@ from fastprune.policy import Evidence, Probe
 TOLERANCE = 1e-3
 """Greatest difference of a logit between two machines' arithmetic, absolute or relative."""
 
+_SERVING = Path(__file__).with_name("pyfunc_model.py")
 _TEXTS = ["A warm, funny and clever film.", "It was dull from beginning to end!", "Who won? The king did; nobody else."]
-_LINEAGE = ("source_model", "source_sha256", "task", "sample_sha256", "sample_size", "evaluation_sha256", "seed",
-            "keep_ratio", "selection", "fisher", "tuning", "macs_before", "macs_after")
+_ORIGIN = ("source_sha256", "sample_sha256", "evaluation_sha256", "seed")
+_LINEAGE = (*_ORIGIN, "source_model", "task", "sample_size", "keep_ratio", "selection", "fisher", "tuning",
+            "macs_before", "macs_after")
+_FIGURES = ("metric", "dense", "pruned", "speedup", "megabytes", "artifact_sha256", "weights_sha256")
+_OWN_TAGS = {*_LINEAGE, *_FIGURES, "evidence_sha256", "code", "registered_by"}
 
 
 def register(uri: str, model_dir: str | Path, name: str, metrics: Mapping, *, run_id: str = "", by: str = "",
@@ -48,7 +52,7 @@ def register(uri: str, model_dir: str | Path, name: str, metrics: Mapping, *, ru
     by : str
         Who registers it.
     tags : mapping, optional
-        More tags of the version.
+        More tags of the version; a version that is found again gets them too.
 
     Returns
     -------
@@ -58,15 +62,20 @@ def register(uri: str, model_dir: str | Path, name: str, metrics: Mapping, *, ru
     Raises
     ------
     InputError
-        No pruned model, a damaged one, or no right to register.
+        No pruned model, a damaged one, a tag of fastprune's own, or no right to register.
     """
-    model_dir = Path(model_dir)
+    model_dir, tags = Path(model_dir), dict(tags or {})
+    if own := [tag for tag in tags if tag in _OWN_TAGS or tag.startswith(("promotion.", "rollback."))]:
+        raise InputError(f"the tag {own[0]} is written by fastprune itself; give it another name")
     manifest = _manifest(model_dir)
     artifact = seal(model_dir, manifest)
     with tracking.explained(uri):
         client = tracking.connect(uri)
         version = find_version(client, name, artifact.digest)
-        if not version:
+        if version:
+            for key, value in tags.items():
+                client.set_model_version_tag(name, version, key, value)
+        else:
             evidence = gather(model_dir, manifest, metrics, artifact)
             run_id = run_id or _registration_run(uri, client, name, artifact)
             _discard_unregistered(client, run_id)
@@ -78,7 +87,7 @@ def register(uri: str, model_dir: str | Path, name: str, metrics: Mapping, *, ru
                 version = log_version(
                     uri, run_id, model_dir, name, problem=manifest["problem"], text_columns=manifest["text_columns"],
                     max_length=manifest["max_length"], record=record,
-                    tags={**lineage_tags(evidence), "registered_by": by, **tracking.workflow_tags(), **(tags or {})})
+                    tags={**lineage_tags(evidence), "registered_by": by, **tracking.workflow_tags(), **tags})
         _close(client, client.get_model_version(name, version))
     return version
 
@@ -86,7 +95,7 @@ def register(uri: str, model_dir: str | Path, name: str, metrics: Mapping, *, ru
 def _manifest(model_dir: Path) -> dict:
     try:
         manifest = json.loads((model_dir / checkpoint.MANIFEST).read_text(encoding="utf-8"))
-        missing = {"problem", "text_columns", "max_length"} - manifest.keys()
+        missing = {"problem", "text_columns", "max_length", "versions", *_ORIGIN} - manifest.keys()
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{model_dir}: no readable {checkpoint.MANIFEST} here; give the folder of a pruned model (the "
                          "output folder of `fastprune compress`)") from error
@@ -100,26 +109,28 @@ def seal(model_dir: Path, manifest: Mapping) -> Artifact:
     """The manifest of a model's folder: its own, proved, or one made here for a folder of ``fastprune compress``."""
     if (model_dir / artifacts.MANIFEST).is_file():
         return artifacts.read(model_dir, artifacts.KINDS["pruned"])
-    origin = {name: manifest[name] for name in ("source_sha256", "sample_sha256", "evaluation_sha256", "seed")}
     return Artifact(kind=artifacts.KINDS["pruned"], stage="compress", files=artifacts.list_files(model_dir),
-                    origin=origin, code={name: str(value) for name, value in manifest["versions"].items()})
+                    origin={name: manifest[name] for name in _ORIGIN}, code=manifest["versions"])
 
 
 def gather(model_dir: Path, manifest: Mapping, metrics: Mapping, artifact: Artifact) -> Evidence:
     """What is known of a pruned model, measured or recorded."""
     model = checkpoint.load(model_dir)
-    if missing := {"metric", "dense", "pruned"} - metrics.keys():
-        raise InputError(f"the metrics of {model_dir} have no {', '.join(sorted(missing))}; give the metrics.json that "
-                         "the compression wrote")
-    latency = metrics.get("latency_ms")
-    return Evidence(
-        metric=metrics["metric"], dense=metrics["dense"], pruned=metrics["pruned"],
-        speedup=latency["dense"] / latency["pruned"] if latency else None,
-        megabytes=sum(file.bytes for name, file in artifact.files.items() if name.endswith(".safetensors")) / 1e6,
-        lineage={name: manifest.get(name) for name in _LINEAGE} | {"code": artifact.code.get("fastprune", "")},
-        artifact_sha256=artifact.digest, weights_sha256=checkpoint.digest(model),
-        probe=probe(model, model_dir, manifest),
-    )
+    own = {
+        "megabytes": sum(file.bytes for name, file in artifact.files.items() if name.endswith(".safetensors")) / 1e6,
+        "lineage": {name: manifest.get(name) for name in _LINEAGE} | {"code": artifact.code.get("fastprune", "")},
+        "artifact_sha256": artifact.digest, "weights_sha256": checkpoint.digest(model),
+        "serving_sha256": storage.sha256_of(_SERVING),
+        "probe": probe(model, model_dir, manifest),
+    }
+    try:
+        latency = metrics.get("latency_ms")
+        return Evidence(metric=metrics["metric"], dense=metrics["dense"], pruned=metrics["pruned"],
+                        speedup=latency["dense"] / latency["pruned"] if latency else None, **own)
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"the metrics of {model_dir} hold no sound metric, dense, pruned and latency_ms "
+                         f"({' '.join(repr(error).split())}); give the metrics.json that the compression wrote"
+                         ) from error
 
 
 def probe(model, model_dir: Path, manifest: Mapping) -> Probe:
@@ -139,8 +150,7 @@ def probe(model, model_dir: Path, manifest: Mapping) -> Probe:
 
 
 def lineage_tags(evidence: Evidence) -> dict[str, str]:
-    figures = {name: getattr(evidence, name) for name in ("metric", "dense", "pruned", "speedup", "megabytes",
-                                                          "artifact_sha256", "weights_sha256")}
+    figures = {name: getattr(evidence, name) for name in _FIGURES}
     tags = {**evidence.lineage, **figures, "evidence_sha256": evidence.digest}
     return {name: str(value) for name, value in tags.items() if value is not None}
 
@@ -220,7 +230,7 @@ def log_version(uri: str, run_id: str, model_dir: str | Path, name: str, *, prob
         with mlflow.start_run(run_id=run_id):
             logged = mlflow.pyfunc.log_model(
                 name="model",
-                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+                python_model=str(_SERVING),
                 artifacts={"model": str(model_dir)} | ({"record": str(record)} if record else {}),
                 model_config={"problem": problem, "text_columns": text_columns, "max_length": max_length},
                 signature=signature,
@@ -260,10 +270,16 @@ def read_evidence(client, name: str, version: str) -> Evidence:
 def _check_evidence(path: Path, tags: Mapping[str, str], what: str) -> Evidence:
     if not tags.get("evidence_sha256"):
         raise InputError(f"{what}: has no evidence; register the model with `fastprune register`")
-    if not path.is_file() or storage.sha256_of(path) != tags["evidence_sha256"]:
-        raise InputError(f"{what}: its evidence is missing or not what was registered (SHA-256 differs); register the "
+    return Evidence.parse(_proved(path, tags["evidence_sha256"], what), f"{what}: its evidence",
+                          "register the model again")
+
+
+def _proved(path: Path, sha256: str, what: str) -> bytes:
+    """The content of a file that was registered, once it has proved to be that."""
+    if not path.is_file() or storage.sha256_of(path) != sha256:
+        raise InputError(f"{what}: {path.name} is missing or not what was registered (SHA-256 differs); register the "
                          "model again")
-    return Evidence.model_validate_json(path.read_bytes())
+    return path.read_bytes()
 
 
 def _download(client, name: str, version: str, folder: str, path: str = "") -> str:
@@ -277,8 +293,8 @@ def _download(client, name: str, version: str, folder: str, path: str = "") -> s
         return get_artifact_repository(uri, tracking_uri=client.tracking_uri).download_artifacts(path, dst_path=folder)
     except (OSError, MlflowException) as error:
         raise InputError(f"{name} version {version}: {path or 'its files'} cannot be downloaded from {uri} "
-                         f"({str(error).splitlines()[0]}); register the model again, with `fastprune register`"
-                         ) from error
+                         f"({str(error).splitlines()[0]}); check that they may be read, and if they are gone register "
+                         "the model again") from error
 
 
 @dataclass(frozen=True)
@@ -292,7 +308,9 @@ class Proof:
 
 
 def verify(uri: str, name: str, version: str) -> Proof:
-    """Download a version and prove that it is what was registered: every file, the weights, and the logits.
+    """Download a version and prove that it is what was registered: the model's files, its weights and its logits.
+
+    Of what MLflow adds, only the code that serves the model is proved.
 
     Raises
     ------
@@ -306,11 +324,10 @@ def verify(uri: str, name: str, version: str) -> Proof:
         found = client.get_model_version(name, version)
         what = f"{name} version {version}"
         root = Path(_download(client, name, version, folder))
-        evidence = _check_evidence(root / "artifacts" / "record" / "evidence.json", found.tags, what)
-        content = (root / "artifacts" / "record" / artifacts.MANIFEST).read_bytes()
-        artifact = artifacts.parse(content, what)
-        if artifact.digest != evidence.artifact_sha256:
-            raise InputError(f"{what}: its manifest is not the one that was registered; register the model again")
+        record = root / "artifacts" / "record"
+        evidence = _check_evidence(record / "evidence.json", found.tags, what)
+        artifact = artifacts.parse(_proved(record / artifacts.MANIFEST, evidence.artifact_sha256, what), what)
+        _proved(root / _SERVING.name, evidence.serving_sha256, what)
         flavor = Model.load(str(root)).flavors["python_function"]
         model_dir = root / flavor["artifacts"]["model"]["path"]
         artifacts.check_files(model_dir, artifact)

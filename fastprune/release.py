@@ -7,7 +7,7 @@ is killed has either written its event, and then the next start moves the aliase
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -82,7 +82,7 @@ def promote(uri: str, name: str, version: str, policy: Policy, *, why: str, by: 
     InputError
         No such version, no right to promote, no record of releases.
     """
-    by = _actor(uri, by)
+    by = tracking.actor(uri, by)
     with tracking.explained(uri):
         client, ledger = tracking.connect(uri), open_ledger(uri)
         state = settle(client, ledger, name)
@@ -100,9 +100,7 @@ def promote(uri: str, name: str, version: str, policy: Policy, *, why: str, by: 
         _publish(client, found, verdict)
         if not verdict.passed:
             raise PolicyNotMet(verdict)
-        _move(client, ledger, name, state, lambda after: Event(
-            model=name, number=len(state.events) + 1, action="promote", by=by, at=_now(), from_version=state.champion,
-            to_version=version, why=why, verdict_sha256=verdict.digest, after=after))
+        _move(client, ledger, state, _next(state, name, "promote", version, by, why, verdict.digest))
     return verdict
 
 
@@ -112,29 +110,22 @@ def rollback(uri: str, name: str, *, why: str, by: str = "") -> Event:
     Raises
     ------
     ChampionMoved, InputError
-        As :func:`promote`; or there is no previous champion.
+        As :func:`promote`; or there is no previous champion, or its version was deleted.
     """
-    by = _actor(uri, by)
+    by = tracking.actor(uri, by)
     with tracking.explained(uri):
         client, ledger = tracking.connect(uri), open_ledger(uri)
         state = settle(client, ledger, name)
         if state.previous is None:
             raise InputError(f"{name}: there is no previous champion to go back to")
-        client.get_model_version(name, state.previous)  # which somebody may have deleted
-        return _move(client, ledger, name, state, lambda after: Event(
-            model=name, number=len(state.events) + 1, action="rollback", by=by, at=_now(),
-            from_version=state.champion, to_version=state.previous, why=why, after=after))
+        # Fails where somebody has deleted it, and for who may not move the alias either: before the record says so.
+        _set_tags(client, name, state.previous, {"rollback.by": by, "rollback.at": _now(), "rollback.why": why})
+        return _move(client, ledger, state, _next(state, name, "rollback", state.previous, by, why))
 
 
 def history(uri: str, name: str) -> tuple[Event, ...]:
     """Every change of champion, oldest first; MLflow need not be there."""
     return tuple(events(open_ledger(uri), name))
-
-
-def champion(uri: str, name: str) -> str | None:
-    """The version that the record says is the champion."""
-    told = history(uri, name)
-    return told[-1].to_version if told else None
 
 
 def settle(client, ledger: Ledger, name: str) -> State:
@@ -155,6 +146,11 @@ def _follow(client, ledger: Ledger, name: str) -> State:
     if not told:
         return State(aliases.get(CHAMPION), aliases.get(PREVIOUS), told)
     if not known:
+        # Killed in its first release, or another model by the name of one that was deleted?
+        first = client.get_model_version(name, told[0].to_version)
+        if len(told) > 1 or first.tags.get("promotion.verdict_sha256") != told[0].verdict_sha256:
+            raise InputError(f"{name}: was deleted and made again, and its record is of the model before; register the "
+                             "new one under another name")
         client.set_registered_model_tag(name, FIRST_EVENT, told[0].digest)
     last = told[-1]
     # `previous` first: whoever reads `champion` sees the old one or the new one, never none.
@@ -173,16 +169,25 @@ def _follow(client, ledger: Ledger, name: str) -> State:
     return State(last.to_version, last.from_version, told)
 
 
-def _move(client, ledger: Ledger, name: str, state: State, make: Callable[[str], Event]) -> Event:
-    """Write the next event, if the record is still what it was, and let the aliases follow."""
+def _next(state: State, name: str, action: str, version: str, by: str, why: str, verdict_sha256: str | None = None,
+          ) -> Event:
+    """The event that makes a version the champion."""
+    return Event(model=name, number=len(state.events) + 1, action=action, by=by, at=_now(), from_version=state.champion,
+                 to_version=version, why=why, verdict_sha256=verdict_sha256,
+                 after=state.events[-1].digest if state.events else "")
+
+
+def _move(client, ledger: Ledger, state: State, event: Event) -> Event:
+    """Write the event, if the record is still what it was, and let the aliases follow."""
+    name = event.model
     with ledger.lock(name):
         now = tuple(events(ledger, name))
-        event = make(state.events[-1].digest if state.events else "")
         # Before the first event the alias alone knows, if somebody has set it by hand.
         alias = None if now else _aliases(client.get_registered_model(name)).get(CHAMPION)
         moved = now != state.events or (not now and alias != state.champion)
         if moved or not ledger.append(event):
-            raise ChampionMoved(name, state.champion, _champion_of(ledger, name) or alias)
+            told = events(ledger, name)
+            raise ChampionMoved(name, state.champion, told[-1].to_version if told else alias)
         _follow(client, ledger, name)
     return event
 
@@ -191,29 +196,23 @@ def _aliases(model) -> dict[str, str]:
     return {alias: str(version) for alias, version in model.aliases.items()}
 
 
-def _champion_of(ledger: Ledger, name: str) -> str | None:
-    told = events(ledger, name)
-    return told[-1].to_version if told else None
-
-
 def _publish(client, version, verdict: Verdict) -> None:
     """Write the verdict into the version's run and tags: who may not do that may not move the alias either."""
     if version.run_id:
         client.log_text(version.run_id, verdict.content.decode(), f"promotion/{verdict.digest}.json")
     tags = {"promotion.verdict": "passed" if verdict.passed else "failed", "promotion.by": verdict.by,
             "promotion.at": verdict.at, "promotion.verdict_sha256": verdict.digest}
+    # Those of an earlier promotion under another policy; to delete a tag takes more rights than to promote.
+    tags |= {key: "not checked" for key in version.tags if key.startswith("promotion.check.")}
     for check in verdict.checks:
         told = f"{'passed' if check.passed else 'failed'}: required {check.required}, found {check.found}"
         tags[f"promotion.check.{check.name}"] = told
+    _set_tags(client, version.name, version.version, tags)
+
+
+def _set_tags(client, name: str, version: str, tags: Mapping[str, str]) -> None:
     for key, value in tags.items():
-        client.set_model_version_tag(version.name, version.version, key, value)
-
-
-def _actor(uri: str, by: str) -> str:
-    known = tracking.user(uri)
-    if by and by != known and uri.startswith("http"):
-        raise InputError(f"MLflow at {uri} knows you as {known}, not as {by}; promote with your own credentials")
-    return by or known
+        client.set_model_version_tag(name, version, key, value)
 
 
 def _now() -> str:

@@ -44,7 +44,7 @@ def register(model_dir: Path, name: str, metrics_file: Path | None, tags: tuple[
     except ValueError as error:
         raise InputError(f"{found}: not JSON ({error})") from error
     uri = _store(tracking_uri)
-    version = registration.register(uri, model_dir, name, metrics, by=by or tracking.user(uri),
+    version = registration.register(uri, model_dir, name, metrics, by=tracking.actor(uri, by),
                                     tags=dict(tag.split("=", 1) for tag in tags))
     click.echo(f"{name} version {version}")
 

@@ -40,8 +40,11 @@ class Store(Protocol):
     def upload(self, file: Path, key: str, sha256: str) -> None:
         """Put a file; one of that size and digest that is there already stays."""
 
-    def download(self, key: str, file: Path) -> None:
-        """Get a file. Raises InputError where there is none."""
+    def download(self, key: str, file: Path) -> bool:
+        """Get a file; False where there is none."""
+
+    def delete(self, key: str) -> None:
+        """Remove a key; one that is not there is no error."""
 
     def keys(self, prefix: str) -> list[str]:
         """Every key below a prefix that ends with a slash, in order."""
@@ -95,11 +98,14 @@ class LocalStore:
             shutil.copyfile(file, partial)
             os.replace(partial, target)
 
-    def download(self, key: str, file: Path) -> None:
-        try:
-            shutil.copyfile(self.root / key, file)
-        except FileNotFoundError as error:
-            raise InputError(f"{self.root / key}: no such file") from error
+    def download(self, key: str, file: Path) -> bool:
+        if not (self.root / key).is_file():
+            return False
+        shutil.copyfile(self.root / key, file)
+        return True
+
+    def delete(self, key: str) -> None:
+        (self.root / key).unlink(missing_ok=True)
 
     def keys(self, prefix: str) -> list[str]:
         found = (path for path in (self.root / prefix).rglob("*") if path.is_file())
@@ -108,8 +114,12 @@ class LocalStore:
     @contextmanager
     def _partial(self, key: str) -> Iterator[Path]:
         target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", dir=target.parent)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".", dir=target.parent)
+        except OSError as error:
+            raise InputError(f"{target}: cannot be written ({error.strerror}); name a folder that you may write to"
+                             ) from error
         os.close(handle)
         try:
             yield Path(name)
@@ -138,7 +148,7 @@ class S3Store:
     def create(self, key: str, content: bytes) -> bool:
         from botocore.exceptions import ClientError
 
-        with self._explained(key):
+        with self._explained(key, needed=True):
             try:
                 self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=content, IfNoneMatch="*",
                                        ChecksumAlgorithm="SHA256")
@@ -159,9 +169,15 @@ class S3Store:
             self.client.upload_file(str(file), self.bucket, name, Config=_transfer(),
                                     ExtraArgs={"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": sha256}})
 
-    def download(self, key: str, file: Path) -> None:
-        with self._explained(key, needed=True):
+    def download(self, key: str, file: Path) -> bool:
+        with self._explained(key):
             self.client.download_file(self.bucket, self._key(key), str(file), Config=_transfer())
+            return True
+        return False
+
+    def delete(self, key: str) -> None:
+        with self._explained(key):
+            self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
 
     def keys(self, prefix: str) -> list[str]:
         cut = len(self._key(""))
@@ -182,7 +198,7 @@ class S3Store:
     @contextmanager
     def _explained(self, key: str, *, needed: bool = False) -> Iterator[None]:
         """Turn what S3 refuses into an InputError; without ``needed`` a missing key ends the block quietly."""
-        from boto3.exceptions import S3UploadFailedError
+        from boto3.exceptions import RetriesExceededError, S3UploadFailedError
         from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
         uri, endpoint = self.uri(key), self.client.meta.endpoint_url
@@ -200,7 +216,7 @@ class S3Store:
         except NoCredentialsError as error:
             raise InputError(f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
                              "AWS_PROFILE") from error
-        except BotoCoreError as error:
+        except (BotoCoreError, RetriesExceededError) as error:
             raise InputError(f"{uri}: S3 at {endpoint} cannot be used, after {ATTEMPTS} attempts ({error}); check "
                              "AWS_ENDPOINT_URL and that the server is up") from error
 
@@ -241,10 +257,10 @@ def local(location: str | Path) -> str | Path:
 
     bucket, key = _parse(location)
     store, name = S3Store(bucket, "", _s3_client()), key.rstrip("/")
-    # `models/a` is not `models/ab`: an object of just this name, or objects in the folder of this name.
-    found = [entry for entry in store.objects(name)
-             if (entry["Key"] == name or entry["Key"].startswith(f"{name}/" if name else ""))
-             and not entry["Key"].endswith("/")]
+    # `models/a` is not `models/ab`: an object of just this name, or else the objects in the folder of this name.
+    listed = [entry for entry in store.objects(name) if not entry["Key"].endswith("/")]
+    found = ([entry for entry in listed if entry["Key"] == name]
+             or [entry for entry in listed if entry["Key"].startswith(f"{name}/" if name else "")])
     if not found:
         raise InputError(_REMEDIES["NoSuchKey"].format(uri=f"s3://{bucket}/{key}",
                                                        endpoint=store.client.meta.endpoint_url))
@@ -258,11 +274,9 @@ def local(location: str | Path) -> str | Path:
                 for entry in found:
                     target = folder / base / entry["Key"].removeprefix(name).lstrip("/")
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    store.download(entry["Key"], target)
-                    if target.stat().st_size != entry["Size"]:
-                        raise InputError(f"{store.uri(entry['Key'])}: {target.stat().st_size} bytes arrived of "
-                                         f"{entry['Size']}; try again")
-        except InputError:
+                    if not store.download(entry["Key"], target) or target.stat().st_size != entry["Size"]:
+                        raise InputError(f"{store.uri(entry['Key'])}: changed while it was read; try again")
+        except (InputError, OSError):
             if not copy.exists():  # else another process has just made the same copy
                 raise
     return copy / base
@@ -276,14 +290,21 @@ def _parse(location: str | Path) -> tuple[str, str]:
 def _s3_client():
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
-    session = boto3.Session()
     own_endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return session.client("s3", config=Config(
+    config = Config(
         retries={"total_max_attempts": ATTEMPTS, "mode": "standard"}, connect_timeout=5, read_timeout=60,
         # Buckets as host names need DNS that most servers of one's own do not have.
         s3={"addressing_style": "path"} if own_endpoint else None,
-    ), region_name=session.region_name or os.environ.get("AWS_REGION") or "us-east-1")
+    )
+    try:
+        session = boto3.Session()
+        region = session.region_name or os.environ.get("AWS_REGION") or "us-east-1"
+        return session.client("s3", config=config, region_name=region)
+    except (BotoCoreError, ValueError) as error:  # before any request
+        raise InputError(f"the settings for S3 cannot be used ({error}); correct AWS_PROFILE, AWS_ENDPOINT_URL and "
+                         "AWS_DEFAULT_REGION") from error
 
 
 def _transfer():

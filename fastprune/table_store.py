@@ -6,6 +6,7 @@ import torch
 
 from fastprune import storage
 from fastprune.architectures import Encoder
+from fastprune.errors import InputError
 from fastprune.lut import LatencyTable, table_key
 from fastprune.profiler import profile
 from fastprune.timing import device_name
@@ -30,16 +31,25 @@ def stored_table(root: str, encoder: Encoder, device: torch.device, *, batch_siz
     table : LatencyTable
     origin : str
         Where it is from, in words.
+
+    Raises
+    ------
+    InputError
+        What is stored there is no look-up table, or that of another device or shape.
     """
     config = encoder.model.config
     key = table_key(device_name(device), torch.get_num_threads() if device.type == "cpu" else 0, encoder.hidden_size,
                     encoder.num_heads, encoder.num_filters, batch_size, seq_len, "float32",
                     config._attn_implementation) + ".json"
     store = storage.open_store(root) if root else None
-    if store and (content := store.read(key)) is not None:
-        return LatencyTable.parse(content, f"{root}/{key}"), f"{root}/{key}"
-    table = profile(config, batch_size=batch_size, seq_len=seq_len, device=device,
-                    attention=config._attn_implementation)
-    if store and not store.create(key, table.content):
-        return LatencyTable.parse(store.read(key), f"{root}/{key}"), f"{root}/{key}"
-    return table, "measured now"
+    content = store.read(key) if store else None
+    if content is None:
+        table = profile(config, batch_size=batch_size, seq_len=seq_len, device=device,
+                        attention=config._attn_implementation)
+        if not store or store.create(key, table.content):
+            return table, "measured now"
+        content = store.read(key)
+    found = LatencyTable.parse(content, f"{root}/{key}")
+    if f"{found.key}.json" != key:
+        raise InputError(f"{root}/{key}: holds the table of {found.key}; remove it, and it is measured again")
+    return found, f"{root}/{key}"

@@ -1,7 +1,8 @@
 """MLflow: one run per compression, a nested run per stage, the pruned model as a registered version.
 
-The only module that imports mlflow, and only inside its functions: every pipeline step is a process of its own and
-most of them start without it. A run is named by its id, a string that travels between those processes.
+mlflow is imported inside functions alone, here and where versions are registered and released: every pipeline step is
+a process of its own and most of them start without it. A run is named by its id, a string that travels between those
+processes.
 
 Tracking never costs a compression its result: whatever MLflow refuses is warned about, and nothing more is sent to
 that store by this process.
@@ -14,6 +15,7 @@ import getpass
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -66,7 +68,7 @@ def _artifact_location(uri: str) -> str | None:
 
 
 def connect(uri: str):
-    """A client of a store, with retries that end within a minute."""
+    """A client of a store, with retries that end within a minute (a database's, which MLflow fixes, within two)."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -81,29 +83,51 @@ def explained(uri: str) -> Iterator[None]:
     """Turn what a store refuses into an InputError, for commands that are nothing without it."""
     import requests
     from mlflow import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, requests.RequestException) as error:
+    except (MlflowException, requests.RequestException, SQLAlchemyError) as error:
         response = getattr(error, "response", None)
         status = error.get_http_status_code() if isinstance(error, MlflowException) else (
             response.status_code if response is not None else None)
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        where, reason = f"MLflow at {shown(uri)}", (str(error) or type(error).__name__).splitlines()[0]
         if status == 403 or "Permission denied" in reason:
-            raise InputError(f"MLflow at {uri}: {user(uri)} has no right to do this ({reason}); ask who manages the "
+            raise InputError(f"{where}: {user(uri)} has no right to do this ({reason}); ask who manages the "
                              "registered model and its experiment for EDIT") from error
         if status == 401 or "not authenticated" in reason:
-            raise InputError(f"MLflow at {uri} does not know you ({reason}); set MLFLOW_TRACKING_USERNAME and "
+            raise InputError(f"{where} does not know you ({reason}); set MLFLOW_TRACKING_USERNAME and "
                              "MLFLOW_TRACKING_PASSWORD to a user of its own") from error
-        if "Max retries exceeded" in reason or (status is None and response is None):
-            raise InputError(f"MLflow at {uri} cannot be reached ({reason}); check MLFLOW_TRACKING_URI and that the "
+        if "Max retries exceeded" in reason or status is None:
+            raise InputError(f"{where} cannot be reached ({reason}); check MLFLOW_TRACKING_URI and that the "
                              "server is up") from error
-        raise InputError(f"MLflow at {uri}: {reason}") from error
+        raise InputError(f"{where}: {reason}") from error
 
 
 def user(uri: str) -> str:
-    """Who acts: the user that a server knows, or else the one logged in here."""
-    return (os.environ.get("MLFLOW_TRACKING_USERNAME") if uri.startswith("http") else "") or getpass.getuser()
+    """Who acts: the user that a server is told, or else the one logged in here."""
+    if uri.startswith("http"):
+        from mlflow.utils.credentials import read_mlflow_creds
+
+        if name := read_mlflow_creds().username:
+            return name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user often has no name
+        return f"uid {os.getuid()}"
+
+
+def actor(uri: str, by: str) -> str:
+    """Who acts, or ``by`` where no server says who that is; raises InputError for somebody else's name there."""
+    known = user(uri)
+    if by and by != known and uri.startswith("http"):
+        raise InputError(f"MLflow at {shown(uri)} knows you as {known}, not as {by}; act with your own credentials")
+    return by or known
+
+
+def shown(uri: str) -> str:
+    """A URI without the password in it."""
+    return re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", uri)
 
 
 def workflow_tags() -> dict[str, str]:
@@ -128,7 +152,7 @@ def _best_effort(default):
             except Exception as error:  # whatever a store or a network can raise
                 _given_up.add(uri)
                 reason = (str(error) or type(error).__name__).splitlines()[0]
-                _log.warning("MLflow at %s failed (%s: %s); %s", uri, function.__name__, reason, WITHOUT)
+                _log.warning("MLflow at %s failed (%s: %s); %s", shown(uri), function.__name__, reason, WITHOUT)
                 return default
         return wrapper
     return decorate
@@ -225,7 +249,7 @@ def log_data(uri: str, run_id: str, record: Mapping, sources: Mapping[str, str])
 @_best_effort(None)
 def log_curve(uri: str, run_id: str, points: Iterable[tuple[float, float]]) -> None:
     """Add ``validation_metric`` by keep ratio, the ratio in thousandths as the step."""
-    if points := list(points):
+    if run_id and (points := list(points)):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -323,7 +347,11 @@ def register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mapping
         return ""
     from fastprune import registration
 
-    return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=user(uri))
+    try:
+        return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=user(uri))
+    except InputError as error:  # rights: MLflow itself is there, and the run can be ended
+        _log.warning("not registered: %s", error)
+        return ""
 
 
 @_best_effort("")

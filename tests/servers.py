@@ -112,8 +112,6 @@ def postgres(folder: Path) -> Iterator[str]:
 @contextmanager
 def mlflow_server(folder: Path, database: str, artifacts: str, environment: dict[str, str]) -> Iterator[str]:
     """``mlflow server`` with basic authentication; gives its address. The administrator is ``MLFLOW_ADMIN``."""
-    import requests
-
     folder.mkdir(parents=True)
     [port] = free_ports(1)
     (folder / "auth.ini").write_text(
@@ -131,15 +129,10 @@ def mlflow_server(folder: Path, database: str, artifacts: str, environment: dict
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         environment.pop(name, None)
 
-    def ready() -> bool:
-        try:
-            return requests.get(f"http://127.0.0.1:{port}/health", timeout=2).ok
-        except requests.RequestException:
-            return False
-
-    with process(command, folder / "mlflow.log", ready, seconds=180, stop=signal.SIGTERM, env=environment,
-                  cwd=folder):
-        yield f"http://127.0.0.1:{port}"
+    address = f"http://127.0.0.1:{port}"
+    with process(command, folder / "mlflow.log", lambda: answers(f"{address}/health"), seconds=180,
+                 stop=signal.SIGTERM, env=environment, cwd=folder):
+        yield address
 
 
 @contextmanager
@@ -152,6 +145,15 @@ def everything(folder: Path) -> Iterator[dict[str, str]]:
         yield {**storage, **MLFLOW_ADMIN, "MLFLOW_TRACKING_URI": address, "FASTPRUNE_LEDGER": database}
 
 
+def answers(url: str) -> bool:
+    import requests
+
+    try:
+        return requests.get(url, timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
@@ -159,9 +161,9 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def process(command: list, log: Path, ready: Callable[[], bool], gives: object = None, *, seconds: float = 60,
-             stop: signal.Signals = signal.SIGKILL, **options) -> Iterator:
-    """A server in a process group of its own, from its being ready to its end; gives ``gives``."""
+def process(command: list, log: Path, ready: Callable[[], bool], *, seconds: float = 60,
+            stop: signal.Signals = signal.SIGKILL, **options) -> Iterator[None]:
+    """A server in a process group of its own, from its being ready to its end."""
     with open(log, "wb") as output:
         server = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT,
                                    start_new_session=True, **options)
@@ -171,7 +173,7 @@ def process(command: list, log: Path, ready: Callable[[], bool], gives: object =
             if server.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{Path(command[0]).name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.2)
-        yield gives
+        yield
     finally:
         if server.poll() is None:
             os.killpg(server.pid, stop)

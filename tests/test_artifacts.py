@@ -1,5 +1,7 @@
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from test_stages import algorithm_stages, folders, source  # noqa: F401 (fixtures)
@@ -106,9 +108,20 @@ def test_what_is_published_is_found_again(tmp_path, monkeypatch):
     assert numbers(tmp_path / "a", calls=calls) == first and len(calls) == 1
     for path in (tmp_path / "store" / "objects").iterdir():
         path.write_bytes(b"damaged")
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="damaged; remove it there"):
         numbers(tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_what_has_lost_a_file_in_the_store_is_made_and_published_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTPRUNE_ARTIFACT_ROOT", str(tmp_path / "store"))
+    calls = []
+    numbers(tmp_path / "a", calls=calls)
+    for path in (tmp_path / "store" / "objects").iterdir():
+        path.unlink()
+    second = numbers(tmp_path / "b", calls=calls)
+    assert len(calls) == 2
+    assert numbers(tmp_path / "c", calls=calls) == second and len(calls) == 2
 
 
 def test_a_key_is_written_once(tmp_path):
@@ -116,6 +129,50 @@ def test_a_key_is_written_once(tmp_path):
     assert store.create("a/key", b"first") and not store.create("a/key", b"second")
     assert store.read("a/key") == b"first" and store.read("other") is None
     assert store.keys("a/") == ["a/key"]
+    store.delete("a/key")
+    store.delete("a/key")
+    assert not store.download("a/key", tmp_path / "copy") and not (tmp_path / "copy").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/root/a: cannot be written"):
+        storage.open_store(tmp_path / "file" / "root").create("a", b"")
+
+
+@pytest.mark.parametrize("settings", [{"AWS_PROFILE": "nobody"}, {"AWS_ENDPOINT_URL": "nonsense"}])
+def test_settings_for_s3_that_make_no_sense(monkeypatch, settings):
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"settings for S3 .*{next(iter(settings.values()))}"):
+        storage.open_store("s3://bucket/prefix")
+
+
+def test_a_request_is_tried_again_until_the_bound(monkeypatch):
+    """A server that answers 503 to everything."""
+    asked = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server, pauses = HTTPServer(("127.0.0.1", 0), Busy), []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("botocore.endpoint.time.sleep", pauses.append)
+    for name, value in {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}", "AWS_ACCESS_KEY_ID": "a",
+                        "AWS_SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="s3://bucket/: S3 at .* refused"):
+        storage.open_store("s3://bucket")
+    server.shutdown()
+    assert asked == ["/bucket"] * storage.ATTEMPTS
+    assert len(pauses) == storage.ATTEMPTS - 1 and sum(pauses) < 2**storage.ATTEMPTS
 
 
 def test_every_stage_makes_artifacts_of_one_origin(folders):  # noqa: F811
@@ -128,10 +185,29 @@ def test_every_stage_makes_artifacts_of_one_origin(folders):  # noqa: F811
     assert found["pruned"].origin["seed"] == 0
 
 
-def test_a_sample_of_another_seed_is_refused(folders, source, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("change, foreign, differs", [
+    ({"seed": 1}, "calibration", "sample_sha256|seed"),
+    ({"num_samples": 40}, "calibration", "sample_sha256"),
+    ({"source": "untrained"}, "model", "source_sha256"),
+    ({"source": "untrained"}, "calibration", "source_sha256"),
+    ({"source": "untrained"}, "evaluation", "source_sha256"),
+])
+def test_an_artifact_of_another_model_sample_or_seed_is_refused(folders, source, material, tmp_path,  # noqa: F811
+                                                                change, foreign, differs):
+    if "source" in change:
+        change = {"source": str(material / change["source"])}
     paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
-    stages.prepare(**paths, **source | {"seed": 1})
-    with pytest.raises(InputError, match="is of another compression than .*: (seed|sample_sha256) is"):
-        stages.tune(**{name: folders[name] for name in ("model", "evaluation", "fisher", "chosen", "rearranged")},
-                    calibration=paths["calibration"], pruned=tmp_path / "pruned", tuned=tmp_path / "tuned")
+    stages.prepare(**paths, **source | change)
+    given = {name: folders[name] for name in ("model", "calibration", "evaluation", "fisher", "chosen", "rearranged")}
+    with pytest.raises(InputError, match=f"is of another compression than .*: ({differs}) is"):
+        stages.tune(**given | {foreign: paths[foreign]}, pruned=tmp_path / "pruned", tuned=tmp_path / "tuned")
     assert not (tmp_path / "pruned").exists()
+
+
+def test_evaluation_data_of_another_compression_are_refused(folders, source, tmp_path):  # noqa: F811
+    paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
+    stages.prepare(**paths, **source | {"eval_file": source["train_file"]})
+    given = {name: folders[name] for name in ("model", "chosen", "searched", "rearranged", "pruned")}
+    with pytest.raises(InputError, match="is of another compression than .*: evaluation_sha256 is"):
+        stages.evaluate_pruned(**given, evaluation=paths["evaluation"], measured=tmp_path / "measured")
+    assert not (tmp_path / "measured").exists()

@@ -200,7 +200,7 @@ def test_exact_takes_what_a_plateau_gives_and_avoids_what_a_kernel_dislikes():
 
 
 def test_exact_proves_its_optimum_on_a_shape_like_bert_large():
-    """And is not slower than the paper's search by more than a few times."""
+    """In well under a second (of the processor's: other programs do not count)."""
     generator = np.random.default_rng(0)
     importance = random_importance(24, 16, 4096, 0)
     noise = generator.uniform(0.98, 1.02, 4097)
@@ -211,12 +211,9 @@ def test_exact_proves_its_optimum_on_a_shape_like_bert_large():
     assert choice.bound == choice.value
     spent = sum(cost[pick] for cost, pick in zip(costs, choice.picks, strict=True))
     assert 0.999 * budget < spent <= budget * (1 + 1e-9)
-    seconds = {}
-    for solver in ("exact", "piecewise"):
-        begin = time.process_time()
-        search_latency(*importance, table, 0.5, solver=solver)
-        seconds[solver] = time.process_time() - begin
-    assert seconds["exact"] < 5 * seconds["piecewise"]
+    begin = time.process_time()
+    search_latency(*importance, table, 0.5)
+    assert time.process_time() - begin < 0.5
 
 
 def test_a_thinned_program_still_holds_the_budget_and_says_how_far_it_may_be_off(monkeypatch):
@@ -237,10 +234,11 @@ def test_a_budget_that_cannot_be_met_names_the_smallest(solver):
     importance = random_importance(2, 4, 8, 0)
     table = make_table(np.arange(5) + 1, np.arange(9) + 1, overhead=2)
     # empty: 2 + 2 * (1 + 1) = 6; one head or filter more: 7 of 2 + 2 * (5 + 9) = 30
-    with pytest.raises(InputError, match=r"latency of 6 ms .* cannot be met: the smallest model takes 7 ms .*0.2333"):
+    with pytest.raises(InputError, match=r"latency of 6 ms .* cannot be met: the smallest model takes 7 ms .*0.2334$"):
         search_latency(*importance, table, 0.2, solver=solver)
-    masks = search_latency(*importance, table, 7 / 30)
-    assert masks.heads.sum() + masks.filters.sum() == 1
+    for smallest in (7 / 30, 0.2334):  # as it is, and as it is told
+        masks = search_latency(*importance, table, smallest)
+        assert masks.heads.sum() + masks.filters.sum() == 1
 
 
 def test_unknown_solver():

@@ -1,6 +1,7 @@
 """Look-up tables: their file, where they may be used, the profiler that makes them, the store that keeps them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from fastprune.cli import main
 from fastprune.errors import InputError
 from fastprune.lut import LatencyTable
 from fastprune.masks import Masks
-from fastprune.timing import Latency
+from fastprune.timing import Latency, device_name
 
 CPU = torch.device("cpu")
 
@@ -40,15 +41,17 @@ def test_a_table_survives_saving(tmp_path):
 
 
 @pytest.mark.parametrize("change, named", [
-    ({"schema_version": 2}, "schema_version is 2"),
-    ({"ffn_ms": [1.0]}, "ffn_ms must hold at least two times"),
-    ({"attention_ms": [1.0, float("nan")]}, "attention_ms must hold"),
-    ({"attention_ms": [1.0, "2"]}, "attention_ms must hold"),
-    ({"ffn_ms": "1 2 3"}, "'ffn_ms' is not of type list"),
-    ({"overhead_ms": -1.0}, "overhead_ms is -1.0"),
-    ({"threads": "two"}, "'threads' is not of type int"),
-    ({"device": None}, "the field 'device' is missing"),
-    ({"colour": "red"}, "unknown field 'colour'"),
+    ({"schema_version": 2}, "schema_version: Input should be 1"),
+    ({"ffn_ms": [1.0]}, "ffn_ms: List should have at least 2 items"),
+    ({"attention_ms": [1.0, float("nan")]}, "attention_ms.1: Input should be a finite number"),
+    ({"attention_ms": [1.0, "2"]}, "attention_ms.1: Input should be a valid number"),
+    ({"attention_ms": [1.0, -2.0]}, "attention_ms.1: Input should be greater than or equal to 0"),
+    ({"ffn_ms": "1 2 3"}, "ffn_ms: Input should be a valid array"),
+    ({"overhead_ms": -1.0}, "overhead_ms: Input should be greater than or equal to 0"),
+    ({"threads": "two"}, "threads: Input should be a valid integer"),
+    ({"threads": True}, "threads: Input should be a valid integer"),
+    ({"device": None}, "device: "),
+    ({"colour": "red"}, "colour: "),
 ])
 def test_a_file_that_is_no_table(tmp_path, change, named):
     content = json.loads(make_table([1, 2], [1, 2, 3]).content) | change
@@ -59,7 +62,8 @@ def test_a_file_that_is_no_table(tmp_path, change, named):
     assert str(path) in str(caught.value) and named in str(caught.value) and "fastprune profile" in str(caught.value)
 
 
-@pytest.mark.parametrize("content, named", [(b"{", "not JSON"), (b"[]", "not a look-up table"), (None, "no such")])
+@pytest.mark.parametrize("content, named", [(b"{", "Invalid JSON"), (b"[]", "not a look-up table"),
+                                            (None, "no such")])
 def test_a_file_that_is_something_else(tmp_path, content, named):
     if content is not None:
         (tmp_path / "lut.json").write_bytes(content)
@@ -200,9 +204,10 @@ def profile_twice(root, monkeypatch):
     """One table per shape is measured, whoever asks; also used with a store in S3."""
     encoder, calls = describe(build()), []
 
-    def profile(*args, **options):
+    def profile(config, *, batch_size, seq_len, **options):
         calls.append(options)
-        return make_table(range(1, 6), range(1, 26))
+        return replace(make_table(range(1, 6), range(1, 26), hidden=16), batch_size=batch_size, seq_len=seq_len,
+                       device=device_name(CPU), threads=torch.get_num_threads())
 
     monkeypatch.setattr(table_store, "profile", profile)
     shape = {"batch_size": 2, "seq_len": 8}
@@ -217,7 +222,11 @@ def profile_twice(root, monkeypatch):
 
 def test_a_team_profiles_once(tmp_path, monkeypatch):
     profile_twice(str(tmp_path), monkeypatch)
-    assert len(list(tmp_path.rglob("*.json"))) == 2
+    one, other = tmp_path.rglob("*.json")
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(InputError, match=f"{one.name}: holds the table of .*{other.stem}; remove it"):
+        for batch_size in (2, 4):
+            table_store.stored_table(str(tmp_path), describe(build()), CPU, batch_size=batch_size, seq_len=8)
 
 
 # The commands

@@ -1,6 +1,7 @@
 """Register, promote, roll back, history, verify: on a SQLite store and a folder."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -69,9 +70,16 @@ def test_a_version_carries_its_lineage(store, made):
 
 
 def test_the_same_model_is_registered_once(store, made):
-    again = registration.register(store, made / "two", NAME, json.loads((made / "two" / "metrics.json").read_text()))
-    assert again == "2"
-    assert len(tracking.connect(store).search_model_versions(f"name='{NAME}'")) == 3
+    client, metrics = tracking.connect(store), json.loads((made / "two" / "metrics.json").read_text())
+    assert registration.register(store, made / "two", NAME, metrics, tags={"ticket": "OPS-1"}) == "2"
+    assert len(client.search_model_versions(f"name='{NAME}'")) == 3
+    assert client.get_model_version(NAME, "2").tags["ticket"] == "OPS-1"
+
+
+@pytest.mark.parametrize("tag", ["evidence_sha256", "seed", "pruned", "promotion.verdict"])
+def test_a_tag_of_fastprunes_own_cannot_be_given(store, made, tag):
+    with pytest.raises(InputError, match=f"the tag {tag} is written by fastprune"):
+        registration.register(store, made / "two", NAME, {}, tags={tag: "passed"})
 
 
 def test_promote_roll_back_and_the_history(store):
@@ -111,6 +119,11 @@ def test_a_policy_that_is_not_met_changes_nothing_but_the_verdict(store):
     assert aliases(store) == {"champion": "1"} and len(release.history(store, NAME)) == 1
     tags = tracking.connect(store).get_model_version(NAME, "2").tags
     assert tags["promotion.verdict"] == "failed" and tags["promotion.check.approvers"].startswith("failed")
+
+    release.promote(store, NAME, "2", LENIENT, why="by a policy without approvers")
+    tags = tracking.connect(store).get_model_version(NAME, "2").tags
+    assert tags["promotion.verdict"] == "passed" and tags["promotion.check.approvers"] == "not checked"
+    assert tags["promotion.check.max_accuracy_drop"].startswith("passed") and tags["owner"] == "ann"
 
 
 def test_a_stale_champion_is_told(store):
@@ -166,7 +179,7 @@ def test_the_evaluation_data_must_be_the_champions():
 def evidence(**changes):
     known = {"metric": "accuracy", "dense": 0.9, "pruned": 0.89, "speedup": 2.0, "megabytes": 10.0,
              "lineage": {"evaluation_sha256": "one"}, "artifact_sha256": "a", "weights_sha256": "w",
-             "probe": {"texts": [], "logits": []}}
+             "serving_sha256": "s", "probe": {"texts": [], "logits": []}}
     return Evidence(**known | changes)
 
 
@@ -225,11 +238,66 @@ def test_another_record_is_noticed(store, tmp_path, monkeypatch):
 
 def test_a_server_needs_a_record_of_the_teams(monkeypatch):
     monkeypatch.delenv("FASTPRUNE_LEDGER", raising=False)
-    with pytest.raises(InputError, match="FASTPRUNE_LEDGER is not set"):
+    with pytest.raises(InputError, match="http:// cannot hold the record of releases; set FASTPRUNE_LEDGER"):
         ledger.open_ledger("http://127.0.0.1:5000")
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
-    with pytest.raises(InputError, match="knows you as ann"):
-        release.promote("http://127.0.0.1:5000", NAME, "1", LENIENT, why="as somebody else", by="bob")
+    monkeypatch.setenv("FASTPRUNE_LEDGER", "mysql://ann:secret@host/db")
+    with pytest.raises(InputError, match="^mysql:// cannot hold"):
+        ledger.open_ledger("http://127.0.0.1:5000")
+
+
+def test_a_first_promotion_that_was_cut_off_after_the_record_is_completed(store):
+    release.promote(store, NAME, "1", LENIENT, why="the first")
+    client = tracking.connect(store)
+    client.delete_registered_model_tag(NAME, release.FIRST_EVENT)
+    client.delete_registered_model_alias(NAME, "champion")
+    release.promote(store, NAME, "2", LENIENT, why="better")
+    assert aliases(store) == {"champion": "2", "previous": "1"}
+
+
+@pytest.mark.parametrize("released", ["1", "12"])
+def test_a_new_model_by_an_old_name_does_not_inherit_its_releases(store, made, released):
+    for version in released:
+        release.promote(store, NAME, version, LENIENT, why=f"number {version}")
+    tracking.connect(store).delete_registered_model(NAME)
+    for note in ("three", "two"):
+        metrics = json.loads((made / note / "metrics.json").read_text())
+        registration.register(store, made / note, NAME, metrics)
+    with pytest.raises(InputError, match="deleted and made again"):
+        release.promote(store, NAME, "2", LENIENT, why="unaware")
+    assert not aliases(store)
+
+
+def test_a_record_that_cannot_be_written_or_is_locked_changes_nothing(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "WAIT", 0.1)
+    held = ledger.open_ledger(store)
+    with held.lock(NAME), pytest.raises(InputError, match="another promotion has been under way"):
+        release.promote(store, NAME, "1", LENIENT, why="in the way")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FASTPRUNE_LEDGER", str(tmp_path / "file" / "releases"))
+    with pytest.raises(InputError, match="releases cannot be recorded here .Not a directory"):
+        release.promote(store, NAME, "1", LENIENT, why="nowhere")
+    assert not aliases(store)
+
+
+@pytest.mark.parametrize("told", ["in the environment", "in MLflow's file"])
+def test_a_server_knows_who_promotes(monkeypatch, tmp_path, told):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    if told == "in the environment":
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    else:
+        (tmp_path / ".mlflow").mkdir()
+        (tmp_path / ".mlflow" / "credentials").write_text("[mlflow]\nmlflow_tracking_username = ann\n")
+    assert tracking.actor("http://127.0.0.1:5000", "") == "ann" != tracking.actor("sqlite:///mlflow.db", "")
+    with pytest.raises(InputError, match="at http://x:[*]+@127.0.0.1:5000 knows you as ann, not as bob"):
+        release.promote("http://x:secret@127.0.0.1:5000", NAME, "1", LENIENT, why="as somebody else", by="bob")
+
+
+def test_a_user_without_a_name_acts_by_number(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert tracking.actor("sqlite:///mlflow.db", "") == f"uid {os.getuid()}"
 
 
 def test_a_version_is_proved(store):
@@ -237,12 +305,36 @@ def test_a_version_is_proved(store):
     assert proof.files > 4 and proof.bytes > 1000 and proof.difference < 1e-5
 
 
+@pytest.mark.parametrize("change", [
+    {"pruned": None}, {"dense": "high"}, {"pruned": float("nan")}, {"latency_ms": {"dense": 1.0}},
+    {"latency_ms": {"dense": 1.0, "pruned": 0}}, {"latency_ms": 3.0},
+])
+def test_metrics_that_say_nothing_sound_are_refused(made, tmp_path, change):
+    metrics = json.loads((made / "one" / "metrics.json").read_text()) | change
+    with pytest.raises(InputError, match="no sound metric, dense, pruned and latency_ms"):
+        registration.register(f"sqlite:///{tmp_path}/mlflow.db", made / "one", NAME, metrics)
+
+
+@pytest.mark.parametrize("content, message", [
+    (None, "no readable manifest.json"), ("[]", "no readable manifest.json"),
+    ('{"problem": "classification"}', "has no evaluation_sha256, max_length, sample_sha256, seed, source_sha256"),
+])
+def test_a_folder_that_is_no_pruned_model_is_refused(tmp_path, content, message):
+    (tmp_path / "model").mkdir()
+    if content:
+        (tmp_path / "model" / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        registration.register(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "model", NAME, {})
+
+
 @pytest.mark.parametrize("damage, message", [
     (lambda root: spoil(root / "artifacts/one/model.safetensors"), "model.safetensors.*damaged"),
     (lambda root: (root / "artifacts/one/config.json").unlink(), "config.json.*missing"),
-    (lambda root: spoil(root / "artifacts/record/evidence.json"), "evidence is missing or not what was registered"),
+    (lambda root: spoil(root / "artifacts/record/evidence.json"), "evidence.json is missing or not what was"),
     (lambda root: spoil(root / "artifacts/record/artifact.json", b'"stage": "compress"', b'"stage": "compresS"'),
-     "manifest is not the one"),
+     "artifact.json is missing or not what was registered"),
+    (lambda root: spoil(root / "pyfunc_model.py"), "pyfunc_model.py is missing or not what was registered"),
+    (lambda root: (root / "artifacts/record/artifact.json").unlink(), "artifact.json is missing or not"),
 ])
 def test_a_damaged_version_is_found(store, damage, message):
     client = tracking.connect(store)

@@ -179,8 +179,10 @@ def test_the_profiler_keeps_what_it_measures_in_the_store(tmp_path, folders):
 
 
 @pytest.mark.parametrize("options", [{}, {"selection": "fisher"}, {"selection": "fisher", "estimator": "per_batch"}])
-def test_shards_merge_into_the_same_fisher(tmp_path, folders, options):
-    given = {name: folders[name] for name in ("model", "calibration")}
+def test_shards_merge_into_the_same_fisher(tmp_path, source, options):
+    made = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
+    stages.prepare(**made, **source, selection=options.get("selection", "surgeon"))
+    given = {name: made[name] for name in ("model", "calibration")}
     options = options | {"batch_size": 7}  # seven batches, the last one of six
     stages.fisher(**given, fisher=tmp_path / "whole", **options)
     for shard in range(3):

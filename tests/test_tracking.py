@@ -11,6 +11,7 @@ import torch
 
 from fastprune import checkpoint, registration, tracking
 from fastprune.architectures import describe
+from fastprune.errors import InputError
 from fastprune.masks import Masks
 from fastprune.surgery import slice_model
 
@@ -96,6 +97,16 @@ def test_a_dead_server_costs_seconds_and_a_warning(monkeypatch, caplog):
     assert [record.message for record in caplog.records if "without tracking" in record.message]
 
 
+def test_a_dead_database_is_explained(monkeypatch):
+    pytest.importorskip("psycopg")
+    import mlflow.store.db.utils
+
+    monkeypatch.setattr(mlflow.store.db.utils, "MAX_RETRY_COUNT", 1)
+    dead = "postgresql://ann:secret@127.0.0.1:1/mlflow"
+    with pytest.raises(InputError, match="ann:[*]+@127.0.0.1:1/mlflow cannot be reached"), tracking.explained(dead):
+        tracking.connect(dead).get_registered_model("tiny")
+
+
 def test_a_server_of_errors_is_given_up(caplog):
     """A server that answers every request with 500: the client's own default is to retry for minutes."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -129,6 +140,21 @@ def test_a_full_disk_or_lost_artifact_store_keeps_the_result(store, tmp_path):
     assert store in tracking._given_up
 
 
+def test_a_refused_registration_never_costs_the_run_its_end(store, tmp_path, caplog):
+    run = tracking.start(store, "a run", {})
+    (tmp_path / "manifest.json").write_text("{}")
+    assert tracking.finish(store, run, tmp_path, tmp_path, {}, "tiny") == ""
+    assert "not registered: " in caplog.text
+    assert tracking.connect(store).get_run(run).info.status == "FINISHED"
+
+
+def test_a_compression_without_a_run_asks_nothing(store, tmp_path):
+    """Its start failed in another process."""
+    metrics = {"pruned": 0.9, "curve": {"points": [(0.5, 0.9)]}}
+    assert tracking.finish(store, "", tmp_path, tmp_path, metrics, "tiny") == ""
+    assert not tracking._given_up
+
+
 def test_no_store_tracks_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with tracking.stage("", tracking.start("", "a run", {}), "search"):
@@ -142,10 +168,13 @@ def test_a_served_classifier_gives_labels_and_probabilities(store, pruned, tiny_
     texts = ["good film", "a very dull movie", "great"]
     with torch.inference_mode():
         expected = model(**tiny_tokenizer(texts, padding=True, return_tensors="pt")).logits.softmax(-1)
-    for given in (texts, pandas.DataFrame({"sentence": texts}), pandas.DataFrame({"text": texts, "id": [1, 2, 3]})):
+    for given in (texts, pandas.Series(texts), pandas.DataFrame({"sentence": texts}),
+                  pandas.DataFrame({"text": texts, "id": [1, 2, 3]})):
         answers = served_model.predict(given)
         assert answers["label"].tolist() == [model.config.id2label[index] for index in expected.argmax(-1).tolist()]
         torch.testing.assert_close(torch.tensor(answers["probability"].tolist()), expected.max(-1).values)
+    assert served_model.metadata.signature.outputs.input_names() == ["label", "probability", "probabilities"]
+    assert served_model.predict(served_model.input_example)["label"][0] in model.config.id2label.values()
     with pytest.raises(Exception, match="first column is 'id'"):
         served_model.predict(pandas.DataFrame({"id": ["1"], "sentence": ["good"]}))
     with pytest.raises(Exception, match="every row needs text"):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import requests
 import torch
 from click.testing import CliRunner
 from test_config import write_config
-from test_release import variant
+from test_release import LENIENT, variant
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
 import fastprune
@@ -22,7 +23,7 @@ from fastprune.errors import InputError
 from fastprune.policy import Policy
 from tests import servers
 
-NAME, LENIENT = "reviews", Policy(max_accuracy_drop=1.0)
+NAME = "reviews"
 ROOT = Path(fastprune.__file__).parents[1]
 
 
@@ -91,18 +92,15 @@ def test_from_compression_to_rollback(server, s3, source, tmp_path):  # noqa: F8
     assert len([key for key in stored if key.endswith("model.safetensors")]) == 2, "the weights lie there once"
 
 
+@contextmanager
 def serving(uri, tmp_path):
+    """``mlflow models serve``; gives its address."""
     [port], bin_folder = servers.free_ports(1), str(Path(sys.executable).parent)
-
-    def ready():
-        try:
-            return requests.get(f"http://127.0.0.1:{port}/ping", timeout=2).ok
-        except requests.RequestException:
-            return False
-
-    return servers.process([sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local",
-                            "--port", port], tmp_path / "serve.log", ready, f"http://127.0.0.1:{port}", seconds=180,
-                           env={**os.environ, "PATH": os.pathsep.join([bin_folder, os.environ["PATH"]])})
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local", "--port", port]
+    with servers.process(command, tmp_path / "serve.log", lambda: servers.answers(f"{address}/ping"), seconds=180,
+                         env={**os.environ, "PATH": os.pathsep.join([bin_folder, os.environ["PATH"]])}):
+        yield address
 
 
 @pytest.fixture
@@ -116,14 +114,20 @@ def registered(server, folders, tmp_path):  # noqa: F811
 
 
 def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
-    release.promote(server, registered, "1", LENIENT, why="the first")
+    for version in "12":
+        release.promote(server, registered, version, LENIENT, why=f"number {version}")
+    release.rollback(server, registered, why="something to roll back")
     for name, value in as_user(server, "reader").items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="reader has no right"):
         release.promote(server, registered, "2", LENIENT, why="I want it")
     with pytest.raises(InputError, match="knows you as reader"):
         release.promote(server, registered, "2", LENIENT, why="I want it", by="admin")
-    assert [event.to_version for event in release.history(server, registered)] == ["1"]
+    with pytest.raises(InputError, match="knows you as reader"):
+        release.rollback(server, registered, why="I want it", by="admin")
+    with pytest.raises(InputError, match="reader has no right"):
+        release.rollback(server, registered, why="I want it")
+    assert [event.to_version for event in release.history(server, registered)] == ["1", "2", "1"]
     assert tracking.connect(server).get_model_version_by_alias(registered, "champion").version in (1, "1")
     assert registration.verify(server, registered, "1").difference < 1e-5
 
@@ -133,7 +137,7 @@ def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
     with pytest.raises(release.PolicyNotMet, match="approvers"):
         release.promote(server, registered, "2", Policy(approvers=["zoe"]), why="not zoe")
     release.promote(server, registered, "2", Policy(approvers=["reader"]), why="now I may")
-    assert [event.by for event in release.history(server, registered)] == ["admin", "reader"]
+    assert [event.by for event in release.history(server, registered)] == ["admin"] * 3 + ["reader"]
 
 
 def test_a_wrong_password_is_explained(server, registered, monkeypatch):

@@ -9,12 +9,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from test_artifacts import double, numbers
+from test_artifacts import numbers
+from test_latency_search import make_table
 from test_lut import profile_twice
 
 from fastprune import checkpoint, storage
 from fastprune.data import read_table
 from fastprune.errors import InputError
+from fastprune.lut import LatencyTable
 from tests.servers import BUCKET, READER
 
 
@@ -42,9 +44,12 @@ def test_a_corrupted_object_is_found_and_not_used(root, tmp_path, s3):
     [key] = [key for key in objects(s3, root) if "/objects/" in key
              and s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == (tmp_path / "a/numbers.txt").read_bytes()]
     s3.put_object(Bucket=BUCKET, Key=key, Body=b"7" * s3.head_object(Bucket=BUCKET, Key=key)["ContentLength"])
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="damaged; remove it there"):
         numbers(tmp_path / "b")
     assert not (tmp_path / "b").exists()
+    s3.delete_object(Bucket=BUCKET, Key=key)
+    calls = []
+    assert numbers(tmp_path / "b", calls=calls) == numbers(tmp_path / "c", calls=calls) and len(calls) == 1
 
 
 @pytest.mark.parametrize("change, root, message", [
@@ -139,16 +144,10 @@ def test_models_and_tables_are_read_from_s3(s3, tmp_path, tiny_bert, tiny_tokeni
     assert checkpoint.digest(model) == checkpoint.digest(checkpoint.load_dense(tmp_path / "model"))
     assert len(checkpoint.load_tokenizer(f"s3://{BUCKET}/models/tiny")) == len(tiny_tokenizer)
     assert read_table(f"s3://{BUCKET}/data/rows.csv")["sentence"] == ["good film"]
+    s3.put_object(Bucket=BUCKET, Key="luts/lut.json", Body=make_table([1, 2], [1, 2, 3]).content)
+    assert LatencyTable.load(f"s3://{BUCKET}/luts/lut.json") == make_table([1, 2], [1, 2, 3])
     s3.put_object(Bucket=BUCKET, Key="data/rows.csv", Body=b"sentence,label\nbad film,0\n")
     assert read_table(f"s3://{BUCKET}/data/rows.csv")["sentence"] == ["bad film"]
-
-
-def test_inputs_are_of_one_compression_in_s3_too(root, tmp_path):
-    numbers(tmp_path / "one", seed=1)
-    numbers(tmp_path / "two", seed=2)
-    double(tmp_path / "one", tmp_path / "doubled")
-    with pytest.raises(InputError, match="another compression"):
-        double(tmp_path / "one", tmp_path / "x", other=tmp_path / "two")
 
 
 def test_a_team_profiles_once(root, monkeypatch):
