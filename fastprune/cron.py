@@ -31,8 +31,8 @@ _FIELDS = (
 )
 
 
-def check_cron(cron: str) -> None:
-    """Refuse a cron expression that the service would refuse, misread, or never run.
+def check_cron(cron: str) -> str:
+    """Return a cron expression with single spaces; refuse one that the service would refuse, misread, or never run.
 
     Parameters
     ----------
@@ -58,6 +58,7 @@ def check_cron(cron: str) -> None:
     except ValueError as error:
         raise InputError(f"cron {cron!r}: {error}. Write six fields: second minute hour day-of-month month day-of-week, "
                          f"such as {EXAMPLE!r}, every day at two") from error
+    return " ".join(texts)
 
 
 def _values(text: str, field: _Field) -> set[int]:

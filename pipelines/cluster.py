@@ -133,7 +133,7 @@ def schedule(service: Service, package: Package, *, name: str, cron: str, experi
         Before the first call where cron, concurrency or arguments are wrong; where there is another schedule of the
         name, and no ``replace``; where the service refuses.
     """
-    check_cron(cron)
+    cron = check_cron(cron)
     if not 1 <= max_concurrency <= MAX_CONCURRENCY:
         raise InputError(f"max_concurrency is {max_concurrency}; the service takes 1 to {MAX_CONCURRENCY}")
     check_arguments(package, arguments)

@@ -53,7 +53,7 @@ def _compiled(config: Path, cache: bool | None) -> Iterator[tuple]:
     from pipelines.kubeflow import compile_pipeline
     from pipelines.package import read_package, set_caching
 
-    sweep = read_config(config)
+    sweep = read_config(config, here=False)
     with TemporaryDirectory() as folder:
         path = Path(folder, "pipeline.yaml")
         compile_pipeline(sweep, path)
@@ -113,9 +113,10 @@ def schedule(service, config: Path, cron: str | None, name: str | None, replace:
                              "--cron")
         settings = {} if timing is None else {
             "max_concurrency": timing.max_concurrency, "catchup": timing.catchup, "enabled": timing.enabled}
+        values = parse_arguments(package, arguments)
         made, new = cluster.schedule(
             service(), package, name=name or sweep.name, cron=cron or timing.cron, experiment=experiment or sweep.name,
-            arguments=parse_arguments(package, arguments), service_account=service_account, replace=replace, **settings)
+            arguments=values, service_account=service_account, replace=replace, **settings)
     click.echo(f"{'new' if new else 'unchanged'}: {_line(made)}\nversion {package.version}")
 
 

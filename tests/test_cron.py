@@ -11,7 +11,7 @@ from fastprune.errors import InputError
     "0 0 0 29 feb *", "0  0 0\t30 4,6 *", "0 0 0 31 2 mon", "0 0 0 */31 2 *",
 ])
 def test_taken(cron):
-    check_cron(cron)
+    assert check_cron(cron) == " ".join(cron.split())
 
 
 @pytest.mark.parametrize("cron, message", [
