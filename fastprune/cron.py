@@ -76,10 +76,9 @@ def _values(text: str, field: _Field) -> set[int]:
             high = _number(bounds[1], field, text) if len(bounds) == 2 else field.high if steps else low
         if low > high:
             raise _wrong(field, text, f"{span!r} runs backwards")
-        step = int(steps[0]) if steps and _is_digits(steps[0]) else 0 if steps else 1
-        if not step:
-            raise _wrong(field, text, f"the step {steps[0]!r} is no whole number from 1")
-        values.update(range(low, high + 1, step))
+        if steps and not (_is_digits(steps[0]) and 1 <= int(steps[0]) <= field.high):
+            raise _wrong(field, text, f"the step {steps[0]!r} is not 1 to {field.high}")
+        values.update(range(low, high + 1, *map(int, steps)))
     return values
 
 
