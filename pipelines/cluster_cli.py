@@ -20,7 +20,7 @@ _config = click.argument("config", type=click.Path(path_type=Path))
 _experiment = click.option("--experiment", help="Kubeflow experiment; by default the name of the config.")
 _arguments = click.option("--argument", "arguments", multiple=True, metavar="NAME=VALUE",
                           help="Of the pipeline, VALUE as JSON or plain text; may be given several times.")
-_cache = click.option("--cache/--no-cache", default=None, help="For every stage, instead of what the config says.")
+_no_cache = click.option("--no-cache", is_flag=True, help="Use no cache of the service's, whatever the config says.")
 _account = click.option("--service-account", default="", help="Of the pods, instead of the service's choice.")
 
 
@@ -47,18 +47,18 @@ def _connected(command: Callable) -> Callable:
 
 
 @contextmanager
-def _compiled(config: Path, cache: bool | None) -> Iterator[tuple]:
+def _compiled(config: Path, no_cache: bool) -> Iterator[tuple]:
     """The sweep of a config file, and its compiled package; whatever is wrong in the file is refused here."""
     from fastprune.config import read_config
     from pipelines.kubeflow import compile_pipeline
-    from pipelines.package import read_package, set_caching
+    from pipelines.package import read_package, without_caching
 
     sweep = read_config(config, here=False)
     with TemporaryDirectory() as folder:
         path = Path(folder, "pipeline.yaml")
         compile_pipeline(sweep, path)
-        if cache is not None:
-            set_caching(path, path, cache)
+        if no_cache:
+            without_caching(path, path)
         yield sweep, read_package(path)
 
 
@@ -67,24 +67,24 @@ def _compiled(config: Path, cache: bool | None) -> Iterator[tuple]:
 @click.option("--name", help="Of the run; by default the config's and the time.")
 @_experiment
 @_arguments
-@_cache
+@_no_cache
 @_account
 @_connected
 def submit(service, config: Path, name: str | None, experiment: str | None, arguments: tuple[str, ...],
-           cache: bool | None, service_account: str) -> None:
+           no_cache: bool, service_account: str) -> None:
     """Compile CONFIG, upload it where it has changed, and run it on the cluster."""
     from pipelines import cluster
     from pipelines.package import parse_arguments
 
-    with _compiled(config, cache) as (sweep, package):
+    with _compiled(config, no_cache) as (sweep, package):
         values = parse_arguments(package, arguments)
-        cluster_service = service()
+        connection = service()
         run_id, version = cluster.submit(
-            cluster_service, package, name=name or f"{sweep.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
+            connection, package, name=name or f"{sweep.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
             experiment=experiment or sweep.name, arguments=values, service_account=service_account)
     click.echo(f"version   {version.name} ({'uploaded' if version.uploaded else 'there already'})\n"
                f"run       {run_id}\n"
-               f"see       {cluster_service.host}/#/runs/details/{run_id}")
+               f"see       {connection.host}/#/runs/details/{run_id}")
 
 
 @click.command()
@@ -94,11 +94,11 @@ def submit(service, config: Path, name: str | None, experiment: str | None, argu
 @click.option("--replace", is_flag=True, help="Instead of the schedule of this name that is there.")
 @_experiment
 @_arguments
-@_cache
+@_no_cache
 @_account
 @_connected
 def schedule(service, config: Path, cron: str | None, name: str | None, replace: bool, experiment: str | None,
-             arguments: tuple[str, ...], cache: bool | None, service_account: str) -> None:
+             arguments: tuple[str, ...], no_cache: bool, service_account: str) -> None:
     """Compile CONFIG, upload it where it has changed, and have this version run at the times of a cron expression."""
     from fastprune.cron import check_cron
     from pipelines import cluster
@@ -106,7 +106,7 @@ def schedule(service, config: Path, cron: str | None, name: str | None, replace:
 
     if cron:
         check_cron(cron)
-    with _compiled(config, cache) as (sweep, package):
+    with _compiled(config, no_cache) as (sweep, package):
         timing = sweep.schedule
         if not (cron or timing):
             raise InputError(f"{config} has no schedule: add one, such as `schedule: {{cron: \"0 0 2 * * *\"}}`, or give "

@@ -1,4 +1,4 @@
-"""A compiled pipeline as a file: its name, parameters and digest; caching turned on or off in it."""
+"""A compiled pipeline as a file: its name, parameters and digest; caching turned off in it."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def read_package(path: str | Path) -> Package:
                   if not given.is_optional and not given.HasField("default_value")))
 
 
-def set_caching(package: str | Path, output: str | Path, enabled: bool) -> None:
-    """Write the package with caching turned on or off for every task.
+def without_caching(package: str | Path, output: str | Path) -> None:
+    """Write the package with the service's caching turned off for every task.
 
     The client's own setting does not reach into nested pipelines and loops, and not at all into an uploaded version.
     """
@@ -70,7 +70,7 @@ def set_caching(package: str | Path, output: str | Path, enabled: bool) -> None:
     for component in (documents[0]["root"], *components.values()):
         for task in component.get("dag", {}).get("tasks", {}).values():
             if "executorLabel" in components[task["componentRef"]["name"]]:  # loops and pipelines have none
-                task["cachingOptions"] = {"enableCache": True} if enabled else {}
+                task["cachingOptions"] = {}
     Path(output).write_text(yaml.safe_dump_all(documents, sort_keys=True), encoding="utf-8")
 
 
