@@ -130,7 +130,7 @@ def test_a_schedule_from_first_to_last(server, ask, config):  # noqa: F811
     ("0 30 2 * * mon-fri", "30 2 * * mon-fri", "sweep.yaml, line 13: schedule.cron: cron '30 2 * * mon-fri': 5 fields, not"),
     ("0 30 2 * * mon-fri", "0 30 2 * * fri-mon", "the day of the week, 'fri-mon'"),
     ("{accelerator: v100}", "{accelerator: a100}", "a100"),
-    ("s3://data/dev.tsv", "data/dev.tsv", "sweep.yaml, line 5: models.0.eval_file"),
+    ("s3://data/dev.tsv", "data/dev.tsv", "sweep.yaml, line 6: models.0.eval_file"),
 ])
 @pytest.mark.parametrize("command", ["submit", "schedule"])
 def test_a_config_with_a_mistake_never_reaches_the_service(server, ask, config, command, line, wrong, message):  # noqa: F811
