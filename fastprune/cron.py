@@ -49,15 +49,15 @@ def check_cron(cron: str) -> str:
     texts = cron.split()
     try:
         if len(texts) != len(_FIELDS):
-            hint = f"; with seconds in front it is {' '.join(['0', *texts])!r}" if len(texts) == len(_FIELDS) - 1 else ""
-            raise ValueError(f"{len(texts)} fields, not 6{hint}")
+            raise ValueError(f"{len(texts)} fields, not 6" + (
+                f"; with seconds in front it is {' '.join(['0', *texts])!r}" if len(texts) == 5 else ""))
         *_, days, months, _ = (_values(text, field) for text, field in zip(texts, _FIELDS, strict=True))
         any_weekday = any(item[0] in "*?" for item in texts[5].split(","))  # else a day of either kind is enough
         if any_weekday and min(days) > max(_LONGEST[month] for month in months):
             raise ValueError(f"it never runs: no month of {texts[4]!r} has a day {min(days)}")
     except ValueError as error:
-        raise InputError(f"cron {cron!r}: {error}. Write six fields: second minute hour day-of-month month day-of-week, "
-                         f"such as {EXAMPLE!r}, every day at two") from error
+        raise InputError(f"cron {cron!r}: {error}. Write six fields: second minute hour day-of-month month "
+                         f"day-of-week, such as {EXAMPLE!r}, every day at two") from error
     return " ".join(texts)
 
 

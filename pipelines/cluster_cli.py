@@ -21,17 +21,18 @@ _experiment = click.option("--experiment", help="Kubeflow experiment; by default
 _arguments = click.option("--argument", "arguments", multiple=True, metavar="NAME=VALUE",
                           help="Of the pipeline, VALUE as JSON or plain text; may be given several times.")
 _no_cache = click.option("--no-cache", is_flag=True, help="Use no cache of the service's, whatever the config says.")
-_account = click.option("--service-account", default="", help="Of the pods, instead of the service's choice.")
+_account = click.option("--service-account", default="", show_default=False,
+                        help="Of the pods, instead of the service's choice.")
 
 
 def _connected(command: Callable) -> Callable:
     """Options to reach the service; the command gets them as ``service``, a function that connects."""
-    @click.option("--host", default="", help="The service; by default KF_PIPELINES_ENDPOINT, the pod's service, or the "
-                                             "kubeconfig's. KF_PIPELINES_TOKEN, KF_PIPELINES_SA_TOKEN_PATH (a file) or "
-                                             "KF_PIPELINES_COOKIES say who you are.")
-    @click.option("--namespace", default="", envvar="KF_PIPELINES_NAMESPACE", show_envvar=True,
+    @click.option("--host", default="", show_default=False,
+                  help="The service; by default KF_PIPELINES_ENDPOINT, the pod's service, or the kubeconfig's. Who you are "
+                       "say KF_PIPELINES_TOKEN, KF_PIPELINES_SA_TOKEN_PATH (a file) or KF_PIPELINES_COOKIES.")
+    @click.option("--namespace", default="", show_default=False, envvar="KF_PIPELINES_NAMESPACE", show_envvar=True,
                   help="Yours, on a service with several users.")
-    @click.option("--ca-cert", default="", envvar="KF_PIPELINES_CA_CERT", show_envvar=True,
+    @click.option("--ca-cert", default="", show_default=False, envvar="KF_PIPELINES_CA_CERT", show_envvar=True,
                   help="File with the certificate of the service's authority.")
     @wraps(command)
     def connected(host: str, namespace: str, ca_cert: str, **options):
@@ -100,7 +101,7 @@ def submit(service, config: Path, name: str | None, experiment: str | None, argu
 def schedule(service, config: Path, cron: str | None, name: str | None, replace: bool, experiment: str | None,
              arguments: tuple[str, ...], no_cache: bool, service_account: str) -> None:
     """Compile CONFIG, upload it where it has changed, and have this version run at the times of a cron expression."""
-    from fastprune.cron import check_cron
+    from fastprune.cron import EXAMPLE, check_cron
     from pipelines import cluster
     from pipelines.package import parse_arguments
 
@@ -109,7 +110,7 @@ def schedule(service, config: Path, cron: str | None, name: str | None, replace:
     with _compiled(config, no_cache) as (sweep, package):
         timing = sweep.schedule
         if not (cron or timing):
-            raise InputError(f"{config} has no schedule: add one, such as `schedule: {{cron: \"0 0 2 * * *\"}}`, or give "
+            raise InputError(f"{config} has no schedule: add one, such as `schedule: {{cron: \"{EXAMPLE}\"}}`, or give "
                              "--cron")
         settings = {} if timing is None else {
             "max_concurrency": timing.max_concurrency, "catchup": timing.catchup, "enabled": timing.enabled}

@@ -115,15 +115,15 @@ def _explained(host: str, namespace: str | None) -> Iterator[None]:
             f"does not permit it (403: {said}). Ask for the role kubeflow-pipelines-edit in "
             f"{f'the namespace {namespace}' if namespace else 'your namespace, and name that with --namespace'}"
             if status == 403 else
-            f"has no such thing (404: {said}). Check the name, the namespace, and that the host is a Kubeflow Pipelines 2 "
-            "service" if status == 404 else
+            f"has no such thing (404: {said}). Check the name, the namespace, and that the host is a Kubeflow "
+            "Pipelines 2 service" if status == 404 else
             f"cannot be trusted ({said}). Name its authority's certificate with --ca-cert" if status == 0 else
             f"failed ({status}: {said}). Look at the log of its deployment ml-pipeline, then try again" if status >= 500
             else f"refused ({status}: {said})")) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
         cause = getattr(error, "reason", None) or error
-        raise InputError(f"{host} does not answer ({type(cause).__name__}). Check KF_PIPELINES_ENDPOINT or --host, that "
-                         "the service is up, and the port-forward if there is one") from error
+        raise InputError(f"{host} does not answer ({type(cause).__name__}). Check KF_PIPELINES_ENDPOINT or --host, "
+                         "that the service is up, and the port-forward if there is one") from error
 
 
 def _message(error: kfp_server_api.ApiException) -> str:

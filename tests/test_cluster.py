@@ -26,7 +26,8 @@ def step(number: int, text: str) -> int:
 
 
 @dsl.pipeline(name="small")
-def small(source: str, number: int = 1, ratio: float = 0.5, deep: bool = True, names: list = ["a"], more: dict = {}):  # noqa: B006
+def small(source: str, number: int = 1, ratio: float = 0.5, deep: bool = True,
+          names: list = ["a"], more: dict = {}):  # noqa: B006
     """Two tasks, one of them in a loop."""
     first = step(number=number, text=source)
     kubernetes.add_node_selector(first, "gpu", "v100")
@@ -77,7 +78,7 @@ def test_a_run_is_of_the_version_that_was_uploaded(server, connection, package, 
     assert capsys.readouterr().out == ""  # the client's own chatter
 
 
-def test_an_unchanged_package_is_uploaded_once_and_a_changed_one_is_a_new_version(server, connection, package, tmp_path):
+def test_only_a_changed_package_is_uploaded_again(server, connection, package, tmp_path):
     for _ in range(2):
         cluster.submit(connection, package, name="r", experiment="e", arguments={"source": "m"})
     assert len(server.versions) == 1 and len(server.runs) == 2 and len(server.experiments) == 1
@@ -218,7 +219,8 @@ def test_what_is_wrong_is_refused_before_the_service_is_asked(server, connection
 
 
 def test_arguments_from_text(package):
-    assert parse_arguments(package, ["source=a=b", "number=3", "ratio=1e-3", "deep=false", 'names=["x"]', "more={}"]) == {
+    texts = ["source=a=b", "number=3", "ratio=1e-3", "deep=false", 'names=["x"]', "more={}"]
+    assert parse_arguments(package, texts) == {
         "source": "a=b", "number": 3, "ratio": 1e-3, "deep": False, "names": ["x"], "more": {}}
     for text, message in (("source", "write it as NAME=VALUE"), ("number=x", "'x' is not a whole number")):
         with pytest.raises(InputError, match=message):
@@ -234,7 +236,8 @@ def test_what_is_no_compiled_pipeline(tmp_path, content):
 
 @pytest.mark.parametrize("status, message", [
     (400, "refused .400: told to answer 400"), (401, "does not know who you are .401.*KF_PIPELINES_TOKEN"),
-    (403, "does not permit it .403: told to answer 403.*kubeflow-pipelines-edit"), (404, "has no such thing .404: told to answer 404"),
+    (403, "does not permit it .403: told to answer 403.*kubeflow-pipelines-edit"),
+    (404, "has no such thing .404: told to answer 404"),
     (409, "refused .409"), (500, "failed .500: told to answer 500.*ml-pipeline"), (503, "failed .503"),
 ])
 def test_refusals_of_the_service_name_it_and_the_remedy(server, connection, package, status, message):

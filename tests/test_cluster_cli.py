@@ -26,7 +26,8 @@ schedule: {cron: "0 30 2 * * mon-fri", max_concurrency: 2, enabled: false}
 cluster:
   image: registry.example.com/fastprune:0.1.0
   secrets: [{name: mlflow, env: {password: MLFLOW_TRACKING_PASSWORD}}]
-  accelerators: {v100: {resource: nvidia.com/gpu, node_selector: {gpu: v100}, tolerations: [{key: gpu, operator: Exists}]}}
+  accelerators:
+    v100: {resource: nvidia.com/gpu, node_selector: {gpu: v100}, tolerations: [{key: gpu, operator: Exists}]}
   stages:
     default: {cpu: "2", memory: 8Gi, retries: 2, caching: true, timeout_s: 3600}
     profile: {accelerator: v100}
@@ -127,13 +128,13 @@ def test_a_schedule_from_first_to_last(server, ask, config):  # noqa: F811
 @pytest.mark.parametrize("line, wrong, message", [
     ("name: reviews", "nam: reviews", "sweep.yaml, line 1: nam: unknown key; did you mean name?"),
     ("{keep_ratio: 0.6}", "{keep_ratio: 6}", "sweep.yaml, line 10: budgets.0.keep_ratio"),
-    ("0 30 2 * * mon-fri", "30 2 * * mon-fri", "sweep.yaml, line 13: schedule.cron: cron '30 2 * * mon-fri': 5 fields, not"),
+    ("0 30 2 * * mon-fri", "30 2 * * mon-fri", "line 13: schedule.cron: cron '30 2 * * mon-fri': 5 fields, not 6"),
     ("0 30 2 * * mon-fri", "0 30 2 * * fri-mon", "the day of the week, 'fri-mon'"),
     ("{accelerator: v100}", "{accelerator: a100}", "a100"),
     ("s3://data/dev.tsv", "data/dev.tsv", "sweep.yaml, line 6: models.0.eval_file"),
 ])
 @pytest.mark.parametrize("command", ["submit", "schedule"])
-def test_a_config_with_a_mistake_never_reaches_the_service(server, ask, config, command, line, wrong, message):  # noqa: F811
+def test_a_mistake_in_a_config_stays_here(server, ask, config, command, line, wrong, message):  # noqa: F811
     config.write_text(CONFIG.replace(line, wrong))
     done = ask(command, config)
     assert done.exit_code == 2 and message in done.output and "Traceback" not in done.output
@@ -141,14 +142,14 @@ def test_a_config_with_a_mistake_never_reaches_the_service(server, ask, config, 
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["submit", "CONFIG", "--argument", "sorce=x"], "argument sorce is unknown: the pipeline reviews takes tracking_uri"),
+    (["submit", "CONFIG", "--argument", "sorce=x"], "sorce is unknown: the pipeline reviews takes tracking_uri"),
     (["submit", "CONFIG", "--argument", "tracking_uri"], "write it as NAME=VALUE"),
     (["submit", "gone.yaml"], "gone.yaml"),
     (["schedule", "CONFIG", "--cron", "0 2 * * *"], "cron '0 2 * * *': 5 fields, not 6"),
     (["schedule", "CONFIG", "--argument", "sorce=x"], "argument sorce is unknown"),
     (["schedules", "--ca-cert", "gone.pem"], "--ca-cert: gone.pem is no file"),
 ])
-def test_options_with_a_mistake_never_reach_the_service(server, ask, config, arguments, message):  # noqa: F811
+def test_a_mistake_in_an_option_stays_here(server, ask, config, arguments, message):  # noqa: F811
     done = ask(*(config if text == "CONFIG" else text for text in arguments))
     assert done.exit_code == 2 and message in done.output
     assert server.asked == []
