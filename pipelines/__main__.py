@@ -6,6 +6,7 @@ import click
 
 from fastprune.config import read_config
 from fastprune.errors import InputError
+from pipelines import cluster_cli
 from pipelines.local_run import PipelineError
 
 
@@ -46,6 +47,10 @@ def compile_command(config: Path, output: Path) -> None:
 
     kubeflow.compile_pipeline(read_config(config, here=False), output)
     click.echo(f"wrote {output}")
+
+
+for _command in cluster_cli.COMMANDS:
+    main.add_command(_command)
 
 
 if __name__ == "__main__":
