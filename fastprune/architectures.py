@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from fastprune.errors import InputError
 
@@ -42,7 +42,7 @@ class Layer:
 class Encoder:
     """The prunable part of a model, and its dense shape."""
 
-    model: PreTrainedModel
+    model: transformers.PreTrainedModel
     layers: tuple[Layer, ...]
     num_heads: int
     num_filters: int
@@ -118,7 +118,7 @@ def check_supported(config) -> None:
         raise InputError("the model is configured as a decoder (is_decoder=True); fastprune prunes encoders")
 
 
-def describe(model: PreTrainedModel) -> Encoder:
+def describe(model: transformers.PreTrainedModel) -> Encoder:
     """Find the heads and filters of a dense model.
 
     Parameters
@@ -144,7 +144,7 @@ def describe(model: PreTrainedModel) -> Encoder:
                    model.config.hidden_size)
 
 
-def layers_of(model: PreTrainedModel) -> tuple[Layer, ...]:
+def layers_of(model: transformers.PreTrainedModel) -> tuple[Layer, ...]:
     """The layers of a dense or of a sliced model."""
     paths = _PATHS[model.config.model_type]
     backbone = getattr(model, model.base_model_prefix)
@@ -153,7 +153,7 @@ def layers_of(model: PreTrainedModel) -> tuple[Layer, ...]:
                  for module in attrgetter(paths["layers"])(backbone))
 
 
-def task_head_of(model: PreTrainedModel) -> tuple[tuple[nn.Linear, ...], Callable[[Tensor], Tensor]]:
+def task_head_of(model: transformers.PreTrainedModel) -> tuple[tuple[nn.Linear, ...], Callable[[Tensor], Tensor]]:
     """The linear maps from the last layer's hidden states to the logits, in order, and what stands between them."""
     paths, between = _HEADS[model.config.model_type]
     if type(model).__name__.endswith("ForQuestionAnswering"):

@@ -13,17 +13,7 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
-from fastprune import modeling_fastprune
 from fastprune.architectures import check_supported
 from fastprune.errors import InputError
 from fastprune.storage import local
@@ -31,7 +21,8 @@ from fastprune.storage import local
 MANIFEST = "manifest.json"
 
 
-def load_dense(name: str | Path, *, device: str | torch.device = "cpu", allow_untuned: bool = False) -> PreTrainedModel:
+def load_dense(name: str | Path, *, device: str | torch.device = "cpu",
+               allow_untuned: bool = False) -> transformers.PreTrainedModel:
     """Load a fine-tuned model in float32, whatever precision it is stored in.
 
     Parameters
@@ -49,7 +40,8 @@ def load_dense(name: str | Path, *, device: str | torch.device = "cpu", allow_un
     """
     config = load_config(name)
     question_answering = "QuestionAnswering" in (config.architectures or [""])[0]
-    auto = AutoModelForQuestionAnswering if question_answering else AutoModelForSequenceClassification
+    auto = (transformers.AutoModelForQuestionAnswering if question_answering
+            else transformers.AutoModelForSequenceClassification)
     with _reading(name):
         model, loading = auto.from_pretrained(local(name), config=config, use_safetensors=True, dtype=torch.float32,
                                               output_loading_info=True)
@@ -60,25 +52,25 @@ def load_dense(name: str | Path, *, device: str | torch.device = "cpu", allow_un
     return model.to(device).eval()
 
 
-def load_config(name: str | Path) -> PreTrainedConfig:
+def load_config(name: str | Path) -> transformers.PreTrainedConfig:
     """The configuration of a model that can be pruned. Raises InputError for any other."""
     with _reading(name):
-        config = AutoConfig.from_pretrained(local(name))
+        config = transformers.AutoConfig.from_pretrained(local(name))
     check_supported(config)
     return config
 
 
-def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises InputError when there is none."""
     with _reading(name):
-        tokenizer = AutoTokenizer.from_pretrained(local(name))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(local(name))
     # Where its files are missing, transformers makes up a tokenizer that knows its special tokens alone.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"{name}: there are no tokenizer files beside the model; save its tokenizer there")
     return tokenizer
 
 
-def load(folder: str | Path, *, device: str | torch.device = "cpu") -> PreTrainedModel:
+def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transformers.PreTrainedModel:
     """Load a model that fastprune saved.
 
     Parameters
@@ -96,6 +88,8 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> PreTraine
     InputError
         Not such a folder, or a damaged file in it.
     """
+    from fastprune import modeling_fastprune  # transformers' modelling code: seconds, and few stages need it
+
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json here; give the folder of a pruned model "
@@ -110,8 +104,8 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> PreTraine
     return model.to(device).eval()
 
 
-def save(output_dir: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, manifest: dict,
-         **documents: dict) -> Path:
+def save(output_dir: str | Path, model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase,
+         manifest: dict, **documents: dict) -> Path:
     """Write a pruned model, its tokenizer, its manifest and the modelling file that sizes its layers.
 
     Parameters
@@ -129,7 +123,7 @@ def save(output_dir: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTo
         ``output_dir`` exists.
     """
     with new_folder(output_dir) as folder:
-        source = Path(modeling_fastprune.__file__)
+        source = Path(__file__).with_name("modeling_fastprune.py")
         task = "QuestionAnswering" if "QuestionAnswering" in type(model).__name__ else "SequenceClassification"
         model.config.auto_map = {f"AutoModelFor{task}": f"{source.stem}.{type(model).__name__}"}
         model.save_pretrained(folder)
@@ -162,7 +156,7 @@ def check_absent(output_dir: str | Path) -> None:
         raise InputError(f"{output_dir}: the output folder exists; name another or remove it first")
 
 
-def check_finite(model: PreTrainedModel) -> None:
+def check_finite(model: transformers.PreTrainedModel) -> None:
     """Raise InputError naming the first weight that holds NaN or infinity."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -170,7 +164,7 @@ def check_finite(model: PreTrainedModel) -> None:
                              "the checkpoint is damaged: save it again from a healthy training run")
 
 
-def digest(model: PreTrainedModel) -> str:
+def digest(model: transformers.PreTrainedModel) -> str:
     """SHA-256 over every weight's name, dtype, shape and bytes, however the model is stored."""
     state = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

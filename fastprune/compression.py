@@ -12,8 +12,8 @@ from typing import get_args
 import datasets
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastprune import checkpoint
 from fastprune.architectures import Encoder, describe
@@ -55,13 +55,14 @@ class Compressed:
         Source and data digests, seed, budget, kept heads and filters per layer, MACs, library versions.
     """
 
-    model: PreTrainedModel
+    model: transformers.PreTrainedModel
     masks: Masks
     metrics: dict
     manifest: dict
 
 
-def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None,
+def compress(model: str | Path | transformers.PreTrainedModel,
+             tokenizer: transformers.PreTrainedTokenizerBase | None = None,
              dataset: str | Path | datasets.Dataset | None = None, *, task: Task, keep_ratio: float = 0.6,
              evaluation: str | Path | datasets.Dataset | None = None, num_samples: int = 2048, seed: int = 0,
              selection: Selection = "surgeon", fisher: Estimator = "per_sample", tuning: Tuning = "weights",
@@ -142,9 +143,9 @@ def compress(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizer
     if output_dir is not None:
         checkpoint.check_absent(output_dir)
     device = choose_device(device)
-    source = model.name_or_path if isinstance(model, PreTrainedModel) else str(model)
+    source = model.name_or_path if isinstance(model, transformers.PreTrainedModel) else str(model)
     tokenizer = tokenizer or checkpoint.load_tokenizer(source)
-    if isinstance(model, PreTrainedModel):
+    if isinstance(model, transformers.PreTrainedModel):
         checkpoint.check_finite(model)
         if model.dtype != torch.float32:
             raise InputError(f"the model is in {model.dtype}; load it with dtype=torch.float32 to prune it")
@@ -286,7 +287,7 @@ def find_keep_ratio(encoder: Encoder, importance: tuple[Tensor, Tensor], fisher:
 
     The importance, and with weight reconstruction the dense model's targets, are shared by the tries.
     """
-    def measure(model: PreTrainedModel) -> float:
+    def measure(model: transformers.PreTrainedModel) -> float:
         return evaluate(model, validation, pad_token_id=pad_token_id, progress=False)["metric"]
 
     def metric_at(keep_ratio: float) -> float:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor
-from transformers.utils import ModelOutput
 
 LABELS = ("labels", "start_positions", "end_positions")
 
@@ -17,7 +17,7 @@ def inputs_of(batch: Mapping[str, Tensor], device) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in batch.items() if name not in LABELS}
 
 
-def per_example_loss(outputs: ModelOutput, batch: Mapping[str, Tensor], problem: str) -> Tensor:
+def per_example_loss(outputs: transformers.utils.ModelOutput, batch: Mapping[str, Tensor], problem: str) -> Tensor:
     """Loss of each example, the same that transformers averages over a batch.
 
     Labels may be class indices or positions, or (label-free calibration) probabilities.
@@ -38,7 +38,7 @@ def per_example_loss(outputs: ModelOutput, batch: Mapping[str, Tensor], problem:
     return F.cross_entropy(outputs.logits, labels, reduction="none")
 
 
-def gauss_newton_score(outputs: ModelOutput, problem: str, temperature: float,
+def gauss_newton_score(outputs: transformers.utils.ModelOutput, problem: str, temperature: float,
                        generator: torch.Generator) -> Tensor:
     """A scalar whose gradient has the Gauss-Newton matrix as its second moment, without any label.
 

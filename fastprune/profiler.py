@@ -18,10 +18,9 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+import transformers
 from sklearn.isotonic import IsotonicRegression
 from tqdm import tqdm
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from fastprune.architectures import Encoder, describe, layers_of, longest_input
 from fastprune.artifacts import code_version
@@ -62,7 +61,7 @@ TOGETHER = 16
 """So many blocks are timed in turn: a busy spell of the machine then costs each a round, which a median forgives."""
 
 
-def profile(config: PreTrainedConfig, *, batch_size: int, seq_len: int, device: torch.device,
+def profile(config: transformers.PreTrainedConfig, *, batch_size: int, seq_len: int, device: torch.device,
             dtype: torch.dtype = torch.float32, attention: str = "sdpa", threads: int | None = None,
             tolerance: float = 0.02, every: bool = False, progress: bool = True) -> LatencyTable:
     """Measure a look-up table for the shape of a model; its weights do not matter and are not read.
@@ -312,14 +311,14 @@ def _uncertainty(values: list[float]) -> float:
     return float(0.93 * (high - low) / (middle * len(values) ** 0.5))
 
 
-def thin_model(config: PreTrainedConfig, attention: str, dtype: torch.dtype):
+def thin_model(config: transformers.PreTrainedConfig, attention: str, dtype: torch.dtype):
     """A model of random weights with few layers and a small vocabulary."""
     config = copy.deepcopy(config)
     config.num_hidden_layers = min(config.num_hidden_layers, LAYERS)
     config.vocab_size = VOCABULARY
     config.pad_token_id = min(config.pad_token_id or 0, VOCABULARY - 1)
-    answering = (config.architectures or [""])[0] in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES.values()
-    auto = AutoModelForQuestionAnswering if answering else AutoModelForSequenceClassification
+    answering = (config.architectures or [""])[0].endswith("ForQuestionAnswering")
+    auto = transformers.AutoModelForQuestionAnswering if answering else transformers.AutoModelForSequenceClassification
     try:
         return auto.from_config(config, attn_implementation=attention, dtype=dtype).eval()
     except (ValueError, ImportError) as error:

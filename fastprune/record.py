@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import PreTrainedModel
+import transformers
 
 from fastprune.architectures import Encoder
 from fastprune.artifacts import code_version
@@ -30,8 +30,8 @@ def size_metrics(encoder: Encoder, cost: Constraint, tuned: Tuned, keep_ratio: f
     }
 
 
-def compare_latency(dense: PreTrainedModel, pruned: PreTrainedModel, split: Split, pad_token_id: int,
-                    table: LatencyTable | None = None) -> dict:
+def compare_latency(dense: transformers.PreTrainedModel, pruned: transformers.PreTrainedModel, split: Split,
+                    pad_token_id: int, table: LatencyTable | None = None) -> dict:
     """Median milliseconds of both models, timed in turn.
 
     On one batch of the evaluation data; with a look-up table on a full batch of its shape and with its threads, beside

@@ -7,9 +7,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from fastprune import checkpoint
 from fastprune.architectures import Encoder, describe
@@ -25,7 +25,7 @@ from fastprune.macs import MacModel
 from fastprune.masks import Masks
 
 
-def load_model(model: Path, device: str) -> PreTrainedModel:
+def load_model(model: Path, device: str) -> transformers.PreTrainedModel:
     """The dense model that prepare froze; it has passed every check there, task head included."""
     return checkpoint.load_dense(model, device=choose_device(device))
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from fastprune import modeling_fastprune
 from fastprune.architectures import Encoder, layers_of
 from fastprune.masks import Masks
 
 
 @torch.no_grad()
-def slice_model(encoder: Encoder, masks: Masks) -> PreTrainedModel:
+def slice_model(encoder: Encoder, masks: Masks) -> transformers.PreTrainedModel:
     """Cut the pruned heads and filters out of a dense model.
 
     Parameters
@@ -30,6 +29,8 @@ def slice_model(encoder: Encoder, masks: Masks) -> PreTrainedModel:
         A ``Pruned...`` class of :mod:`fastprune.modeling_fastprune`, in evaluation mode, on the dense model's
         device. Its logits are those of the dense model under the masks. A layer may keep nothing.
     """
+    from fastprune import modeling_fastprune  # transformers' modelling code: seconds, and few stages need it
+
     dense = encoder.model
     config = copy.deepcopy(dense.config)
     config.kept_heads, config.kept_filters = masks.head_counts, masks.filter_counts

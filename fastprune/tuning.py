@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import transformers
 from scipy.sparse.linalg import lsmr
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from fastprune.architectures import Encoder
 from fastprune.layerwise import Moments, Teacher, walk
@@ -34,7 +34,7 @@ class Tuned:
         Why tuning ended before the last layer, if it did.
     """
 
-    model: PreTrainedModel
+    model: transformers.PreTrainedModel
     masks: Masks
     stopped: str | None = None
 

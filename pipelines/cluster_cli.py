@@ -28,7 +28,7 @@ _account = click.option("--service-account", default="", show_default=False,
 def _connected(command: Callable) -> Callable:
     """Options to reach the service; the command gets them as ``service``, a function that connects."""
     @click.option("--host", default="", show_default=False,
-                  help="The service; by default KF_PIPELINES_ENDPOINT, the pod's service, or the kubeconfig's. Who you are "
+                  help="The service; by default KF_PIPELINES_ENDPOINT, the pod's, or the kubeconfig's. Who you are "
                        "say KF_PIPELINES_TOKEN, KF_PIPELINES_SA_TOKEN_PATH (a file) or KF_PIPELINES_COOKIES.")
     @click.option("--namespace", default="", show_default=False, envvar="KF_PIPELINES_NAMESPACE", show_envvar=True,
                   help="Yours, on a service with several users.")

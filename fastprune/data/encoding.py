@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import transformers
 from datasets import ClassLabel, Dataset
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from fastprune.architectures import longest_input
 from fastprune.data.splits import Split, make_split
@@ -21,9 +21,9 @@ _ROWS_AT_ONCE = 1_000
 
 def encode(
     table: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     task: Task,
-    model_config: PretrainedConfig,
+    model_config: transformers.PretrainedConfig,
     *,
     labelled: bool = True,
     for_evaluation: bool = False,
@@ -96,7 +96,7 @@ def _read_texts(table: Dataset, task: Task) -> list[list[str]]:
     return columns
 
 
-def _read_classes(table: Dataset, task: Task, config: PretrainedConfig) -> pa.Array:
+def _read_classes(table: Dataset, task: Task, config: transformers.PretrainedConfig) -> pa.Array:
     """Return class numbers [rows]."""
     source, name = _source(table), task.label_column
     names = {f"LABEL_{number}": number for number in range(config.num_labels)} | {
@@ -134,7 +134,7 @@ def _whole_number(value: Any) -> int | None:
     return int(number) if number.is_integer() else None
 
 
-def _read_numbers(table: Dataset, task: Task, config: PretrainedConfig) -> pa.Array:
+def _read_numbers(table: Dataset, task: Task, config: transformers.PretrainedConfig) -> pa.Array:
     """Return the targets of a regression [rows], float32."""
     source, name = _source(table), task.label_column
     if config.num_labels != 1:
@@ -153,11 +153,11 @@ def _read_numbers(table: Dataset, task: Task, config: PretrainedConfig) -> pa.Ar
     return pa.array(numbers)
 
 
-def _longest(tokenizer: PreTrainedTokenizerBase, task: Task, config: PretrainedConfig) -> int:
+def _longest(tokenizer: transformers.PreTrainedTokenizerBase, task: Task, config: transformers.PretrainedConfig) -> int:
     return min(task.max_length, tokenizer.model_max_length, longest_input(config))
 
 
-def _check_vocabulary(source: str, features: pa.Table, config: PretrainedConfig) -> None:
+def _check_vocabulary(source: str, features: pa.Table, config: transformers.PretrainedConfig) -> None:
     highest = pc.max(pc.list_flatten(features["input_ids"])).as_py()
     if highest is None or highest >= config.vocab_size:
         raise InputError(
@@ -167,7 +167,7 @@ def _check_vocabulary(source: str, features: pa.Table, config: PretrainedConfig)
         )
 
 
-def _token_columns(encoded: Any, config: PretrainedConfig) -> dict[str, pa.Array]:
+def _token_columns(encoded: Any, config: transformers.PretrainedConfig) -> dict[str, pa.Array]:
     """Return the model's inputs as columns; type ids only where the model tells one type from another."""
     types = {"input_ids": pa.int32(), "attention_mask": pa.int8()}
     if getattr(config, "type_vocab_size", 1) > 1:
@@ -176,7 +176,8 @@ def _token_columns(encoded: Any, config: PretrainedConfig) -> dict[str, pa.Array
 
 
 def _encode_texts(
-    tokenizer: PreTrainedTokenizerBase, task: Task, config: PretrainedConfig, texts: list[list[str]]
+    tokenizer: transformers.PreTrainedTokenizerBase, task: Task, config: transformers.PretrainedConfig,
+    texts: list[list[str]],
 ) -> pa.Table:
     longest, tables = _longest(tokenizer, task, config), []
     for first in range(0, len(texts[0]), _ROWS_AT_ONCE):
@@ -188,9 +189,9 @@ def _encode_texts(
 
 def _encode_questions(
     table: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     task: Task,
-    config: PretrainedConfig,
+    config: transformers.PretrainedConfig,
     questions: list[str],
     contexts: list[str],
     labelled: bool,
