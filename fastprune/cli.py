@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import click
@@ -116,6 +117,11 @@ def profile(model: str, device: str, dtype: str, output: Path, **settings) -> No
 
     if output.is_dir():
         raise InputError(f"--output {output} is a folder; name a file in it")
+    try:  # before minutes of measuring
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise InputError(f"--output {output} cannot be written ({error}); name another folder") from error
     table = profiler.profile(checkpoint.load_config(model), device=choose_device(device), dtype=getattr(torch, dtype),
                              **settings)
     table.save(output)

@@ -95,7 +95,7 @@ class Budget(_Section):
     def settings(self) -> dict:
         """The arguments of :func:`fastprune.stages.budget`."""
         return {"constraint": self.constraint, "keep_ratio": self.keep_ratio or 0.0,
-                "latency_ms": self.latency_ms or 0.0,
+                "latency_ms": self.latency_ms,
                 "max_accuracy_drop": NO_DROP if self.max_accuracy_drop is None else self.max_accuracy_drop}
 
 

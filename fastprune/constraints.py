@@ -23,9 +23,9 @@ def check_constraint(kind: Kind, keep_ratio: float, latency_ms: float | None, ha
         raise InputError(f"constraint {kind!r} is not known; use one of {', '.join(get_args(Kind))}")
     if kind == "latency" and not has_table:
         raise InputError("constraint latency needs a look-up table: give --lut (make one with `fastprune profile`)")
-    if kind == "macs" and (has_table or latency_ms):
+    if kind == "macs" and (has_table or latency_ms is not None):
         raise InputError("a look-up table and a budget in milliseconds go with --constraint latency")
-    if latency_ms:
+    if latency_ms is not None:
         if not latency_ms > 0:
             raise InputError(f"latency_ms is a budget in milliseconds, above 0; got {latency_ms}")
     else:
@@ -68,7 +68,7 @@ class Constraint:
         if self.table is None:
             check_keep_ratio(keep_ratio)
             return keep_ratio
-        if latency_ms:
+        if latency_ms is not None:
             dense = self.table.dense_ms(self.macs.num_layers)
             if latency_ms >= dense:
                 raise InputError(f"latency_ms is {latency_ms:.4g}, and the dense model is predicted to take no more "

@@ -227,7 +227,7 @@ def merge_fisher(*, model: Path, calibration: Path, part: Sequence[Path], fisher
 
 @makes("chosen")
 def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, constraint: Kind = "macs",
-           keep_ratio: float = 0.0, latency_ms: float = 0.0, max_accuracy_drop: float = NO_DROP,
+           keep_ratio: float = 0.0, latency_ms: float | None = None, max_accuracy_drop: float = NO_DROP,
            table: Path | None = None, solver: Solver = "exact", tuning: Tuning = "weights", batch_size: int = 32,
            device: str = "auto") -> dict:
     """Settle the keep ratio: the given one, that of a latency in milliseconds, or the smallest within an accuracy drop.

@@ -280,6 +280,7 @@ def test_compress_under_latency(material, lut, tmp_path, options):
     (["--lut", "LUT"], "--constraint latency"),
     (["--latency-ms", "3"], "--constraint latency"),
     (["--constraint", "latency", "--lut", "LUT", "--latency-ms", "-3"], "latency_ms"),
+    (["--constraint", "latency", "--lut", "LUT", "--latency-ms", "0"], "latency_ms"),
     (["--constraint", "latency", "--lut", "LUT", "--latency-ms", "300"], "nothing to prune"),
     (["--constraint", "latency", "--lut", "LUT", "--latency-ms", "0.5"], "the smallest model takes"),
     (["--constraint", "latency", "--lut", "LUT", "--keep-ratio", "0.05"], "the smallest model takes"),
@@ -295,3 +296,10 @@ def test_wrong_options(material, lut, tmp_path, options, named):
     done = run(material / "model", *table_arguments(material), "--output-dir", tmp_path / "out",
                *(names.get(option, option) for option in options))
     assert done.exit_code == 2 and named in done.output and not (tmp_path / "out").exists()
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_it_is_measured(material, tmp_path, monkeypatch):
+    monkeypatch.setattr(profiler, "profile", lambda *_, **__: pytest.fail("measured"))
+    (tmp_path / "file").write_text("")
+    done = CliRunner().invoke(main, ["profile", str(material / "model"), "--output", str(tmp_path / "file" / "lut.json")])
+    assert done.exit_code == 2 and "cannot be written" in done.output

@@ -2,6 +2,8 @@ import inspect
 import json
 import random
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -78,6 +80,12 @@ def test_the_table_names_the_folders_that_each_stage_takes():
         assert {*stage.inputs, *stage.outputs, *stage.parameters, *own, *tracked} == set(
             inspect.signature(run).parameters) - {"every_stage"}
         made |= set(stage.outputs)
+
+
+def test_stages_that_need_no_modelling_code_do_not_import_it():
+    """It takes seconds, in every process of a pipeline."""
+    code = "import sys, fastprune.stages; assert 'transformers.modeling_utils' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_pruned_folder_is_a_model_within_the_budget(folders):
