@@ -301,5 +301,6 @@ def test_wrong_options(material, lut, tmp_path, options, named):
 def test_a_table_that_cannot_be_written_is_refused_before_it_is_measured(material, tmp_path, monkeypatch):
     monkeypatch.setattr(profiler, "profile", lambda *_, **__: pytest.fail("measured"))
     (tmp_path / "file").write_text("")
-    done = CliRunner().invoke(main, ["profile", str(material / "model"), "--output", str(tmp_path / "file" / "lut.json")])
+    unwritable = str(tmp_path / "file" / "lut.json")
+    done = CliRunner().invoke(main, ["profile", str(material / "model"), "--output", unwritable])
     assert done.exit_code == 2 and "cannot be written" in done.output
