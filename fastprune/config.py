@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from fastprune.choices import NO_DROP, Estimator, Glue, Kind, Selection, Solver, Tuning
 from fastprune.cron import check_cron
 from fastprune.errors import InputError
-from fastprune.stage_graph import STAGES
+from fastprune.stage_graph import ACTING, STAGES
 
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 _Ratio = Annotated[float, Field(gt=0, lt=1)]
@@ -156,7 +156,10 @@ class Secret(_Section):
 
 
 class TaskSettings(_Section):
-    """What one task gets; what a stage's entry leaves out is as in ``default``."""
+    """What one task gets; what a stage's entry leaves out is as in ``default``.
+
+    ``caching``, Kubeflow's, is left off for stages that open or change MLflow runs.
+    """
 
     cpu: _Cpu | None = None
     memory: _Memory | None = None
@@ -243,6 +246,8 @@ class Sweep(_Section):
         merged: dict = {}
         for settings in given:
             merged |= settings.model_dump(exclude_unset=True)
+        if stage in ACTING:
+            merged["caching"] = False
         return TaskSettings(**merged)
 
     def accelerator(self, stage: str) -> Accelerator | None:

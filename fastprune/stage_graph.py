@@ -81,6 +81,9 @@ STAGES = (
           module="release_stages"),
 )
 
+ACTING = ("prepare", "budget", "register", "summarise", "gate")
+"""Stages that open or change MLflow runs: to skip one because of an earlier run's outputs would leave that undone."""
+
 
 def stages_of(*, latency: bool = False, shards: int = 1, budgets: int = 1, policy: bool = False) -> tuple[Stage, ...]:
     """The stages that a sweep needs, in order, with the inputs and predecessors that they have there.

@@ -174,8 +174,6 @@ def test_more_takes_longer(tiny_bert):
     config = tiny_bert(intermediate_size=4096).config
     table = profiler.profile(config, batch_size=4, seq_len=128, device=CPU, progress=False)
     assert table.ffn_ms[4096] > 3 * table.ffn_ms[512] > table.ffn_ms[0]
-    whole = profiler.profile(config, batch_size=8, seq_len=128, device=CPU, progress=False)
-    assert 1.4 * table.ffn_ms[4096] < whole.ffn_ms[4096]
 
 
 def test_profiling_leaves_threads_and_configuration_alone():
