@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -31,16 +32,18 @@ class Cluster:
         [container], name = pod["spec"]["containers"], pod["metadata"]["name"]
         python, *command = container["command"] + container["args"]
         assert python == "python"
-        done = subprocess.run([sys.executable, *command], env=self.environment(container), text=True,
+        done = subprocess.run([sys.executable, *command], env=self.environment(container), text=True, check=False,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        state = {"terminated": {"exitCode": done.returncode, "reason": "Error" if done.returncode else "Completed"}}
-        pod["metadata"] |= {"uid": name, "namespace": NAMESPACE, "creationTimestamp": "2026-01-01T00:00:00Z"}
+        now = datetime.now(UTC).isoformat()
+        state = {"terminated": {"exitCode": done.returncode, "finishedAt": now,
+                                "reason": "Error" if done.returncode else "Completed"}}
+        pod["metadata"] |= {"uid": name, "namespace": NAMESPACE, "creationTimestamp": now}
         pod["status"] = {
             "phase": "Failed" if done.returncode else "Succeeded",
             "conditions": [{"type": "PodScheduled", "status": "True"}],
             "containerStatuses": [{"name": container["name"], "image": container["image"], "imageID": "", "ready": False,
                                    "restartCount": 0, "state": state}]}
-        self.pods[name], self.logs[name] = pod, done.stdout
+        self.pods[name], self.logs[name] = pod, "".join(f"{now} {line}\n" for line in done.stdout.splitlines())
         return pod
 
     def environment(self, container: dict) -> dict[str, str]:

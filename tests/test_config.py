@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from test_stages import source  # noqa: F401 (a fixture)
 
+from fastprune.cli import main
 from fastprune.config import parse_config, read_config
 from fastprune.data import glue_task
 from fastprune.errors import InputError
@@ -150,3 +152,12 @@ def test_tasks_come_after_those_they_wait_for_and_the_fisher_once_a_model(config
     assert by_name["summarise-one"].inputs["released"] == (("register-one-macs-0-6", "released"),
                                                            ("register-one-latency-0-5", "released"))
     assert not any("two" in before for node in found if node.model.name == "one" for before in node.after)
+
+
+def test_the_command_of_a_task_takes_the_configuration_from_a_variable(monkeypatch):
+    monkeypatch.setenv("SWEEP", SWEEP)
+    for config, message in (("env:SWEEP", "reviews has no task 'nothing'; it has prepare-one,"),
+                            ("env:NOWHERE", "the environment has no variable NOWHERE"),
+                            ("nowhere.yaml", "nowhere.yaml: the configuration cannot be read")):
+        done = CliRunner().invoke(main, ["stage", config, "nothing", "--root", "out"])
+        assert done.exit_code == 2 and message in " ".join(done.output.split()), done.output
