@@ -8,6 +8,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import boto3
 import pytest
 import torch
 import yaml
@@ -17,7 +18,7 @@ import fastprune
 from fastprune.config import read_config
 from fastprune.masks import Masks
 from fastprune.stage_graph import nodes
-from tests import kubernetes_api
+from tests import kubernetes_api, servers
 
 REPOSITORY = Path(__file__).parents[1]
 PYTHON = Path(os.environ.get("FASTPRUNE_AIRFLOW_PYTHON", REPOSITORY / ".venv-airflow/bin/python"))
@@ -246,21 +247,29 @@ def test_a_failing_stage_fails_the_dag_and_nothing_after_it_runs(airflow, source
     assert {path.name for path in airflow.outputs("failing").iterdir() if list(path.glob("*/*"))} == {"prepare-tiny"}
 
 
-def test_pods_run_their_stage_and_a_failed_one_stays(airflow, source, tmp_path):  # noqa: F811
-    """Against a stand-in for the cluster: it runs a pod's command with the pod's own environment."""
-    sweep = read_config(write_config(airflow.configs, untuned(tmp_path, source), "pods",
-                                     cluster={"image": "fastprune:0.1.0", "secrets": CLUSTER["secrets"],
-                                              "env": {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": 1}}))
+@pytest.mark.skipif(not servers.WEED, reason=servers.missing())
+def test_pods_pass_their_folders_through_s3_and_a_failed_one_stays(airflow, source, tmp_path):  # noqa: F811
+    """Against a stand-in for the cluster: it runs a pod's command with the pod's own environment and secrets."""
     kubeconfig = tmp_path / "kubeconfig"
     connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(kubeconfig),
                                                        "namespace": kubernetes_api.NAMESPACE}}
-    with kubernetes_api.cluster(kubeconfig, {"mlflow": {"password": "secret"}}) as cluster:
-        done, states = airflow.run_dag("pods", FASTPRUNE_AIRFLOW="kubernetes",
-                                       AIRFLOW_CONN_KUBERNETES_DEFAULT=json.dumps(connection))
+    with servers.s3(tmp_path / "s3") as settings:
+        keys = {name: settings.pop(name) for name in servers.ADMIN}
+        sweep = read_config(write_config(airflow.configs, untuned(tmp_path, source), "pods", cluster={
+            "image": "fastprune:0.1.0", "secrets": [{"name": "store", "env": {name: name for name in keys}}],
+            "env": {**settings, "PYTHONPATH": str(REPOSITORY), "FASTPRUNE_CACHE": str(tmp_path / "cache")}}))
+        with kubernetes_api.cluster(kubeconfig, {"store": keys}) as cluster:
+            done, states = airflow.run_dag("pods", FASTPRUNE_AIRFLOW="kubernetes",
+                                           FASTPRUNE_ROOT=f"s3://{servers.BUCKET}/runs",
+                                           AIRFLOW_CONN_KUBERNETES_DEFAULT=json.dumps(connection))
+        client = boto3.client("s3", **{name.lower(): value for name, value in keys.items()},
+                              endpoint_url=settings["AWS_ENDPOINT_URL"], region_name=settings["AWS_DEFAULT_REGION"])
+        stored = [entry["Key"] for entry in client.list_objects_v2(Bucket=servers.BUCKET)["Contents"]]
     assert done.returncode == 1, done.stdout[-3000:]
     assert "not fine-tuned" in done.stdout  # the pod's log is the task's
     assert states == {node.name: "upstream_failed" for node in nodes(sweep)} | {
         "prepare-tiny": "success", "evaluate-dense-tiny": "failed"}
     [gone], [left] = cluster.deleted, cluster.pods.values()
     assert [pod["metadata"]["labels"]["task_id"] for pod in (gone, left)] == ["prepare-tiny", "evaluate-dense-tiny"]
-    assert (airflow.outputs("pods") / "prepare-tiny" / "model" / "stage.json").exists()
+    assert [key for key in stored if key.startswith("runs/pods/") and key.endswith("/prepare-tiny/model/stage.json")]
+    assert not any(secret in done.stdout for secret in keys.values())
