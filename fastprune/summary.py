@@ -83,7 +83,7 @@ def _refusals(one: Compression, policy: str) -> list[str]:
     own = parse_policy(policy).model_copy(update={"same_evaluation_data": False, "required_tags": {}, "approvers": []})
     evidence = Evidence(metric=one.metric, dense=one.dense, pruned=one.pruned, speedup=1 / one.latency,
                         megabytes=one.megabytes, lineage={}, artifact_sha256="", weights_sha256="",
-                        probe=Probe(texts=[], logits=[]))
+                        serving_sha256="", probe=Probe(texts=[], logits=[]))
     return [f"{check.name}: {check.found}, required {check.required}"
             for check in judge(own, evidence, None, {}, "") if not check.passed]
 
