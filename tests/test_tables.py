@@ -73,7 +73,7 @@ def parquet_bytes():
     [
         ("t.xlsx", b"x", "unknown file type '.xlsx'; use one of .csv, .tsv, .jsonl, .parquet, .json"),
         ("t.csv", b"", "is empty"),
-        ("t.tsv.gz", gzip.compress(b""), "is empty"),
+        ("t.tsv.gz", gzip.compress(b"", mtime=0), "is empty"),
         ("t.tsv", b"text\tlabel\ngood\t1\nbad\n", "line 3 has 1 fields where the header has 2"),
         ("t.tsv", b"text\ttext\n", "two columns have the same name"),
         ("t.tsv", "text\ncaf\u00e9\n".encode("latin-1"), "its text UTF-8"),
