@@ -41,7 +41,8 @@ class Cluster:
         pod["status"] = {
             "phase": "Failed" if done.returncode else "Succeeded",
             "conditions": [{"type": "PodScheduled", "status": "True"}],
-            "containerStatuses": [{"name": container["name"], "image": container["image"], "imageID": "", "ready": False,
+            "containerStatuses": [{"name": container["name"], "image": container["image"], "imageID": "",
+                                   "ready": False,
                                    "restartCount": 0, "state": state}]}
         self.pods[name], self.logs[name] = pod, "".join(f"{now} {line}\n" for line in done.stdout.splitlines())
         return pod

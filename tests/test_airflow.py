@@ -33,7 +33,8 @@ CLUSTER = {
     "secrets": [{"name": "mlflow", "env": {"password": "MLFLOW_TRACKING_PASSWORD"}}],
     "env": {"AWS_ENDPOINT_URL": "http://store:9000", "BRACES": "{{ left alone }}"},
     "accelerators": {"v100": {"resource": "nvidia.com/gpu", "count": 2, "node_selector": {"pool": "v100"},
-                              "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]}},
+                              "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists",
+                                               "effect": "NoSchedule"}]}},
     "stages": {"default": {"cpu": 2, "memory": "8Gi", "retries": 2, "timeout_s": 3600},
                "fisher_shard": {"accelerator": "v100", "retries": 1, "memory": "16Gi"}},
 }
@@ -49,8 +50,9 @@ class Airflow:
         (home / "dags" / "airflow_dag.py").symlink_to(REPOSITORY / "pipelines" / "airflow_dag.py")
         self.environment = {
             "PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "AIRFLOW_HOME": str(home),
-            "HOME": str(home), "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"), "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
-            "FASTPRUNE_CONFIGS": str(self.configs), "FASTPRUNE_ROOT": str(self.root), "FASTPRUNE_PYTHON": sys.executable}
+            "HOME": str(home), "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "false", "FASTPRUNE_CONFIGS": str(self.configs),
+            "FASTPRUNE_ROOT": str(self.root), "FASTPRUNE_PYTHON": sys.executable}
 
     def run(self, *command: str | Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
         done = subprocess.run([PYTHON, *command], env=self.environment | environment, cwd=self.home, text=True,
@@ -60,7 +62,8 @@ class Airflow:
 
     def describe(self, **environment: str) -> dict:
         """What ``in_airflow/describe.py`` says of the configs that lie here."""
-        self.run(REPOSITORY / "tests/in_airflow/describe.py", self.home / "dags", self.home / "seen.json", **environment)
+        self.run(REPOSITORY / "tests/in_airflow/describe.py", self.home / "dags", self.home / "seen.json",
+                 **environment)
         return json.loads((self.home / "seen.json").read_text())
 
     def run_dag(self, name: str, **environment: str) -> tuple[subprocess.CompletedProcess, dict[str, str]]:
