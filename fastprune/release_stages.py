@@ -67,7 +67,7 @@ def gate(*, summary: Path, verdict: Path, model_name: str, policy: str, run_id: 
     """
     begin = time.perf_counter()
     found = read_json(summary / "summary.json")
-    version = next(one["version"] for one in found["compressions"] if one["label"] == found["picked"])
+    version = found["compressions"][found["picked"]]["version"]
     made = {"version": version, "promotion": tracking.promote(tracking_uri, run_id, model_name, version, policy)}
     with checkpoint.new_folder(verdict) as folder:
         write_json(folder / "verdict.json", made)

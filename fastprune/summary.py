@@ -61,19 +61,19 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 def sum_up(compressions: Sequence[Compression], policy: str = "") -> dict:
     """The content of ``summary.json``.
 
-    The cost is the measured latency where any budget was latency, else MACs. ``picked`` is the cheapest compression
-    that the policy accepts by its own figures (what a policy asks of tags, approvers and the champion is for the
-    promotion), or else the most accurate one, so that the promotion puts the refusal on record; without a policy, none.
+    The cost is the measured latency where any budget was latency, else MACs. ``picked`` is the number of the cheapest
+    compression that the policy accepts by its own figures (what a policy asks of tags, approvers and the champion is
+    for the promotion), or else of the most accurate one, so that the promotion puts the refusal on record; without a
+    policy, none.
     """
     cost = "latency" if any(one.label.startswith("latency") for one in compressions) else "macs"
     costs, values = [getattr(one, cost) for one in compressions], [one.pruned for one in compressions]
     front = pareto_front(costs, values)
     refused = [_refusals(one, policy) if policy else [] for one in compressions]
     accepted = [index for index, reasons in enumerate(refused) if not reasons]
-    picked = ""
+    picked = None
     if policy:
-        best = min(accepted, key=costs.__getitem__) if accepted else max(range(len(values)), key=values.__getitem__)
-        picked = compressions[best].label
+        picked = min(accepted, key=costs.__getitem__) if accepted else max(range(len(values)), key=values.__getitem__)
     return {"cost": cost, "picked": picked,
             "compressions": [asdict(one) | {"on_front": index in front, "refused": refused[index]}
                              for index, one in enumerate(compressions)]}
@@ -95,10 +95,10 @@ def plot(summary: Mapping) -> Figure:
         axes, found = figure.subplots(), summary["compressions"]
         front = sorted((one[summary["cost"]], one["pruned"]) for one in found if one["on_front"])
         axes.plot(*([100 * value for value in values] for values in zip(*front)), color=KEPT, linewidth=1)
-        for one in found:
+        for number, one in enumerate(found):
             place = (100 * one[summary["cost"]], 100 * one["pruned"])
-            axes.plot(*place, "o", color=KEPT if one["on_front"] else RULE, markersize=9 if
-                      one["label"] == summary["picked"] else 5)
+            axes.plot(*place, "o", color=KEPT if one["on_front"] else RULE,
+                      markersize=9 if number == summary["picked"] else 5)
             axes.annotate(one["label"], place, xytext=(5, -11), textcoords="offset points", color=INK, fontsize=8)
         axes.axhline(100 * found[0]["dense"], color=MUTED, linewidth=0.8, linestyle=":")
         axes.text(0.01, 100 * found[0]["dense"], " dense", va="bottom", color=MUTED,
@@ -144,10 +144,10 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
 <th>parameters, %</th><th>version</th><th>policy</th></tr></thead>
 <tbody>
 {% for one in found %}
-<tr{% if one.label == picked %} class="picked"{% endif %}><td>{{ one.label }}</td>
+<tr{% if loop.index0 == picked %} class="picked"{% endif %}><td>{{ one.label }}</td>
 <td>{{ "%.2f" % (100 * one.pruned) }}</td><td>{{ "%.1f" % (100 * one.macs) }}</td>
 <td>{{ "%.1f" % (100 * one.latency) }}</td><td>{{ "%.1f" % (100 * one.params) }}</td><td>{{ one.version or "-" }}</td>
-<td>{{ one.refused | join("; ") or ("picked" if one.label == picked else "") }}</td></tr>
+<td>{{ one.refused | join("; ") or ("picked" if loop.index0 == picked else "") }}</td></tr>
 {% endfor %}
 </tbody>
 </table>
