@@ -16,13 +16,29 @@ import pytest
 import requests
 
 import fastprune
-from fastprune.stage_graph import stages_under
-from tests import servers
+from fastprune.config import read_config
+from fastprune.stage_graph import stages_of_sweep
+from tests import reviews, servers
 
 ROOT = Path(fastprune.__file__).parents[1]
 CPU, MLFLOW, S3 = (f"{name}:{fastprune.__version__}" for name in ("fastprune", "fastprune-mlflow", "fastprune-s3"))
 COMPOSE = shlex.split(os.environ.get("COMPOSE", "docker compose"))
 MEGABYTES = {CPU: 2000, MLFLOW: 1000, S3: 400}  # at most, as the engine counts them
+CONFIG = """\
+name: reviews
+models:
+  - name: tiny
+    source: s3://fastprune/given/model
+    train_file: s3://fastprune/given/train.tsv
+    eval_file: s3://fastprune/given/eval.tsv
+    text_columns: [text]
+    label_column: label
+budgets: [{keep_ratio: 0.5}]
+num_samples: 100
+device: cpu
+tracking: {uri: "http://mlflow:5000"}
+release: {model_name: reviews, policy: policy.yaml}
+"""
 # Outside of the server's network its links to the S3 store lead nowhere: there everything goes through MLflow.
 PROXIED = {f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}": "false" for way in ("UPLOAD", "DOWNLOAD")}
 PINNED = dict(line.strip().lower().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -72,7 +88,7 @@ def test_the_entry_points_of_the_cpu_image(engine):
     assert run(engine, CPU, "fastprune", "--version").strip() == f"fastprune, version {fastprune.__version__}"
     assert "Usage: fastprune" in run(engine, CPU)  # without a command
     assert "--component_module_path" in run(engine, CPU, "python3", "-m", "kfp.dsl.executor_main", "--help")
-    assert "compile" in run(engine, CPU, "python3", "-m", "pipelines.compression", "--help")
+    assert "compile" in run(engine, CPU, "python3", "-m", "pipelines", "--help")
     assert run(engine, CPU, "python3", "-c", "import torch; print(torch.__version__)").strip().endswith("+cpu")
 
 
@@ -174,37 +190,44 @@ def bucket(team, material):
 
 
 @pytest.fixture(scope="module")
-def pruned(engine, inside, bucket, tmp_path_factory):
-    """The folder with the outputs of the pipeline, run by KFP's Docker runner in the CPU image."""
+def sweep(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "policy.yaml").write_text("max_accuracy_drop: 0.1\n")
+    (folder / "sweep.yaml").write_text(CONFIG)
+    return read_config(folder / "sweep.yaml", here=False)
+
+
+@pytest.fixture(scope="module")
+def pruned(inside, bucket, sweep, tmp_path_factory):
+    """The folders of the pruned model and its report, from the pipeline, run by KFP's Docker runner in the CPU image."""
     from kfp import local
 
-    from pipelines import compression
+    from pipelines import kubeflow
 
     root = tmp_path_factory.mktemp("pipeline")
     root.chmod(0o777)  # the image's user writes here
     local.init(local.DockerRunner(**inside), pipeline_root=str(root), raise_on_error=True)
     begin = time.monotonic()
-    outputs = compression.define()(
-        source="s3://fastprune/given/model", train_file="s3://fastprune/given/train.tsv",
-        eval_file="s3://fastprune/given/eval.tsv", text_columns=["text"], label_column="label", keep_ratio=0.5,
-        num_samples=64, device="cpu", model_name="reviews", policy="max_accuracy_drop: 0.1",
-        tracking_uri=inside["environment"]["MLFLOW_TRACKING_URI"],
-    ).outputs
+    outputs = kubeflow.define(sweep)().outputs
     print(f"\nthe pipeline took {time.monotonic() - begin:.0f} s in {CPU}")
-    return {name: Path(artifact.path) for name, artifact in outputs.items()}
+    [model], [report] = outputs["pruned_0"], outputs["report_0"]
+    return {"pruned": Path(model.path), "report": Path(report.path)}
 
 
-def test_the_pipeline_prunes_in_the_image(pruned):
+def test_the_pipeline_prunes_in_the_image_as_the_library_does_here(pruned, material):
     metrics = json.loads((pruned["report"] / "metrics.json").read_text())
     assert 0.4 < metrics["macs_kept"] <= 0.5
     assert metrics["dense"] > 0.9 and metrics["pruned"] > 0.9  # a word decides each review
     model = fastprune.load(pruned["pruned"])
     assert model.config.kept_heads == metrics["heads"]
+    here = reviews.compress(material, num_samples=100, selection="surgeon", tuning="weights").metrics
+    for name in ("heads", "filters", "macs_kept", "dense", "pruned"):
+        assert metrics[name] == here[name], name
     assert "<svg" in (pruned["report"] / "report.html").read_text()
     assert {path.stat().st_uid for path in pruned["pruned"].iterdir()} == {10001}
 
 
-def test_the_pipeline_tracks_registers_and_promotes(team, pruned, bucket, monkeypatch):
+def test_the_pipeline_tracks_registers_and_promotes(team, sweep, pruned, bucket, monkeypatch):
     import mlflow
 
     for name, value in team.items():
@@ -214,7 +237,7 @@ def test_the_pipeline_tracks_registers_and_promotes(team, pruned, bucket, monkey
     assert champion.version == "1"
     experiment = client.get_experiment_by_name("fastprune")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) >= {stage.name for stage in stages_under("macs")} | {"register"}
+    assert set(runs) >= {stage.name for stage in stages_of_sweep(sweep)}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     stored = [item["Key"] for item in bucket.list_objects_v2(Bucket="mlflow")["Contents"]]
     assert any(key.endswith("model.safetensors") for key in stored)
