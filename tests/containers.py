@@ -75,7 +75,8 @@ def test_an_image_is_small_labelled_and_not_root(engine, image):
 @pytest.mark.parametrize("image", [CPU, MLFLOW])
 def test_an_image_has_the_pinned_versions_and_no_tests(engine, image):
     listed = run(engine, image, "python3", "-c", "import importlib.metadata as m, json; print(json.dumps("
-                 "{d.name.lower(): d.version for d in m.distributions(path=['/opt/venv/lib/python3.11/site-packages'])}))")
+                 "{d.name.lower(): d.version for d in "
+                 "m.distributions(path=['/opt/venv/lib/python3.11/site-packages'])}))")
     found = {name: version.partition("+")[0] for name, version in json.loads(listed.splitlines()[-1]).items()}
     assert len(found) > 50
     unlike = {name: version for name, version in found.items() if PINNED.get(name) != version}
@@ -199,7 +200,7 @@ def sweep(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pruned(inside, bucket, sweep, tmp_path_factory):
-    """The folders of the pruned model and its report, from the pipeline, run by KFP's Docker runner in the CPU image."""
+    """The folders of the pruned model and its report, of the pipeline, by KFP's Docker runner in the CPU image."""
     from kfp import local
 
     from pipelines import kubeflow
@@ -261,7 +262,8 @@ def test_strangers_are_refused(team):
     wrong = (team["MLFLOW_TRACKING_USERNAME"], "a wrong password")
     address = team["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/experiments/search?max_results=1"
     right = (team["MLFLOW_TRACKING_USERNAME"], team["MLFLOW_TRACKING_PASSWORD"])
-    assert [requests.get(address, auth=auth, timeout=20).status_code for auth in (None, wrong, right)] == [401, 401, 200]
+    answers = [requests.get(address, auth=auth, timeout=20).status_code for auth in (None, wrong, right)]
+    assert answers == [401, 401, 200]
     assert requests.get(address, auth=right, headers={"Host": "elsewhere.example"}, timeout=20).status_code == 403
     assert requests.get(f"{team['AWS_ENDPOINT_URL']}/mlflow", timeout=20).status_code == 403
 

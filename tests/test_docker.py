@@ -26,7 +26,7 @@ def pins(file):
 
 @pytest.fixture(scope="module")
 def stages():
-    """By stage of the Dockerfile: what it is made from and its instructions, as (keyword, rest); and the ARGs before."""
+    """By stage of the Dockerfile: its base and its instructions, as (keyword, rest); and the ARGs before."""
     text = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", (DOCKER / "Dockerfile").read_text(), flags=re.MULTILINE))
     found, current = {}, {"from": None, "lines": []}
     found[""] = current
