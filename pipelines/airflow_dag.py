@@ -116,10 +116,11 @@ def build(file: Path) -> DAG:
     schedule, root = sweep.schedule, setting("FASTPRUNE_ROOT")
     if not re.match(PLACE, root):  # tasks run in a folder of their own
         raise InputError(f"FASTPRUNE_ROOT is {root!r}, and has to be an absolute path or an s3:// prefix")
+    given = os.environ | sweep.cluster.env if form == "kubernetes" else os.environ
     params = {
         "root": Param(root, type="string", pattern=PLACE,
                       description="Outputs go here, below DAG/RUN: an absolute path or an s3:// prefix."),
-        "tracking_uri": Param(sweep.tracking.uri or setting("MLFLOW_TRACKING_URI", ""), type="string",
+        "tracking_uri": Param(sweep.tracking.uri or given.get("MLFLOW_TRACKING_URI", ""), type="string",
                               description="Of MLflow; without one nothing is tracked."),
         "device": Param(sweep.device, type="string", pattern=r"^(auto|cpu|cuda(:\d+)?)$"),
     }

@@ -31,7 +31,8 @@ pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason=MISSING)
 CLUSTER = {
     "image": "registry.example/fastprune:0.1.0", "image_pull_policy": "Always",
     "secrets": [{"name": "mlflow", "env": {"password": "MLFLOW_TRACKING_PASSWORD"}}],
-    "env": {"AWS_ENDPOINT_URL": "http://store:9000", "BRACES": "{{ left alone }}"},
+    "env": {"AWS_ENDPOINT_URL": "http://store:9000", "BRACES": "{{ left alone }}",
+            "MLFLOW_TRACKING_URI": "http://mlflow:5000"},
     "accelerators": {"v100": {"resource": "nvidia.com/gpu", "count": 2, "node_selector": {"pool": "v100"},
                               "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists",
                                                "effect": "NoSchedule"}]}},
@@ -138,7 +139,7 @@ def test_pods_are_what_the_config_says(described, source):  # noqa: F811
     (described.home / "pod.yaml").write_text("{spec: {serviceAccountName: pruner, containers: [{name: base}]}}")
     found = described.describe(FASTPRUNE_AIRFLOW="kubernetes", FASTPRUNE_ROOT="s3://bucket/runs",
                                FASTPRUNE_POD_TEMPLATE=str(described.home / "pod.yaml"),
-                               MLFLOW_TRACKING_URI="http://mlflow:5000")
+                               MLFLOW_TRACKING_URI="http://of-airflow:5000")
     assert not found["errors"]
     sweep = read_config(file)
     tasks = found["dags"]["two"]["tasks"]
@@ -158,7 +159,7 @@ def test_pods_are_what_the_config_says(described, source):  # noqa: F811
         given = {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container["env"]}
         assert given.pop("MLFLOW_TRACKING_PASSWORD") == {"secretKeyRef": {"name": "mlflow", "key": "password"}}
         assert yaml.safe_load(given.pop("FASTPRUNE_CONFIG")) == yaml.safe_load(sweep.to_yaml())
-        assert given == {**CLUSTER["env"], "MLFLOW_TRACKING_URI": "http://mlflow:5000", "AIRFLOW_CTX_DAG_ID": "two",
+        assert given == {**CLUSTER["env"], "AIRFLOW_CTX_DAG_ID": "two",
                          "AIRFLOW_CTX_DAG_RUN_ID": "run-1", "AIRFLOW_CTX_TASK_ID": node.name,
                          "AIRFLOW_CTX_TRY_NUMBER": "1", "AIRFLOW_CTX_LOGICAL_DATE": "2026-01-01T00:00:00+00:00"}
         on_gpu = node.stage.name == "fisher_shard"
