@@ -92,7 +92,7 @@ def test_caching_for_one_run(server, ask, config):  # noqa: F811
                 for task in component.get("dag", {}).get("tasks", {}).values()
                 if "executorLabel" in spec["components"][task["componentRef"]["name"]]}
 
-    assert ask("submit", config).exit_code == 0 and cached() == {True}
+    assert ask("submit", config).exit_code == 0 and cached() == {True, False}  # the stages on MLflow never are
     assert ask("submit", config, "--no-cache").exit_code == 0 and cached() == {False}
     assert len(server.versions) == 2 and len(server.pipelines) == 1
 

@@ -163,7 +163,6 @@ def test_a_profile_is_of_the_layers_as_they_are_run(family):
     assert (table.num_heads, table.num_filters, table.hidden_size) == (4, 24, 16)
     assert table.threads == torch.get_num_threads() and table.device and table.attention == "sdpa"
     assert min(table.attention_ms) >= 0 and min(table.ffn_ms) >= 0 and table.overhead_ms > 0
-    assert table.dense_ms(3) > table.of_counts([0] * 3, [0] * 3)
     assert table.origin["measurements"] == len(table.measured["attention"]) + len(table.measured["ffn"])
     assert [count for count, *_ in table.measured["attention"]] == [0, 1, 2, 3, 4]
     assert all(low <= median <= high for rows in table.measured.values() for _, median, low, high in rows)

@@ -275,7 +275,8 @@ def test_a_sweep_has_the_same_models_as_the_tasks_one_by_one(tmp_path, monkeypat
         {"keep_ratio": 0.7}, {"keep_ratio": 0.4}], release={"policy": "policy.yaml"}))
     local_run.run(sweep, tmp_path / "out", work_dir=tmp_path / "work")
     separate = sweep.model_copy(update={"tracking": sweep.tracking.model_copy(
-        update={"uri": f"sqlite:///{tmp_path}/other.db"})})
+        update={"uri": f"sqlite:///{tmp_path}/other/mlflow.db"})})
+    (tmp_path / "other").mkdir()
     for node in nodes(separate):
         run_node(separate, node, tmp_path / "root")
     found = {}

@@ -75,15 +75,15 @@ def test_curvature_is_what_hooks_see(family, problem, tmp_path):
     found = estimate_curvature(describe(model), batches, problem, seed=3, progress=False)
     assert requires == [parameter.requires_grad for parameter in model.parameters()]
 
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator()
     layers, tokens, examples = layers_of(model), 0, 0
     inputs, gradients = torch.zeros_like(found.ffn_inputs[1]), torch.zeros_like(found.ffn_gradients[1])
-    for batch in batches:
+    for number, batch in enumerate(batches):
         seen = {}
         handle = layers[1].ffn_output.register_forward_hook(
             lambda _, args, output: seen.update(x=args[0].detach(), y=output) or output.retain_grad())
         outputs = model(**{name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")})
-        gauss_newton_score(outputs, problem, TEMPERATURE, generator).backward()
+        gauss_newton_score(outputs, problem, TEMPERATURE, generator.manual_seed(3 + number)).backward()
         handle.remove()
         for example, mask in enumerate(batch["attention_mask"]):
             for token in mask.nonzero().flatten():
@@ -96,7 +96,9 @@ def test_curvature_is_what_hooks_see(family, problem, tmp_path):
 
     found.save(tmp_path / "curvature.safetensors")
     loaded = Curvature.load(tmp_path / "curvature.safetensors")
-    for name, tensors in vars(found).items():
+    assert loaded.counts == found.counts and found.counts["ffn_inputs"][1] == tokens
+    for name in found.counts:
+        tensors = getattr(found, name)
         assert all(torch.equal(one, other) for one, other in zip(tensors, getattr(loaded, name), strict=True))
 
 
