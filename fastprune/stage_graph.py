@@ -57,11 +57,12 @@ STAGES = (
     Stage("evaluate_dense", "model", ("model", "evaluation"), ("dense",), parameters=(*_RUNS, "allow_untuned")),
     Stage("profile", "model", ("model",), ("table",), ("evaluate_dense",), parameters=(
         "lut", "lut_store", "latency_batch_size", "latency_seq_len", "device")),
-    Stage("fisher", "model", ("model", "calibration"), ("fisher",), ("evaluate_dense", "profile"), _MEASURES),
+    Stage("fisher", "model", ("model", "calibration"), ("fisher",), ("evaluate_dense", "profile"), _MEASURES,
+          module="fisher_stages"),
     Stage("fisher_shard", "shard", ("model", "calibration"), ("part",), ("evaluate_dense", "profile"),
-          (*_MEASURES, "shards")),
+          (*_MEASURES, "shards"), module="fisher_stages"),
     Stage("merge_fisher", "model", ("model", "calibration", "part"), ("fisher",), parameters=_MEASURES,
-          lists=("part",)),
+          lists=("part",), module="fisher_stages"),
     Stage("budget", "budget", ("model", "calibration", "fisher", "table"), ("chosen",), parameters=(
         "solver", "tuning", *_RUNS)),
     Stage("search", "budget", ("fisher", "table", "chosen"), ("searched",)),

@@ -20,16 +20,14 @@ from fastprune import checkpoint, storage
 from fastprune.architectures import describe
 from fastprune.artifacts import RECORD, makes
 from fastprune.budget import check_max_drop
-from fastprune.choices import NO_DROP, Estimator, Kind, Selection, Solver, Tuning
-from fastprune.compression import choose_device, find_keep_ratio, gather, table_task
+from fastprune.choices import NO_DROP, Kind, Selection, Solver, Tuning
+from fastprune.compression import choose_device, find_keep_ratio, table_task
 from fastprune.compression import set_apart as set_rows_apart
 from fastprune.compression import tune as tune_model
 from fastprune.constraints import Constraint, check_constraint
-from fastprune.curvature import Curvature
 from fastprune.data import Split, draw_sample, encode, glue_task, load_glue, read_table
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, majority_metric, refuse_untuned
-from fastprune.fisher import Fisher
 from fastprune.layerwise import Teacher
 from fastprune.lut import LatencyTable
 from fastprune.masks import Masks, masked
@@ -45,7 +43,6 @@ from fastprune.stage_folders import (
     load_table,
     read_json,
     record_of,
-    save_fisher,
     save_masks,
     table_of_budget,
     write_json,
@@ -161,68 +158,6 @@ def profile(*, model: Path, table: Path, lut: str = "", lut_store: str = "", lat
         found.save(folder / "lut.json")
         return write_record(folder, "profile", begin, {"latency_ms_dense": found.dense_ms(encoder.num_layers)},
                        {"lut": found.key, "lut_from": origin})
-
-
-@makes("fisher")
-def fisher(*, model: Path, calibration: Path, fisher: Path, selection: Selection = "surgeon",
-           estimator: Estimator = "per_sample", batch_size: int = 32, device: str = "auto") -> dict:
-    """Measure the importance of every head and filter on the pruning sample.
-
-    Parameters
-    ----------
-    model, calibration : Path
-    fisher : Path
-        Output: ``importance.safetensors`` (heads [L, H], filters [L, I]), ``macs.json`` and, for the rearrangement of
-        ``selection="fisher"``, the gradient rows in ``fisher.safetensors``.
-    selection, estimator : str
-        See :func:`fastprune.compress`.
-    """
-    begin = time.perf_counter()
-    split, encoder, batches = load_sample(model, calibration, device, batch_size)
-    information = gather(encoder, batches, split.task.problem, selection, fisher=estimator)
-    return save_fisher(fisher, encoder, split, information, begin, selection, estimator)
-
-
-@makes("part")
-def fisher_shard(*, model: Path, calibration: Path, part: Path, shard: int, shards: int,
-                 selection: Selection = "surgeon", estimator: Estimator = "per_sample", batch_size: int = 32,
-                 device: str = "auto") -> dict:
-    """The pass over one shard of the pruning sample, for :func:`merge_fisher`.
-
-    Parameters
-    ----------
-    model, calibration : Path
-    part : Path
-        Output: ``part.safetensors``.
-    shard, shards : int
-        Of the sample's batches, every ``shards``-th from number ``shard``.
-    """
-    begin = time.perf_counter()
-    split, encoder, batches = load_sample(model, calibration, device, batch_size)
-    information = gather(encoder, batches, split.task.problem, selection, fisher=estimator, shard=shard, shards=shards)
-    with checkpoint.new_folder(part) as folder:
-        information.save(folder / "part.safetensors")
-        return write_record(folder, "fisher_shard", begin, {"shard": shard, "shards": shards})
-
-
-@makes("fisher")
-def merge_fisher(*, model: Path, calibration: Path, part: Sequence[Path], fisher: Path,
-                 selection: Selection = "surgeon", estimator: Estimator = "per_sample", batch_size: int = 32,
-                 device: str = "auto") -> dict:
-    """What :func:`fisher` makes, from the parts of all shards.
-
-    Parameters
-    ----------
-    model, calibration : Path
-    part : sequence of Path
-    fisher : Path
-        Output.
-    """
-    begin = time.perf_counter()
-    split, encoder, _ = load_sample(model, calibration, device, batch_size)
-    kind = Curvature if selection == "surgeon" else Fisher
-    information = kind.merge([kind.load(folder / "part.safetensors") for folder in part])
-    return save_fisher(fisher, encoder, split, information, begin, selection, estimator)
 
 
 @makes("chosen")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import fastprune
-from fastprune import stages
+from fastprune import fisher_stages, stages
 from fastprune.config import Budget
 from fastprune.errors import InputError
 from fastprune.lut import LatencyTable
@@ -53,7 +53,7 @@ def run_stages(root, **given):
     """Every folder of a compression by name, made by running all of the algorithm's stages in order."""
     made = {}
     for stage in algorithm_stages(latency=given.get("constraint") == "latency"):
-        run = getattr(stages, stage.name)
+        run = getattr(import_module(f"fastprune.{stage.module}"), stage.name)
         parameters = inspect.signature(run).parameters
         made |= {name: root / name for name in stage.outputs}
         paths = {name: made[name] for name in stage.inputs + stage.outputs}
@@ -62,7 +62,7 @@ def run_stages(root, **given):
 
 
 def algorithm_stages(**given):
-    return [stage for stage in stages_of(**given) if stage.module == "stages"]
+    return [stage for stage in stages_of(**given) if stage.module != "release_stages"]
 
 
 @pytest.fixture(scope="session")
@@ -192,16 +192,16 @@ def test_shards_merge_into_the_same_fisher(tmp_path, source, options):
     stages.prepare(**made, **source, selection=options.get("selection", "surgeon"))
     given = {name: made[name] for name in ("model", "calibration")}
     options = options | {"batch_size": 7}  # seven batches, the last one of six
-    stages.fisher(**given, fisher=tmp_path / "whole", **options)
+    fisher_stages.fisher(**given, fisher=tmp_path / "whole", **options)
     for shard in range(3):
-        stages.fisher_shard(**given, part=tmp_path / f"part-{shard}", shard=shard, shards=3, **options)
-    stages.merge_fisher(**given, part=[tmp_path / f"part-{shard}" for shard in range(3)], fisher=tmp_path / "merged",
-                        **options)
+        fisher_stages.fisher_shard(**given, part=tmp_path / f"part-{shard}", shard=shard, shards=3, **options)
+    fisher_stages.merge_fisher(**given, part=[tmp_path / f"part-{shard}" for shard in range(3)],
+                               fisher=tmp_path / "merged", **options)
     whole, merged = (load_file(tmp_path / name / "importance.safetensors") for name in ("whole", "merged"))
     for name, importance in whole.items():
         torch.testing.assert_close(merged[name], importance, rtol=1e-6, atol=1e-6 * float(importance.max()))
     with pytest.raises(InputError, match="fisher_shards is 8, and the sample has 7 batches"):
-        stages.fisher_shard(**given, part=tmp_path / "part-8", shard=0, shards=8, **options)
+        fisher_stages.fisher_shard(**given, part=tmp_path / "part-8", shard=0, shards=8, **options)
     with pytest.raises(InputError, match="no artifact.json"):
         (tmp_path / "part-1" / "artifact.json").unlink()
-        stages.merge_fisher(**given, part=[tmp_path / "part-1"], fisher=tmp_path / "again", **options)
+        fisher_stages.merge_fisher(**given, part=[tmp_path / "part-1"], fisher=tmp_path / "again", **options)
