@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 
-from fastprune import artifacts, checkpoint, storage, tracking
+from fastprune import artifacts, checkpoint, mlflow_store, storage, tracking
 from fastprune.artifacts import Artifact
 from fastprune.errors import InputError
 from fastprune.policy import Evidence, Probe
@@ -69,8 +69,8 @@ def register(uri: str, model_dir: str | Path, name: str, metrics: Mapping, *, ru
         raise InputError(f"the tag {own[0]} is written by fastprune itself; give it another name")
     manifest = _manifest(model_dir)
     artifact = seal(model_dir, manifest)
-    with tracking.explained(uri):
-        client = tracking.connect(uri)
+    with mlflow_store.explained(uri):
+        client = mlflow_store.connect(uri)
         version = find_version(client, name, artifact.digest)
         if version:
             for key, value in tags.items():
@@ -201,7 +201,7 @@ def log_version(uri: str, run_id: str, model_dir: str | Path, name: str, *, prob
     str
         The version.
     """
-    client = tracking.connect(uri)
+    client = mlflow_store.connect(uri)
     import mlflow
     import pandas
     from mlflow.models import ModelSignature
@@ -319,8 +319,8 @@ def verify(uri: str, name: str, version: str) -> Proof:
     """
     from mlflow.models import Model
 
-    with tracking.explained(uri), tempfile.TemporaryDirectory() as folder:
-        client = tracking.connect(uri)
+    with mlflow_store.explained(uri), tempfile.TemporaryDirectory() as folder:
+        client = mlflow_store.connect(uri)
         found = client.get_model_version(name, version)
         what = f"{name} version {version}"
         root = Path(_download(client, name, version, folder))

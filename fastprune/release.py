@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fastprune import tracking
+from fastprune import mlflow_store
 from fastprune.errors import InputError
 from fastprune.ledger import Event, Ledger, events, open_ledger
 from fastprune.policy import Policy, Verdict, judge
@@ -82,9 +82,9 @@ def promote(uri: str, name: str, version: str, policy: Policy, *, why: str, by: 
     InputError
         No such version, no right to promote, no record of releases.
     """
-    by = tracking.actor(uri, by)
-    with tracking.explained(uri):
-        client, ledger = tracking.connect(uri), open_ledger(uri)
+    by = mlflow_store.actor(uri, by)
+    with mlflow_store.explained(uri):
+        client, ledger = mlflow_store.connect(uri), open_ledger(uri)
         state = settle(client, ledger, name)
         if expected is not None and expected != state.champion:
             raise ChampionMoved(name, expected, state.champion)
@@ -112,9 +112,9 @@ def rollback(uri: str, name: str, *, why: str, by: str = "") -> Event:
     ChampionMoved, InputError
         As :func:`promote`; or there is no previous champion, or its version was deleted.
     """
-    by = tracking.actor(uri, by)
-    with tracking.explained(uri):
-        client, ledger = tracking.connect(uri), open_ledger(uri)
+    by = mlflow_store.actor(uri, by)
+    with mlflow_store.explained(uri):
+        client, ledger = mlflow_store.connect(uri), open_ledger(uri)
         state = settle(client, ledger, name)
         if state.previous is None:
             raise InputError(f"{name}: there is no previous champion to go back to")

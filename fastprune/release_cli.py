@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fastprune import mlflow_store
 from fastprune.errors import InputError
 
 _uri = click.option("--tracking-uri", default="", help="MLflow store; else MLFLOW_TRACKING_URI, else mlflow.db here.")
@@ -15,9 +16,7 @@ _why = click.option("--why", required=True, help="For the record.")
 
 
 def _store(uri: str) -> str:
-    from fastprune import tracking
-
-    return uri or tracking.tracking_uri()
+    return uri or mlflow_store.tracking_uri()
 
 
 @click.command()
@@ -31,7 +30,7 @@ def _store(uri: str) -> str:
 def register(model_dir: Path, name: str, metrics_file: Path | None, tags: tuple[str, ...], by: str,
              tracking_uri: str) -> None:
     """Make the pruned model in MODEL_DIR a version of a registered model, with its lineage."""
-    from fastprune import registration, tracking
+    from fastprune import registration
 
     if wrong := [tag for tag in tags if "=" not in tag]:
         raise InputError(f"--tag {wrong[0]}: write it as NAME=VALUE")
@@ -44,7 +43,7 @@ def register(model_dir: Path, name: str, metrics_file: Path | None, tags: tuple[
     except ValueError as error:
         raise InputError(f"{found}: not JSON ({error})") from error
     uri = _store(tracking_uri)
-    version = registration.register(uri, model_dir, name, metrics, by=tracking.actor(uri, by),
+    version = registration.register(uri, model_dir, name, metrics, by=mlflow_store.actor(uri, by),
                                     tags=dict(tag.split("=", 1) for tag in tags))
     click.echo(f"{name} version {version}")
 
@@ -105,12 +104,12 @@ def history(name: str, as_json: bool, tracking_uri: str) -> None:
 @_uri
 def verify(name: str, version: str, tracking_uri: str) -> None:
     """Download VERSION (a number, or an alias such as champion) of NAME and prove its digests and logits."""
-    from fastprune import registration, tracking
+    from fastprune import registration
 
     uri = _store(tracking_uri)
     if not version.isdigit():
-        with tracking.explained(uri):
-            version = tracking.connect(uri).get_model_version_by_alias(name, version).version
+        with mlflow_store.explained(uri):
+            version = mlflow_store.connect(uri).get_model_version_by_alias(name, version).version
     proof = registration.verify(uri, name, str(version))
     click.echo(f"{name} version {proof.version}: {proof.files} files ({proof.bytes / 1e6:.1f} MB) have their digests, "
                f"logits differ by at most {proof.difference:.2g}")

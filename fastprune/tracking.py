@@ -11,17 +11,16 @@ that store by this process.
 from __future__ import annotations
 
 import functools
-import getpass
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastprune import mlflow_store
 from fastprune.errors import InputError
 from fastprune.storage import sha256_of
 
@@ -35,99 +34,6 @@ _WORKFLOW = {"KFP_RUN_ID", "KFP_POD_NAME", "KFP_POD_UID", "AIRFLOW_CTX_DAG_ID", 
 
 _log = logging.getLogger(__name__)
 _given_up: set[str] = set()
-
-# The client's own defaults retry for minutes, and tell MLflow's makers what is used.
-_DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-
-
-def tracking_uri(folder: str | Path = ".") -> str:
-    """Where runs go: ``MLFLOW_TRACKING_URI``, or else a SQLite store in ``folder``.
-
-    Absolute, since it is passed on to processes that run elsewhere.
-    """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    prefix = "sqlite:///"
-    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
-        return prefix + str(Path(folder).resolve() / uri.removeprefix(prefix))
-    return uri
-
-
-def _artifact_location(uri: str) -> str | None:
-    """``mlruns`` beside a SQLite store; a server has an artifact store of its own."""
-    if uri.startswith("sqlite:///"):
-        return (Path(uri.removeprefix("sqlite:///")).parent / "mlruns").as_uri()
-    return None
-
-
-def connect(uri: str):
-    """A client of a store, with retries that end within a minute (a database's, which MLflow fixes, within two)."""
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-@contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Turn what a store refuses into an InputError, for commands that are nothing without it."""
-    import requests
-    from mlflow import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, requests.RequestException, SQLAlchemyError) as error:
-        response = getattr(error, "response", None)
-        status = error.get_http_status_code() if isinstance(error, MlflowException) else (
-            response.status_code if response is not None else None)
-        where, reason = f"MLflow at {shown(uri)}", (str(error) or type(error).__name__).splitlines()[0]
-        if status == 403 or "Permission denied" in reason:
-            raise InputError(f"{where}: {user(uri)} has no right to do this ({reason}); ask who manages the "
-                             "registered model and its experiment for EDIT") from error
-        if status == 401 or "not authenticated" in reason:
-            raise InputError(f"{where} does not know you ({reason}); set MLFLOW_TRACKING_USERNAME and "
-                             "MLFLOW_TRACKING_PASSWORD to a user of its own") from error
-        if "Max retries exceeded" in reason or status is None:
-            raise InputError(f"{where} cannot be reached ({reason}); check MLFLOW_TRACKING_URI and that the "
-                             "server is up") from error
-        raise InputError(f"{where}: {reason}") from error
-
-
-def user(uri: str) -> str:
-    """Who acts: the user that a server is told, or else the one logged in here."""
-    if uri.startswith("http"):
-        from mlflow.utils.credentials import read_mlflow_creds
-
-        if name := read_mlflow_creds().username:
-            return name
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user often has no name
-        return f"uid {os.getuid()}"
-
-
-def actor(uri: str, by: str) -> str:
-    """Who acts, or ``by`` where no server says who that is; raises InputError for somebody else's name there."""
-    known = user(uri)
-    if by and by != known and uri.startswith("http"):
-        raise InputError(f"MLflow at {shown(uri)} knows you as {known}, not as {by}; act with your own credentials")
-    return by or known
-
-
-def shown(uri: str) -> str:
-    """A URI without the password in it."""
-    return re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", uri)
 
 
 def workflow_tags() -> dict[str, str]:
@@ -152,7 +58,8 @@ def _best_effort(default):
             except Exception as error:  # whatever a store or a network can raise
                 _given_up.add(uri)
                 reason = (str(error) or type(error).__name__).splitlines()[0]
-                _log.warning("MLflow at %s failed (%s: %s); %s", shown(uri), function.__name__, reason, WITHOUT)
+                _log.warning("MLflow at %s failed (%s: %s); %s", mlflow_store.shown(uri), function.__name__, reason,
+                             WITHOUT)
                 return default
         return wrapper
     return decorate
@@ -171,7 +78,7 @@ def start(uri: str, name: str, parameters: Mapping[str, object], *, experiment: 
     str
         The run's id; empty when tracking failed, and then the stages do not track either.
     """
-    client, tags = connect(uri), {**workflow_tags(), **(tags or {})}
+    client, tags = mlflow_store.connect(uri), {**workflow_tags(), **(tags or {})}
     if parent:
         tags["mlflow.parentRunId"] = parent
     run_id = client.create_run(experiment_id(uri, client, experiment), run_name=name, tags=tags).info.run_id
@@ -186,7 +93,7 @@ def experiment_id(uri: str, client, name: str = EXPERIMENT) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, artifact_location=_artifact_location(uri))
+            return client.create_experiment(name, artifact_location=mlflow_store.artifact_location(uri))
         except MlflowException:  # another compression was first
             found = client.get_experiment_by_name(name)
             if found is None:
@@ -207,7 +114,7 @@ def log(uri: str, run_id: str, *, parameters: Mapping[str, object] = {}, metrics
         return
     from mlflow.entities import Metric, Param, RunTag
 
-    client, now, paths = connect(uri), int(time.time() * 1000), [Path(path) for path in artifacts]
+    client, now, paths = mlflow_store.connect(uri), int(time.time() * 1000), [Path(path) for path in artifacts]
     digests = {file.relative_to(path.parent): sha256_of(file) for path in paths
                for file in (path.rglob("*") if path.is_dir() else [path]) if not file.is_dir()}
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()],
@@ -243,7 +150,7 @@ def log_data(uri: str, run_id: str, record: Mapping, sources: Mapping[str, str])
                        source_type="s3" if source.startswith("s3://") else "local" if "." in source else "hub",
                        source=json.dumps({"uri": source}), profile=json.dumps(profile))
         inputs.append(DatasetInput(data, [InputTag("mlflow.data.context", name)]))
-    connect(uri).log_inputs(run_id, inputs)
+    mlflow_store.connect(uri).log_inputs(run_id, inputs)
 
 
 @_best_effort(None)
@@ -253,8 +160,8 @@ def log_curve(uri: str, run_id: str, points: Iterable[tuple[float, float]]) -> N
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        connect(uri).log_batch(run_id, metrics=[Metric("validation_metric", metric, now, round(1000 * ratio))
-                                                for ratio, metric in points])
+        mlflow_store.connect(uri).log_batch(run_id, metrics=[
+            Metric("validation_metric", metric, now, round(1000 * ratio)) for ratio, metric in points])
 
 
 @dataclass
@@ -305,7 +212,7 @@ def stage(uri: str, parent_id: str, name: str) -> Iterator[StageLog]:
 def _start_child(uri: str, parent_id: str, name: str) -> str:
     if not parent_id:
         return ""
-    client = connect(uri)
+    client = mlflow_store.connect(uri)
     experiment_id = client.get_run(parent_id).info.experiment_id
     return client.create_run(experiment_id, run_name=name, tags={"mlflow.parentRunId": parent_id}).info.run_id
 
@@ -315,7 +222,7 @@ def _start_monitor(uri: str, run_id: str):
     """Processor, memory, disk and network of this machine, sampled into a run (``system/...``)."""
     if not run_id:
         return None
-    connect(uri)
+    mlflow_store.connect(uri)
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
@@ -337,7 +244,7 @@ def _stop_monitor(uri: str, monitor) -> None:
 def end(uri: str, run_id: str, status: str = "FINISHED") -> None:
     """Close a run as ``FINISHED`` or ``FAILED``."""
     if run_id:
-        connect(uri).set_terminated(run_id, status)
+        mlflow_store.connect(uri).set_terminated(run_id, status)
 
 
 @_best_effort("")
@@ -348,7 +255,7 @@ def register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mapping
     from fastprune import registration
 
     try:
-        return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=user(uri))
+        return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=mlflow_store.user(uri))
     except InputError as error:  # rights: MLflow itself is there, and the run can be ended
         _log.warning("not registered: %s", error)
         return ""

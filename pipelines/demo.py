@@ -207,7 +207,7 @@ def main(short: bool, keep_ratio: float, num_samples: int, output_dir: Path) -> 
     tuned = time.perf_counter()
 
     from fastprune.config import parse_config
-    from fastprune.tracking import tracking_uri
+    from fastprune.mlflow_store import tracking_uri
     from pipelines import local_run
 
     click.echo(f"2. The pipeline, keeping {100 * keep_ratio:g} % of its MACs")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kfp import local
 
-from fastprune import tracking
+from fastprune import mlflow_store, tracking
 from fastprune.config import Sweep
 from pipelines.kubeflow import define
 
@@ -61,7 +61,7 @@ def run(sweep: Sweep, output_dir: str | Path, *, work_dir: str | Path = ".cache/
             with warnings.catch_warnings():
                 for told in ("You may be attemping to run a task", ".*have no effect in the current local runner"):
                     warnings.filterwarnings("ignore", message=told)
-                outputs = define(sweep)(tracking_uri=sweep.tracking.uri or tracking.tracking_uri()).outputs
+                outputs = define(sweep)(tracking_uri=sweep.tracking.uri or mlflow_store.tracking_uri()).outputs
         except RuntimeError as error:
             raise PipelineError(_explain(error, log_file)) from error
     with checkpoint.new_folder(output_dir) as folder:

@@ -12,7 +12,7 @@ from test_config import SWEEP, write_config
 from test_stages import source  # noqa: F401 (a fixture)
 
 import fastprune
-from fastprune import release, tracking
+from fastprune import mlflow_store, release
 from fastprune.config import parse_config, read_config
 from fastprune.run_node import run_node
 from fastprune.stage_graph import nodes
@@ -230,7 +230,7 @@ def test_a_local_run_prunes_tracks_registers_and_promotes(ran, tmp_path):
     stages = [node.stage.name for node in nodes(sweep)]
     assert all(stage.replace("_", "-") in told for stage in stages)
 
-    uri = tracking.tracking_uri()
+    uri = mlflow_store.tracking_uri()
     client = mlflow.MlflowClient(uri)
     [experiment] = [found for found in client.search_experiments() if found.name == "fastprune"]
     runs = client.search_runs([experiment.experiment_id])
@@ -289,7 +289,7 @@ def test_a_sweep_has_the_same_models_as_the_tasks_one_by_one(tmp_path, monkeypat
     summary = json.loads((tmp_path / "out" / "bert" / "summary.json").read_text())
     assert [one["pruned"] for one in summary["compressions"]] == [one["pruned"] for one in found.values()]
     assert summary["picked"] == 1 and "<svg" in (tmp_path / "out" / "bert" / "summary.html").read_text()
-    for uri in (tracking.tracking_uri(), separate.tracking.uri):
+    for uri in (mlflow_store.tracking_uri(), separate.tracking.uri):
         client = mlflow.MlflowClient(uri)
         runs = client.search_runs([client.get_experiment_by_name("fastprune").experiment_id])
         assert {run.info.status for run in runs} == {"FINISHED"}

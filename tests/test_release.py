@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
-from fastprune import ledger, registration, release, tracking
+from fastprune import ledger, mlflow_store, registration, release
 from fastprune.cli import main
 from fastprune.errors import InputError
 from fastprune.policy import Evidence, Policy, judge, read_policy
@@ -51,12 +51,12 @@ def store(made, tmp_path, monkeypatch):
 
 
 def aliases(uri):
-    found = tracking.connect(uri).get_registered_model(NAME).aliases
+    found = mlflow_store.connect(uri).get_registered_model(NAME).aliases
     return {alias: str(version) for alias, version in found.items()}
 
 
 def test_a_version_carries_its_lineage(store, made):
-    client = tracking.connect(store)
+    client = mlflow_store.connect(store)
     version = client.get_model_version(NAME, "1")
     manifest = json.loads((made / "one" / "manifest.json").read_text())
     for tag in ("source_sha256", "sample_sha256", "evaluation_sha256", "seed", "keep_ratio"):
@@ -70,7 +70,7 @@ def test_a_version_carries_its_lineage(store, made):
 
 
 def test_the_same_model_is_registered_once(store, made):
-    client, metrics = tracking.connect(store), json.loads((made / "two" / "metrics.json").read_text())
+    client, metrics = mlflow_store.connect(store), json.loads((made / "two" / "metrics.json").read_text())
     assert registration.register(store, made / "two", NAME, metrics, tags={"ticket": "OPS-1"}) == "2"
     assert len(client.search_model_versions(f"name='{NAME}'")) == 3
     assert client.get_model_version(NAME, "2").tags["ticket"] == "OPS-1"
@@ -93,7 +93,7 @@ def test_promote_roll_back_and_the_history(store):
     assert [(event.action, event.from_version, event.to_version, event.by, event.why) for event in told] == [
         ("promote", None, "1", "ann", "the first"), ("promote", "1", "2", "bob", "better"),
         ("rollback", "2", "1", "cy", "worse after all")]
-    client = tracking.connect(store)
+    client = mlflow_store.connect(store)
     tags = client.get_model_version(NAME, "2").tags
     assert tags["promotion.verdict"] == "passed" and tags["promotion.check.max_accuracy_drop"].startswith("passed")
     kept = client.list_artifacts(client.get_model_version(NAME, "2").run_id, "promotion")
@@ -117,11 +117,11 @@ def test_a_policy_that_is_not_met_changes_nothing_but_the_verdict(store):
     assert passed == {"max_accuracy_drop": True, "min_speedup": False, "required_tags.ticket": False,
                       "required_tags.owner": True, "approvers": False}
     assert aliases(store) == {"champion": "1"} and len(release.history(store, NAME)) == 1
-    tags = tracking.connect(store).get_model_version(NAME, "2").tags
+    tags = mlflow_store.connect(store).get_model_version(NAME, "2").tags
     assert tags["promotion.verdict"] == "failed" and tags["promotion.check.approvers"].startswith("failed")
 
     release.promote(store, NAME, "2", LENIENT, why="by a policy without approvers")
-    tags = tracking.connect(store).get_model_version(NAME, "2").tags
+    tags = mlflow_store.connect(store).get_model_version(NAME, "2").tags
     assert tags["promotion.verdict"] == "passed" and tags["promotion.check.approvers"] == "not checked"
     assert tags["promotion.check.max_accuracy_drop"].startswith("passed") and tags["owner"] == "ann"
 
@@ -150,7 +150,7 @@ def test_of_two_promotions_that_judged_the_same_champion_the_second_loses(store,
 
 def test_an_alias_that_is_moved_by_hand_is_moved_back(store):
     release.promote(store, NAME, "1", LENIENT, why="the first")
-    tracking.connect(store).set_registered_model_alias(NAME, "champion", "3")
+    mlflow_store.connect(store).set_registered_model_alias(NAME, "champion", "3")
     release.promote(store, NAME, "2", LENIENT, why="better")
     assert aliases(store) == {"champion": "2", "previous": "1"}
 
@@ -161,7 +161,7 @@ def test_an_alias_that_is_moved_by_hand_is_moved_back(store):
     (lambda client: client.delete_model_version(NAME, "2"), "not found"),
 ])
 def test_a_version_without_sound_evidence_is_refused(store, spoil, message):
-    spoil(tracking.connect(store))
+    spoil(mlflow_store.connect(store))
     with pytest.raises(InputError, match=message):
         release.promote(store, NAME, "2", LENIENT, why="please")
     assert not release.history(store, NAME) and not aliases(store)
@@ -247,7 +247,7 @@ def test_a_server_needs_a_record_of_the_teams(monkeypatch):
 
 def test_a_first_promotion_that_was_cut_off_after_the_record_is_completed(store):
     release.promote(store, NAME, "1", LENIENT, why="the first")
-    client = tracking.connect(store)
+    client = mlflow_store.connect(store)
     client.delete_registered_model_tag(NAME, release.FIRST_EVENT)
     client.delete_registered_model_alias(NAME, "champion")
     release.promote(store, NAME, "2", LENIENT, why="better")
@@ -258,7 +258,7 @@ def test_a_first_promotion_that_was_cut_off_after_the_record_is_completed(store)
 def test_a_new_model_by_an_old_name_does_not_inherit_its_releases(store, made, released):
     for version in released:
         release.promote(store, NAME, version, LENIENT, why=f"number {version}")
-    tracking.connect(store).delete_registered_model(NAME)
+    mlflow_store.connect(store).delete_registered_model(NAME)
     for note in ("three", "two"):
         metrics = json.loads((made / note / "metrics.json").read_text())
         registration.register(store, made / note, NAME, metrics)
@@ -288,7 +288,7 @@ def test_a_server_knows_who_promotes(monkeypatch, tmp_path, told):
     else:
         (tmp_path / ".mlflow").mkdir()
         (tmp_path / ".mlflow" / "credentials").write_text("[mlflow]\nmlflow_tracking_username = ann\n")
-    assert tracking.actor("http://127.0.0.1:5000", "") == "ann" != tracking.actor("sqlite:///mlflow.db", "")
+    assert mlflow_store.actor("http://127.0.0.1:5000", "") == "ann" != mlflow_store.actor("sqlite:///mlflow.db", "")
     with pytest.raises(InputError, match="at http://x:[*]+@127.0.0.1:5000 knows you as ann, not as bob"):
         release.promote("http://x:secret@127.0.0.1:5000", NAME, "1", LENIENT, why="as somebody else", by="bob")
 
@@ -297,7 +297,7 @@ def test_a_user_without_a_name_acts_by_number(monkeypatch):
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
-    assert tracking.actor("sqlite:///mlflow.db", "") == f"uid {os.getuid()}"
+    assert mlflow_store.actor("sqlite:///mlflow.db", "") == f"uid {os.getuid()}"
 
 
 def test_a_version_is_proved(store):
@@ -337,7 +337,7 @@ def test_a_folder_that_is_no_pruned_model_is_refused(tmp_path, content, message)
     (lambda root: (root / "artifacts/record/artifact.json").unlink(), "artifact.json is missing or not"),
 ])
 def test_a_damaged_version_is_found(store, damage, message):
-    client = tracking.connect(store)
+    client = mlflow_store.connect(store)
     model_id = client.get_model_version(NAME, "1").source.removeprefix("models:/")
     root = Path(re.sub("^file://", "", client.get_logged_model(model_id).artifact_location))
     kept = root.with_name("kept")

@@ -12,7 +12,7 @@ import pytest
 from test_release import LENIENT, NAME, aliases, made, store  # noqa: F401 (fixtures)
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
-from fastprune import registration, release, tracking
+from fastprune import mlflow_store, registration, release, tracking
 
 PROMOTE = """
     from fastprune.policy import Policy
@@ -61,7 +61,7 @@ def test_a_killed_promotion(store, made, target, when):  # noqa: F811
     assert recorded == (when == "after")
 
     if recorded:  # whoever starts next completes it
-        release.settle(tracking.connect(store), release.open_ledger(store), NAME)
+        release.settle(mlflow_store.connect(store), release.open_ledger(store), NAME)
     else:
         release.promote(store, NAME, "2", LENIENT, why="better")
     assert aliases(store) == {"champion": "2", "previous": "1"}
@@ -74,7 +74,7 @@ def test_a_killed_promotion(store, made, target, when):  # noqa: F811
 ], ids=["in the upload", "after the upload", "before the version", "after the version"])
 def test_a_killed_registration(tmp_path, made, target, when):  # noqa: F811
     uri, folder = f"sqlite:///{tmp_path}/mlflow.db", made / "one"
-    client = tracking.connect(uri)
+    client = mlflow_store.connect(uri)
     killed(uri, folder, REGISTER, target, when)
     found = client.search_model_versions(f"name='{NAME}'")
     assert len(found) == (when == "after")

@@ -9,7 +9,7 @@ import pandas
 import pytest
 import torch
 
-from fastprune import checkpoint, registration, tracking
+from fastprune import checkpoint, mlflow_store, registration, tracking
 from fastprune.architectures import describe
 from fastprune.errors import InputError
 from fastprune.masks import Masks
@@ -19,7 +19,7 @@ from fastprune.surgery import slice_model
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """A SQLite store of this module's own."""
-    return tracking.tracking_uri(tmp_path_factory.mktemp("store"))
+    return mlflow_store.tracking_uri(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +49,11 @@ def served(store, folder, **kind):
 
 
 def test_the_store_is_absolute_and_the_environment_comes_first(tmp_path, monkeypatch):
-    assert tracking.tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert mlflow_store.tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert tracking.tracking_uri(tmp_path) == "http://127.0.0.1:5000"
+    assert mlflow_store.tracking_uri(tmp_path) == "http://127.0.0.1:5000"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs/of/mine.db")
-    assert tracking.tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/runs/of/mine.db"
+    assert mlflow_store.tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/runs/of/mine.db"
 
 
 def test_stages_are_nested_runs_and_a_failure_marks_both(store, tmp_path):
@@ -103,8 +103,8 @@ def test_a_dead_database_is_explained(monkeypatch):
 
     monkeypatch.setattr(mlflow.store.db.utils, "MAX_RETRY_COUNT", 1)
     dead = "postgresql://ann:secret@127.0.0.1:1/mlflow"
-    with pytest.raises(InputError, match="ann:[*]+@127.0.0.1:1/mlflow cannot be reached"), tracking.explained(dead):
-        tracking.connect(dead).get_registered_model("tiny")
+    with pytest.raises(InputError, match="ann:[*]+@127.0.0.1:1/mlflow cannot be reached"), mlflow_store.explained(dead):
+        mlflow_store.connect(dead).get_registered_model("tiny")
 
 
 def test_a_server_of_errors_is_given_up(caplog):
@@ -145,7 +145,7 @@ def test_a_refused_registration_never_costs_the_run_its_end(store, tmp_path, cap
     (tmp_path / "manifest.json").write_text("{}")
     assert tracking.finish(store, run, tmp_path, tmp_path, {}, "tiny") == ""
     assert "not registered: " in caplog.text
-    assert tracking.connect(store).get_run(run).info.status == "FINISHED"
+    assert mlflow_store.connect(store).get_run(run).info.status == "FINISHED"
 
 
 def test_a_compression_without_a_run_asks_nothing(store, tmp_path):

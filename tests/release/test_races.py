@@ -10,7 +10,7 @@ import pytest
 from test_release import LENIENT, variant
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
-from fastprune import registration, release, tracking
+from fastprune import mlflow_store, registration, release
 from tests.servers import BUCKET
 
 RACES = int(os.environ.get("FASTPRUNE_RACES", "30"))
@@ -19,7 +19,7 @@ NAME = "raced"
 
 def racer(uri, number, barrier, lanes, told):
     """Promote what the lane says, at the same moment as the other racer, until the lane closes."""
-    tracking.connect(uri).get_registered_model(NAME)  # everything is imported before the first race
+    mlflow_store.connect(uri).get_registered_model(NAME)  # everything is imported before the first race
     while True:
         barrier.wait()
         champion, version = lanes[number].recv()
@@ -78,7 +78,7 @@ def test_of_two_promotions_at_once_one_wins(kind, request, folders, tmp_path, mo
     events = release.history(uri, NAME)
     assert [event.number for event in events] == list(range(1, RACES + 2))
     assert all(before.to_version == after.from_version for before, after in pairwise(events))
-    client = tracking.connect(uri)
+    client = mlflow_store.connect(uri)
     assert str(client.get_model_version_by_alias(NAME, "champion").version) == champion == events[-1].to_version
     assert str(client.get_model_version_by_alias(NAME, "previous").version) == events[-1].from_version
     print(f"{kind}: {RACES} races in {seconds:.0f} s")

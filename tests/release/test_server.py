@@ -17,7 +17,7 @@ from test_release import LENIENT, variant
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
 import fastprune
-from fastprune import checkpoint, registration, release, tracking
+from fastprune import checkpoint, mlflow_store, registration, release, tracking
 from fastprune.cli import main
 from fastprune.errors import InputError
 from fastprune.policy import Policy
@@ -87,7 +87,7 @@ def test_from_compression_to_rollback(server, s3, source, tmp_path):  # noqa: F8
     told = command("history", NAME)
     assert [line.split()[2] for line in told.splitlines()] == ["promote", "promote", "rollback"]
     assert "admin: slower than promised" in told
-    assert tracking.connect(server).get_model_version_by_alias(NAME, "champion").version in (1, "1")
+    assert mlflow_store.connect(server).get_model_version_by_alias(NAME, "champion").version in (1, "1")
     stored = [found["Key"] for found in s3.list_objects_v2(Bucket=servers.BUCKET, Prefix="mlflow/")["Contents"]]
     assert len([key for key in stored if key.endswith("model.safetensors")]) == 2, "the weights lie there once"
 
@@ -128,10 +128,10 @@ def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
     with pytest.raises(InputError, match="reader has no right"):
         release.rollback(server, registered, why="I want it")
     assert [event.to_version for event in release.history(server, registered)] == ["1", "2", "1"]
-    assert tracking.connect(server).get_model_version_by_alias(registered, "champion").version in (1, "1")
+    assert mlflow_store.connect(server).get_model_version_by_alias(registered, "champion").version in (1, "1")
     assert registration.verify(server, registered, "1").difference < 1e-5
 
-    experiment = tracking.connect(server).get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+    experiment = mlflow_store.connect(server).get_experiment_by_name(tracking.EXPERIMENT).experiment_id
     grant(server, "registered_model", registered)
     grant(server, "experiment", experiment)
     with pytest.raises(release.PolicyNotMet, match="approvers"):
@@ -147,7 +147,7 @@ def test_a_wrong_password_is_explained(server, registered, monkeypatch):
 
 
 def test_a_corrupted_object_is_not_promoted_nor_proved(server, registered, s3):
-    client = tracking.connect(server)
+    client = mlflow_store.connect(server)
     model_id = client.get_model_version(registered, "1").source.removeprefix("models:/")
     keys = [found["Key"] for page in s3.get_paginator("list_objects_v2").paginate(Bucket=servers.BUCKET)
             for found in page.get("Contents", []) if model_id in found["Key"]]
@@ -176,7 +176,7 @@ def test_eight_compressions_at_once(server, s3, source, tmp_path):  # noqa: F811
                                         stderr=subprocess.PIPE, text=True))
     errors = [process.communicate()[1] for process in running]
     assert not [error[-3000:] for process, error in zip(running, errors) if process.returncode]
-    client = tracking.connect(server)
+    client = mlflow_store.connect(server)
     found = client.get_experiment_by_name(experiment).experiment_id
     runs = client.search_runs([found])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
