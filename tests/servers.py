@@ -41,6 +41,19 @@ def missing() -> str:
     return ""
 
 
+def skip_without(reason: str):
+    """A mark that skips a test for a reason, and none where that is empty.
+
+    A newcomer has neither servers nor Airflow: without them their tests are skipped, and pytest says what is missing.
+    Where ``FASTPRUNE_SERVERS=required``, as in continuous integration, that is an error.
+    """
+    import pytest
+
+    if reason and os.environ.get("FASTPRUNE_SERVERS") == "required":
+        raise pytest.UsageError(f"no test may be skipped here, but there is {reason}")
+    return pytest.mark.skipif(bool(reason), reason=reason)
+
+
 @contextmanager
 def s3(folder: Path) -> Iterator[dict[str, str]]:
     """An S3 server with the bucket ``BUCKET``; gives the AWS settings of one who may do everything there."""

@@ -22,11 +22,7 @@ from tests import kubernetes_api, servers
 
 REPOSITORY = Path(__file__).parents[1]
 PYTHON = Path(os.environ.get("FASTPRUNE_AIRFLOW_PYTHON", REPOSITORY / ".venv-airflow/bin/python"))
-MISSING = f"no Airflow in {PYTHON}: make airflow"
-
-if not PYTHON.exists() and os.environ.get("FASTPRUNE_SERVERS") == "required":
-    raise pytest.UsageError(f"the tests against Airflow are required here: {MISSING}")
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason=MISSING)
+pytestmark = servers.skip_without("" if PYTHON.exists() else f"no Airflow in {PYTHON}: make airflow")
 
 CLUSTER = {
     "image": "registry.example/fastprune:0.1.0", "image_pull_policy": "Always",
@@ -251,7 +247,7 @@ def test_a_failing_stage_fails_the_dag_and_nothing_after_it_runs(airflow, source
     assert {path.name for path in airflow.outputs("failing").iterdir() if list(path.glob("*/*"))} == {"prepare-tiny"}
 
 
-@pytest.mark.skipif(not servers.WEED, reason=servers.missing())
+@servers.skip_without("" if servers.WEED else servers.missing())
 def test_pods_pass_their_folders_through_s3_and_a_failed_one_stays(airflow, source, tmp_path):  # noqa: F811
     """Against a stand-in for the cluster: it runs a pod's command with the pod's own environment and secrets."""
     kubeconfig = tmp_path / "kubeconfig"

@@ -104,7 +104,7 @@ def test_the_team_server_is_of_the_tests_versions(services):
         assert build["target"] == name
 
 
-@pytest.mark.skipif(not servers.POSTGRES, reason="no PostgreSQL here to compare with")
+@servers.skip_without("" if servers.POSTGRES else "no PostgreSQL: apt-get install postgresql")
 def test_the_team_database_is_of_the_tests_major_version(services):
     said = subprocess.run([servers.POSTGRES / "postgres", "--version"], check=True, capture_output=True, text=True)
     major = re.search(r"(\d+)\.", said.stdout)[1]

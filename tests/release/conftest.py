@@ -1,10 +1,5 @@
-"""Servers for the tests of this folder, started once.
+"""Servers for the tests of this folder, started once; without them its tests are skipped."""
 
-A newcomer has neither PostgreSQL nor an S3 server: without them these tests are skipped, and pytest says what is
-missing. Where ``FASTPRUNE_SERVERS=required``, as in continuous integration, that is an error.
-"""
-
-import os
 import secrets
 from pathlib import Path
 
@@ -15,11 +10,10 @@ from tests import servers
 
 def pytest_collection_modifyitems(items):
     own = [item for item in items if Path(__file__).parent in item.path.parents]
-    if own and (reason := servers.missing()):
-        if os.environ.get("FASTPRUNE_SERVERS") == "required":
-            raise pytest.UsageError(f"the tests against servers are required here: {reason}")
+    if own:
+        mark = servers.skip_without(servers.missing())
         for item in own:
-            item.add_marker(pytest.mark.skip(reason=reason))
+            item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")
