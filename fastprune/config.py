@@ -313,23 +313,14 @@ def _explain(problem: dict, path: Path, node: yaml.Node) -> str:
         loc += [int(part) if part.isdigit() else part for part in named[1].split(".")]
         message = message[named.end():]
     if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(loc[-1]), _keys(loc[:-1]), 1)
+        known = {key for section in _Section.__subclasses__() for key in section.model_fields}
+        close = difflib.get_close_matches(str(loc[-1]), sorted(known), 1)
         message = "unknown key" + (f"; did you mean {close[0]}?" if close else "")
     elif problem["type"] == "missing":
         message = "this key is missing"
     elif problem["type"] != "value_error":
         message += f"; here is {json.dumps(problem['input'], default=str)[:80]}"
     return f"{path}, line {_line(node, loc)}: {'.'.join(map(str, loc)) or 'the configuration'}: {message}"
-
-
-def _keys(loc: list) -> list[str]:
-    """The keys that a section may have."""
-    section: type = Sweep
-    for part in loc:
-        if isinstance(part, str) and isinstance(section, type) and part in getattr(section, "model_fields", {}):
-            found = re.findall(r"\w+", str(section.model_fields[part].annotation))
-            section = next((globals()[name] for name in reversed(found) if name in globals()), section)
-    return list(section.model_fields)
 
 
 def _line(node: yaml.Node, loc: list) -> int:

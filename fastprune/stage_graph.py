@@ -145,23 +145,17 @@ class Node:
 def nodes(sweep: Sweep) -> list[Node]:
     """Every task of a sweep, each after those that it waits for."""
     found: list[Node] = []
+    places = {"model": [(None, None)], "shard": [(None, shard) for shard in range(sweep.fisher_shards)],
+              "budget": [(budget, None) for budget in sweep.budgets]}
     for model in sweep.models:
-        own: list[Node] = []  # of this model
-        stages = stages_of_sweep(sweep)
-        for group in _groups(stages):
-            places: list[tuple] = {"model": [(None, None)], "shard": [(None, shard)
-                                                                      for shard in range(sweep.fisher_shards)],
-                                   "budget": [(budget, None) for budget in sweep.budgets]}[group[0].scope]
-            for budget, shard in places:
+        own: list[Node] = []
+        for scope, group in groupby(stages_of_sweep(sweep), lambda stage: stage.scope):
+            group = list(group)
+            for budget, shard in places[scope]:
                 for stage in group:
                     own.append(_node(stage, model, budget, shard, own))
         found += own
     return found
-
-
-def _groups(stages: tuple[Stage, ...]) -> list[list[Stage]]:
-    """Neighbouring stages of one scope."""
-    return [list(group) for _, group in groupby(stages, lambda stage: stage.scope)]
 
 
 def _node(stage: Stage, model: Model, budget: Budget | None, shard: int | None, before: list[Node]) -> Node:
