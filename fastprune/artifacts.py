@@ -274,7 +274,7 @@ def code_version() -> dict[str, str]:
     """What computes: fastprune by version and content, and the libraries whose numbers it hands on."""
     package = Path(fastprune.__file__).parent
     content = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.html")]):
         content.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
     return {"fastprune": f"{fastprune.__version__}+{content.hexdigest()[:12]}", "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "numpy", "scipy")}}

@@ -40,16 +40,16 @@ def summarise(*, report: Sequence[Path], released: Sequence[Path], summary: Path
     summary : Path
         Output: ``summary.json``, ``summary.html`` and ``pareto.png``.
     """
-    from fastprune import summary as page  # matplotlib
+    from fastprune.summary import Compression, plot, render, sum_up  # matplotlib
 
     begin = time.perf_counter()
-    compressions = [page.Compression.of(read_json(one / "metrics.json"), read_json(two / "released.json")["version"])
+    compressions = [Compression.of(read_json(one / "metrics.json"), read_json(two / "released.json")["version"])
                     for one, two in zip(report, released, strict=True)]
-    found = page.sum_up(compressions, policy)
+    found = sum_up(compressions, policy)
     with checkpoint.new_folder(summary) as folder:
         write_json(folder / "summary.json", found)
-        (folder / "summary.html").write_text(page.render(found), encoding="utf-8")
-        page.plot(found).savefig(folder / "pareto.png", dpi=150)
+        (folder / "summary.html").write_text(render(found), encoding="utf-8")
+        plot(found).savefig(folder / "pareto.png", dpi=150)
     tracking.log(tracking_uri, run_id, artifacts=sorted(summary.iterdir()))
     tracking.end(tracking_uri, run_id)
     return record_of("summarise", begin, {"compressions": len(compressions)}, {"picked": found["picked"]})

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jinja2
 import matplotlib
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
-INK, MUTED, RULE = "#1f2933", "#6b7785", "#dfe4e8"
-KEPT, PRUNED = "#2f6f8f", "#e6eaed"
-
-STYLE = {
-    "font.size": 9,
-    "svg.fonttype": "none",  # text stays text, in the page's own font
-    "svg.hashsalt": "fastprune",
-    "text.color": INK,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-}
+from fastprune import page
+from fastprune.page import KEPT, MUTED, PRUNED, RULE, STYLE, svg
 
 
 def render(metrics: Mapping, manifest: Mapping) -> str:
@@ -44,7 +28,8 @@ def render(metrics: Mapping, manifest: Mapping) -> str:
         HTML that needs no other file.
     """
     figures = plots(metrics, manifest)
-    return _TEMPLATE.render(
+    return page.render(
+        "report.html",
         title=f"{Path(manifest['source_model']).name} at {_budget(metrics)}",
         subtitle=_subtitle(manifest),
         metric_name=_words(metrics["metric"]),
@@ -121,14 +106,6 @@ def _layer_axes(num_layers: int):
     axes.set_ylabel("layer")
     axes.spines[:].set_visible(False)
     return figure, axes
-
-
-def svg(figure: Figure) -> Markup:
-    buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    return Markup(text[text.index("<svg"):])
 
 
 def _budget(metrics: Mapping) -> str:
@@ -215,116 +192,3 @@ def _large(number: float) -> str:
             return f"{number / size:.3g} {unit}"
     return f"{number:.0f}"
 
-
-_TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-  :root { --ink: #1f2933; --muted: #6b7785; --rule: #dfe4e8; --accent: #2f6f8f; --soft: #f5f7f8; }
-  * { box-sizing: border-box; }
-  body { margin: 0; color: var(--ink); background: #fff; line-height: 1.5;
-         font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-  main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-  h1 { overflow-wrap: anywhere; font-size: clamp(1.5rem, 5vw, 2.1rem); line-height: 1.2; margin: 0 0 .4rem;
-       letter-spacing: -.01em; }
-  h2 { font-size: 1.1rem; margin: 2.75rem 0 .75rem; }
-  p, figcaption { color: var(--muted); margin: 0; }
-  .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); margin: 2rem 0 0; }
-  .card { background: var(--soft); border-radius: .6rem; padding: 1rem 1.1rem; }
-  .card b { font-size: 1.9rem; font-weight: 600; letter-spacing: -.02em; font-variant-numeric: tabular-nums; }
-  .card b small { font-size: 1.1rem; font-weight: 500; color: var(--muted); margin-left: .1em; }
-  .card span { display: block; color: var(--muted); font-size: .875rem; }
-  table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { padding: .55rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top;
-           white-space: nowrap; }
-  th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
-  th { font-size: .8125rem; font-weight: 500; color: var(--muted); }
-  td.pruned { font-weight: 600; }
-  td.change { color: var(--muted); }
-  .pair { display: grid; gap: 1.5rem 2.5rem; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
-  figure { margin: 0; }
-  figure svg { width: 100%; height: auto; display: block; }
-  figure svg text { font-family: inherit !important; }
-  .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: .35rem .9rem; align-items: center; }
-  .bars i { display: block; height: .7rem; min-width: 2px; border-radius: .15rem; background: var(--accent); }
-  .bars span:nth-child(3n) { text-align: right; font-variant-numeric: tabular-nums; color: var(--muted); }
-  .steps { display: flex; flex-wrap: wrap; gap: .5rem 2rem; list-style: none; padding: 0; margin: 0; }
-  .steps b { display: block; font-size: 1.25rem; font-weight: 600; font-variant-numeric: tabular-nums; }
-  .steps span { color: var(--muted); font-size: .875rem; }
-  dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: .75rem 0 0;
-       font-size: .875rem; }
-  dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
-  summary { cursor: pointer; color: var(--accent); margin-top: 2.75rem; }
-  @media (max-width: 34rem) {
-    td.change, th.change { display: none; }
-    dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; }
-  }
-</style>
-</head>
-<body>
-<main>
-<h1>{{ title }}</h1>
-<p>{{ subtitle }}</p>
-
-<div class="cards">
-{% for value, unit, what in cards %}
-  <div class="card"><b>{{ value }}<small>{{ unit }}</small></b><span>{{ what }}</span></div>
-{% endfor %}
-</div>
-
-<h2>Dense against pruned</h2>
-<table>
-<thead><tr><th></th><th>dense</th><th>pruned</th><th class="change">change</th></tr></thead>
-<tbody>
-{% for name, dense, pruned, change in rows %}
-<tr><td>{{ name }}</td><td>{{ dense }}</td><td class="pruned">{{ pruned }}</td><td class="change">{{ change }}</td></tr>
-{% endfor %}
-</tbody>
-</table>
-
-{% if steps %}
-<h2>{{ metric_name | capitalize }} after each stage, %</h2>
-<ul class="steps">
-{% for name, value in steps %}
-  <li><b>{{ value }}</b><span>{{ name }}</span></li>
-{% endfor %}
-</ul>
-{% endif %}
-
-{% if curve %}
-<h2>Accuracy against what is kept</h2>
-<figure style="max-width: 28rem">{{ curve }}</figure>
-{% endif %}
-
-<h2>What is kept, layer by layer</h2>
-<div class="pair">
-<figure>{{ heads }}</figure>
-<figure>{{ filters }}</figure>
-</div>
-
-{% if seconds %}
-<h2>Seconds per stage</h2>
-<div class="bars">
-{% for name, value, length in seconds %}
-<span>{{ name }}</span><span><i style="width: {{ "%.1f" % length }}%"></i></span><span>{{ value }}</span>
-{% endfor %}
-</div>
-<p style="margin-top: .75rem">{{ "%.0f" % total_seconds }} seconds in all.</p>
-{% endif %}
-
-<details>
-<summary>Where it comes from</summary>
-<dl>
-{% for name, value in provenance %}
-<dt>{{ name }}</dt><dd>{{ value }}</dd>
-{% endfor %}
-</dl>
-</details>
-</main>
-</body>
-</html>
-""")

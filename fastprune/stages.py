@@ -310,7 +310,7 @@ def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Pa
     report : Path
         Output: ``metrics.json``, ``report.html`` and the pictures in it.
     """
-    from fastprune import report as page  # matplotlib: only this stage draws
+    from fastprune.report import plots, render  # matplotlib: only this stage draws
 
     begin = time.perf_counter()
     profiled = [table] if table_of_budget(table, chosen) else []
@@ -340,7 +340,7 @@ def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Pa
     manifest = read_json(pruned / checkpoint.MANIFEST)
     with checkpoint.new_folder(report) as folder:
         write_json(folder / "metrics.json", metrics)
-        (folder / "report.html").write_text(page.render(metrics, manifest), encoding="utf-8")
-        for name, figure in page.plots(metrics, manifest).items():
+        (folder / "report.html").write_text(render(metrics, manifest), encoding="utf-8")
+        for name, figure in plots(metrics, manifest).items():
             figure.savefig(folder / f"{name}.png", dpi=150)
         return write_record(folder, "report", begin, metrics)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
+from fastprune import page
+from fastprune.page import INK, KEPT, MUTED, RULE, STYLE, svg
 from fastprune.policy import Evidence, Probe, judge, parse_policy
-from fastprune.report import INK, KEPT, MUTED, RULE, STYLE, svg
 
 
 @dataclass(frozen=True)
@@ -112,46 +112,7 @@ def plot(summary: Mapping) -> Figure:
 
 def render(summary: Mapping) -> str:
     """A page of its own."""
-    return _TEMPLATE.render(found=summary["compressions"], picked=summary["picked"], picture=svg(plot(summary)),
-                            metric=summary["compressions"][0]["metric"].replace("_", " "))
+    found = summary["compressions"]
+    return page.render("summary.html", title="Accuracy against cost", found=found, picked=summary["picked"],
+                       picture=svg(plot(summary)), metric=found[0]["metric"].replace("_", " "))
 
-
-_TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Accuracy against cost</title>
-<style>
-  body { color: #1f2933; font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto;
-         padding: 2.5rem 1.25rem; }
-  table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 2rem 0; }
-  th, td { padding: .5rem; border-bottom: 1px solid #dfe4e8; text-align: right; }
-  th { font-weight: 500; color: #6b7785; font-size: .8125rem; }
-  th:first-child, td:first-child { text-align: left; }
-  figure { margin: 0; max-width: 40rem; }
-  figure svg { width: 100%; height: auto; }
-  .picked { font-weight: 600; }
-  p { color: #6b7785; }
-</style>
-</head>
-<body>
-<h1>Accuracy against cost</h1>
-<figure>{{ picture }}</figure>
-<table>
-<thead><tr><th>budget</th><th>{{ metric }}, %</th><th>MACs kept, %</th><th>latency, % of dense</th>
-<th>parameters, %</th><th>version</th><th>policy</th></tr></thead>
-<tbody>
-{% for one in found %}
-<tr{% if loop.index0 == picked %} class="picked"{% endif %}><td>{{ one.label }}</td>
-<td>{{ "%.2f" % (100 * one.pruned) }}</td><td>{{ "%.1f" % (100 * one.macs) }}</td>
-<td>{{ "%.1f" % (100 * one.latency) }}</td><td>{{ "%.1f" % (100 * one.params) }}</td><td>{{ one.version or "-" }}</td>
-<td>{{ one.refused | join("; ") or ("picked" if loop.index0 == picked else "") }}</td></tr>
-{% endfor %}
-</tbody>
-</table>
-<p>The dense model has {{ "%.2f" % (100 * found[0].dense) }} %. The line joins the compressions that no other beats.</p>
-</body>
-</html>
-""")

@@ -175,7 +175,8 @@ def test_eight_compressions_at_once(server, s3, source, tmp_path):  # noqa: F811
         running.append(subprocess.Popen([sys.executable, script, sweep, tmp_path / str(seed)], env=environment,
                                         stderr=subprocess.PIPE, text=True))
     errors = [process.communicate()[1] for process in running]
-    assert not [error[-3000:] for process, error in zip(running, errors) if process.returncode]
+    failed = [error for process, error in zip(running, errors) if process.returncode]
+    assert not failed, "\n\n".join(failed)
     client = mlflow_store.connect(server)
     found = client.get_experiment_by_name(experiment).experiment_id
     runs = client.search_runs([found])
