@@ -4,8 +4,8 @@ mlflow is imported inside functions alone, here and where versions are registere
 a process of its own and most of them start without it. A run is named by its id, a string that travels between those
 processes.
 
-Tracking never costs a compression its result: whatever MLflow refuses is warned about, and nothing more is sent to
-that store by this process.
+Tracking never costs a compression its result: whatever fails is warned about, and to a store that is away nothing more
+is sent by this process.
 """
 
 from __future__ import annotations
@@ -56,10 +56,12 @@ def _best_effort(default):
             try:
                 return function(uri, *args, **kwargs)
             except Exception as error:  # whatever a store or a network can raise
-                _given_up.add(uri)
+                away = mlflow_store.is_away(error)
+                if away:
+                    _given_up.add(uri)
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 _log.warning("MLflow at %s failed (%s: %s); %s", mlflow_store.shown(uri), function.__name__, reason,
-                             WITHOUT)
+                             WITHOUT if away else "the record lacks this")
                 return default
         return wrapper
     return decorate

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -95,31 +96,31 @@ def s3(folder: Path) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server with an empty database ``mlflow``; gives its URL."""
-    folder.mkdir(parents=True)
-    user = {}
-    if os.getuid() == 0:  # PostgreSQL does not run as root
-        for path in (folder, *folder.parents):
-            if path.stat().st_uid == 0 and path.stat().st_mode & 0o001 == 0:
-                path.chmod(path.stat().st_mode | 0o011)
-        found = pwd.getpwnam("postgres")
-        shutil.chown(folder, found.pw_uid, found.pw_gid)
-        user = {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
-    data, [port] = folder / "data", free_ports(1)
-    subprocess.run([POSTGRES / "initdb", "-D", data, "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync"],
-                   check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
-    command = [POSTGRES / "postgres", "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-               "-c", "max_connections=300", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server with an empty database ``mlflow``; gives its URL.
 
-    def ready() -> bool:
-        return subprocess.run([POSTGRES / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"], check=False
-                              ).returncode == 0
+    It has a folder of its own: it does not run as root, and to other users every start of pytest shuts pytest's.
+    """
+    with tempfile.TemporaryDirectory(prefix="fastprune-postgres-", ignore_cleanup_errors=True) as name:
+        folder, user = Path(name), {}
+        if os.getuid() == 0:
+            found = pwd.getpwnam("postgres")
+            shutil.chown(folder, found.pw_uid, found.pw_gid)
+            user = {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
+        data, [port] = folder / "data", free_ports(1)
+        subprocess.run([POSTGRES / "initdb", "-D", data, "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync"],
+                       check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
+        command = [POSTGRES / "postgres", "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
+                   "-c", "max_connections=300", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
 
-    with process(command, folder / "postgres.log", ready, stop=signal.SIGINT, cwd=folder, **user):
-        subprocess.run([POSTGRES / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow"],
-                       check=True)
-        yield f"postgresql://mlflow@127.0.0.1:{port}/mlflow"
+        def ready() -> bool:
+            asked = [POSTGRES / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"]
+            return subprocess.run(asked, check=False).returncode == 0
+
+        with process(command, folder / "postgres.log", ready, stop=signal.SIGINT, cwd=folder, **user):
+            subprocess.run([POSTGRES / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow"],
+                           check=True)
+            yield f"postgresql://mlflow@127.0.0.1:{port}/mlflow"
 
 
 @contextmanager
@@ -153,7 +154,7 @@ def everything(folder: Path) -> Iterator[dict[str, str]]:
     """All three; gives the environment of the MLflow administrator."""
     with ExitStack() as stack:
         storage = stack.enter_context(s3(folder / "s3"))
-        database = stack.enter_context(postgres(folder / "postgres"))
+        database = stack.enter_context(postgres())
         address = stack.enter_context(mlflow_server(folder / "mlflow", database, f"s3://{BUCKET}/mlflow", storage))
         yield {**storage, **MLFLOW_ADMIN, "MLFLOW_TRACKING_URI": address, "FASTPRUNE_LEDGER": database}
 

@@ -34,9 +34,9 @@ def s3(s3_settings, monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory):
+def database():
     """The URL of the MLflow server's PostgreSQL database."""
-    with servers.postgres(tmp_path_factory.mktemp("postgres") / "server") as url:
+    with servers.postgres() as url:
         yield url
 
 
