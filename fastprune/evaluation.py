@@ -10,8 +10,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from datasets import Dataset
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import nn
 from tqdm import tqdm
 
@@ -114,6 +112,8 @@ def _eval_mode(model: nn.Module):
 def _classification_metrics(
     predictions: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # a second, and few stages evaluate
+
     average = "binary" if num_classes == 2 else "macro"
     with warnings.catch_warnings():
         # Labels or predictions all of one class are no accident here: majority_metric asks for that.
@@ -128,6 +128,8 @@ def _classification_metrics(
 
 def _regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Correlations; 0 where predictions or labels are constant, since they then tell nothing."""
+    from scipy.stats import pearsonr, spearmanr  # half a second
+
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         pearson = spearman = 0.0
     else:

@@ -42,10 +42,11 @@ def workflow_tags() -> dict[str, str]:
             for name, value in sorted(os.environ.items()) if name in _WORKFLOW and value}
 
 
-def _best_effort(default):
+def _best_effort(default, *, vital: bool = False):
     """Decorate a function whose first argument is a tracking URI: on failure warn and return ``default``.
 
-    An empty URI means ``MLFLOW_TRACKING_URI``; where that is not set either, nothing is tracked.
+    An empty URI means ``MLFLOW_TRACKING_URI``; where that is not set either, nothing is tracked. A store that is away,
+    or fails at something vital, is given up.
     """
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -56,18 +57,17 @@ def _best_effort(default):
             try:
                 return function(uri, *args, **kwargs)
             except Exception as error:  # whatever a store or a network can raise
-                away = mlflow_store.is_away(error)
-                if away:
+                if gives_up := vital or mlflow_store.is_away(error):
                     _given_up.add(uri)
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 _log.warning("MLflow at %s failed (%s: %s); %s", mlflow_store.shown(uri), function.__name__, reason,
-                             WITHOUT if away else "the record lacks this")
+                             WITHOUT if gives_up else "the record lacks this")
                 return default
         return wrapper
     return decorate
 
 
-@_best_effort("")
+@_best_effort("", vital=True)
 def start(uri: str, name: str, parameters: Mapping[str, object], *, experiment: str = EXPERIMENT, parent: str = "",
           tags: Mapping[str, str] | None = None) -> str:
     """Create the run of one compression, and the experiment if need be.

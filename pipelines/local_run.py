@@ -9,13 +9,14 @@ import sys
 import tempfile
 import time
 import warnings
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from kfp import local
 
 from fastprune import mlflow_store, tracking
 from fastprune.config import Sweep
+from pipelines.fork_server import forked_steps
 from pipelines.kubeflow import define
 
 
@@ -38,7 +39,7 @@ def run(sweep: Sweep, output_dir: str | Path, *, work_dir: str | Path = ".cache/
     work_dir : str or Path
         For what passes between the steps; kept for a look when a step fails, else removed.
     runner : kfp.local runner, optional
-        By default steps are processes of this Python.
+        By default steps are processes of this Python (:mod:`pipelines.fork_server`).
 
     Raises
     ------
@@ -56,7 +57,8 @@ def run(sweep: Sweep, output_dir: str | Path, *, work_dir: str | Path = ".cache/
     log_file = work / "pipeline.log"
     os.environ.setdefault("TQDM_MININTERVAL", "10")  # bars become lines of the log
     local.init(runner or local.SubprocessRunner(use_venv=False), pipeline_root=str(work))
-    with open(log_file, "w", encoding="utf-8") as log, redirect_stdout(_Progress(log, sys.stdout)):
+    with (nullcontext() if runner else forked_steps(), open(log_file, "w", encoding="utf-8") as log,
+          redirect_stdout(_Progress(log, sys.stdout))):
         try:
             with warnings.catch_warnings():
                 for told in ("You may be attemping to run a task", ".*have no effect in the current local runner"):

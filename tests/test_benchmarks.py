@@ -2,9 +2,12 @@
 
 import json
 
+from click.testing import CliRunner
+from test_config import write_config
 from test_latency_search import make_table
+from test_stages import source  # noqa: F401 (a fixture)
 
-from tests.benchmarks import accuracy, algorithms, inference, latency, stages
+from tests.benchmarks import accuracy, algorithms, inference, latency, orchestration, stages
 
 SHAPE = "--layers 2 --heads 4 --hidden 32 --filters 64 --tokens 8".split()
 
@@ -51,6 +54,15 @@ def test_latency(capsys):
         (ratio, solver) for ratio in (0.9, 0.95) for solver in ("exact", "piecewise")]
     assert all(predicted <= ratio * (1 + 1e-9) for ratio, _, predicted, _ in results["rows"])
     assert "median error" in capsys.readouterr().out
+
+
+def test_orchestration(tmp_path, source):  # noqa: F811
+    done = CliRunner().invoke(orchestration.main, [str(write_config(tmp_path / "c.yaml", source))],
+                              catch_exceptions=False)
+    seconds = {line[:40].strip(): float(line[40:].split()[0]) for line in done.output.splitlines()[-6:]}
+    assert min(seconds.values()) > 0
+    parts = [value for name, value in seconds.items() if name not in ("the library", "the pipeline")]
+    assert abs(sum(parts) - seconds["the pipeline"]) < 0.5, "every second has its place"
 
 
 def test_accuracy(tmp_path, material, capsys):
