@@ -19,7 +19,6 @@ from itertools import pairwise
 import numpy as np
 import torch
 import transformers
-from sklearn.isotonic import IsotonicRegression
 from tqdm import tqdm
 
 from fastprune.architectures import Encoder, describe, layers_of, longest_input
@@ -213,6 +212,8 @@ def interpolate(times: Mapping[int, Latency], num_filters: int) -> np.ndarray:
     -------
     array [num_filters + 1]
     """
+    from sklearn.isotonic import IsotonicRegression  # a second, and every stage imports this file
+
     table = np.empty(num_filters + 1)
     table[0] = times[0].median_ms
     for curve in _curves(num_filters):

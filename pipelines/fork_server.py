@@ -23,7 +23,7 @@ from pathlib import Path
 from unittest import mock
 
 IMPORTS = (
-    "kfp.dsl.executor", "scipy.stats", "sklearn.metrics",
+    "kfp.dsl.executor", "scipy.stats", "sklearn.isotonic", "sklearn.metrics",
     *(f"fastprune.{name}" for name in (
         "stages", "fisher_stages", "release_stages", "registration", "release", "report", "summary")),
     *(f"mlflow.{name}" for name in (
