@@ -61,8 +61,10 @@ def is_away(error: BaseException) -> bool:
     from sqlalchemy.exc import OperationalError
 
     while error is not None:
-        if isinstance(error, requests.RequestException | OperationalError):
+        if isinstance(error, OperationalError):
             return True
+        if isinstance(error, requests.RequestException):
+            return error.response is None  # else it has answered
         error = error.__cause__ or error.__context__
     return False
 
@@ -87,7 +89,7 @@ def explained(uri: str) -> Iterator[None]:
         if status == 401 or "not authenticated" in reason:
             raise InputError(f"{where} does not know you ({reason}); set MLFLOW_TRACKING_USERNAME and "
                              "MLFLOW_TRACKING_PASSWORD to a user of its own") from error
-        if "Max retries exceeded" in reason or status is None:
+        if is_away(error):
             raise InputError(f"{where} cannot be reached ({reason}); check MLFLOW_TRACKING_URI and that the "
                              "server is up") from error
         raise InputError(f"{where}: {reason}") from error

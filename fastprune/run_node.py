@@ -60,7 +60,7 @@ def run_node(sweep: Sweep, node: Node, root: str | Path, *, tags: Mapping[str, s
         folders = {name: found if name in node.stage.lists else found[0] for name, found in inputs.items()}
         folders |= {name: place / name for name in node.stage.outputs}
         run_id = _run_id(sweep, node, root, tags)
-        if node.stage.module == "release_stages":  # it acts on MLflow: a second try does so again
+        if node.stage.releases:  # a second try does so again
             for output in node.stage.outputs:
                 shutil.rmtree(place / output, ignore_errors=True)
         record = steps.run_stage(node.stage.name, folders, given, run_id=run_id, tracking_uri=uri)

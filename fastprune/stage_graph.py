@@ -45,6 +45,11 @@ class Stage:
     lists: tuple[str, ...] = ()
     module: str = "stages"
 
+    @property
+    def releases(self) -> bool:
+        """Whether it acts on MLflow itself, and so takes ``run_id`` and ``tracking_uri`` too."""
+        return self.module == "release_stages"
+
 
 _RUNS = ("batch_size", "device")
 _MEASURES = ("selection", "estimator", *_RUNS)

@@ -46,7 +46,7 @@ def run_stage(name: str, folders: Folders, parameters: Mapping = {}, *, run_id: 
     with tracking.stage(tracking_uri, run_id, name) as log:
         [stage] = [stage for stage in STAGES if stage.name == name]
         run = getattr(import_module(f"fastprune.{stage.module}"), name)  # torch: its seconds are the stage's
-        tracked = {"run_id": run_id, "tracking_uri": tracking_uri} if stage.module == "release_stages" else {}
+        tracked = {"run_id": run_id, "tracking_uri": tracking_uri} if stage.releases else {}
         record = run(**paths, **parameters, **tracked)
         log.record(record)
         if name == "prepare":

@@ -62,7 +62,7 @@ def run_stages(root, **given):
 
 
 def algorithm_stages(**given):
-    return [stage for stage in stages_of(**given) if stage.module != "release_stages"]
+    return [stage for stage in stages_of(**given) if not stage.releases]
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +76,7 @@ def test_the_table_names_the_folders_that_each_stage_takes():
         assert set(stage.inputs) <= made, f"{stage.name} reads what no stage before it made"
         run = getattr(import_module(f"fastprune.{stage.module}"), stage.name)
         own = {"fisher_shard": {"shard"}, "budget": {*Budget(keep_ratio=0.5).settings}}.get(stage.name, set())
-        tracked = {"run_id", "tracking_uri"} if stage.module == "release_stages" else set()
+        tracked = {"run_id", "tracking_uri"} if stage.releases else set()
         assert {*stage.inputs, *stage.outputs, *stage.parameters, *own, *tracked} == set(
             inspect.signature(run).parameters) - {"every_stage"}
         made |= set(stage.outputs)
