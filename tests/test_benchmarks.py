@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 
 from click.testing import CliRunner
 from test_config import write_config
@@ -14,20 +15,17 @@ SHAPE = "--layers 2 --heads 4 --hidden 32 --filters 64 --tokens 8".split()
 
 
 def test_stages(capsys):
-    costs = stages.main([*SHAPE, "--num-samples", "5", "--batch-size", "3"])
-    assert list(costs) == [
-        "Fisher, per_batch",
-        "Fisher, per_sample",
-        "search",
-        "rearrange",
-        "slice",
-        "tune masks",
-        "curvature",
-        "removal costs",
-        "rebuild weights",
-    ]
-    assert all(cost.seconds > 0 and cost.peak > 1 for cost in costs.values())
-    assert "seed 0" in (output := capsys.readouterr().out) and "threads" in output and "tune masks" in output
+    costs = stages.main([*SHAPE, "--num-samples", "5", "--batch-size", "3", "--rounds", "2"])
+    assert {way: list(stages) for way, stages in costs.items()} == {
+        "paper": ["Fisher", "search", "rearrangement", "mask tuning"],
+        "default": ["curvature", "removal costs", "search", "weight reconstruction"]}
+    measured = [cost for way in costs.values() for stage in way.values() for cost in stage]
+    assert len(measured) == 16 and all(cost.seconds > 0 and cost.peak > 1 for cost in measured)
+    output = capsys.readouterr().out
+    assert "seed 0" in output and "threads" in output and "paper: mask tuning" in output
+    sums = {way: statistics.median(sum(costs[way][stage][turn].seconds for stage in costs[way]) for turn in range(2))
+            for way in costs}
+    assert f"({sums['default']:.1f} against {sums['paper']:.1f} s)" in output
 
 
 def test_algorithms(capsys):

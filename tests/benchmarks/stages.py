@@ -1,10 +1,17 @@
-"""Seconds and peak memory of each stage.
+"""Seconds and peak memory of each stage, the paper's way and the default way in turn.
 
-python -m tests.benchmarks.stages --num-samples 2048
+    python -m tests.benchmarks.stages --num-samples 2048
 """
 
 from __future__ import annotations
 
+import argparse
+import statistics
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastprune.architectures import Encoder
 from fastprune.curvature import estimate_curvature
 from fastprune.fisher import estimate_fisher
 from fastprune.layerwise import Teacher
@@ -13,15 +20,17 @@ from fastprune.rearrange import rearrange
 from fastprune.reconstruction import reconstruct_weights
 from fastprune.search import search_macs
 from fastprune.surgeon import removal_costs
-from fastprune.surgery import slice_model
 from fastprune.tuning import tune_masks
 from tests.benchmarks.common import Cost, measured, parser, random_batch, random_encoder, start
 
+Batches = Sequence[dict[str, Tensor]]
 
-def main(arguments: list[str] | None = None) -> dict[str, Cost]:
+
+def main(arguments: list[str] | None = None) -> dict[str, dict[str, list[Cost]]]:
     options = parser(__doc__)
     options.add_argument("--num-samples", type=int, default=64)
     options.add_argument("--batch-size", type=int, default=32)
+    options.add_argument("--rounds", type=int, default=1)
     options = options.parse_args(arguments)
     start(options)
     encoder = random_encoder(options)
@@ -30,45 +39,63 @@ def main(arguments: list[str] | None = None) -> dict[str, Cost]:
         for first in range(0, options.num_samples, options.batch_size)
     ]
     batches = [random_batch(size, options.tokens) for size in sizes]
-    macs = MacModel.of(encoder, options.tokens)
     encoder.model(**random_batch(1, options.tokens))  # what only the first pass costs is no stage's
 
-    costs = {}
-    for estimator in ("per_batch", "per_sample"):
-        with measured() as costs[f"Fisher, {estimator}"]:
-            fisher = estimate_fisher(encoder, batches, "classification", estimator=estimator, progress=False)
+    ways = {"paper": paper_way, "default": default_way}
+    rounds: dict[str, list[dict[str, Cost]]] = {way: [] for way in ways}
+    for _ in range(options.rounds):
+        for way, run in ways.items():
+            rounds[way].append(run(encoder, batches, options))
+    costs = {way: {stage: [costs[stage] for costs in runs] for stage in runs[0]} for way, runs in rounds.items()}
+
+    print(f"{'stage':<30}{'median s':>10}{'ms / sample':>14}{'peak MiB':>11}{'added MiB':>11}")
+    for way, stages in costs.items():
+        for stage, measurements in stages.items():
+            seconds = statistics.median(cost.seconds for cost in measurements)
+            print(
+                f"{f'{way}: {stage}':<30}{seconds:>10.2f}{1e3 * seconds / options.num_samples:>14.1f}"
+                f"{max(cost.peak for cost in measurements):>11.0f}{max(cost.added for cost in measurements):>11.0f}"
+            )
+    totals = {way: [sum(cost.seconds for cost in run.values()) for run in runs] for way, runs in rounds.items()}
+    print_ratio("the default way, to the paper's", totals["default"], totals["paper"])
+    fisher = [run["Fisher"].seconds for run in rounds["paper"]]
+    for way, stage in (("paper", "mask tuning"), ("default", "weight reconstruction")):
+        print_ratio(f"{stage}, to the Fisher", [run[stage].seconds for run in rounds[way]], fisher)
+    return costs
+
+
+def paper_way(encoder: Encoder, batches: Batches, options: argparse.Namespace) -> dict[str, Cost]:
+    macs, costs = MacModel.of(encoder, options.tokens), {}
+    with measured() as costs["Fisher"]:
+        fisher = estimate_fisher(encoder, batches, "classification", progress=False)
     with measured() as costs["search"]:
         masks, teacher_masks = (
             search_macs(fisher.head_importance, fisher.filter_importance, macs, ratio)
             for ratio in (options.keep_ratio, options.keep_ratio**0.5)
         )
-    with measured() as costs["rearrange"]:
+    with measured() as costs["rearrangement"]:
         masks = rearrange(masks, fisher)
-    with measured() as costs["slice"]:
-        slice_model(encoder, masks)
-    with measured() as costs["tune masks"]:
-        tuned = tune_masks(encoder, masks, teacher_masks, batches, "classification", progress=False)
+    with measured() as costs["mask tuning"]:
+        tune_masks(encoder, masks, teacher_masks, batches, "classification", progress=False)
+    return costs
 
+
+def default_way(encoder: Encoder, batches: Batches, options: argparse.Namespace) -> dict[str, Cost]:
+    macs, costs = MacModel.of(encoder, options.tokens), {}
     with measured() as costs["curvature"]:
         curvature = estimate_curvature(encoder, batches, "classification", progress=False)
     with measured() as costs["removal costs"]:
         importance = removal_costs(encoder, curvature)
-    masks = search_macs(*importance, macs, options.keep_ratio)
-    with measured() as costs["rebuild weights"]:
+    with measured() as costs["search"]:
+        masks = search_macs(*importance, macs, options.keep_ratio)
+    with measured() as costs["weight reconstruction"]:
         reconstruct_weights(Teacher(encoder, batches), masks, "classification", progress=False)
-
-    print(f"{'stage':<20}{'seconds':>10}{'ms / sample':>14}{'peak MiB':>11}{'added MiB':>11}")
-    for name, cost in costs.items():
-        print(
-            f"{name:<20}{cost.seconds:>10.2f}{1e3 * cost.seconds / options.num_samples:>14.1f}"
-            f"{cost.peak:>11.0f}{cost.added:>11.0f}"
-        )
-    print(
-        f"kept {macs.kept(tuned.masks):.4f} of the MACs; heads {tuned.masks.head_counts}, "
-        f"filters {tuned.masks.filter_counts}"
-        + (f"; tuning ended at {tuned.stopped}" if tuned.stopped else "")
-    )
     return costs
+
+
+def print_ratio(name: str, seconds: list[float], reference: list[float]) -> None:
+    ratio = statistics.median(own / theirs for own, theirs in zip(seconds, reference, strict=True))
+    print(f"{name}: {ratio:.2f} ({statistics.median(seconds):.1f} against {statistics.median(reference):.1f} s)")
 
 
 if __name__ == "__main__":
