@@ -28,7 +28,7 @@ def budget(
     import json
     from pathlib import Path
 
-    from fastprune import steps
+    from fastprune.stages import steps
 
     given = json.loads(budget)
     opened = steps.open_run(given["run"], parent=run.metadata["run_id"], tracking_uri=tracking_uri)

@@ -15,7 +15,7 @@ def evaluate_dense(
     tracking_uri: str,
 ):
     """Measure the dense model; fail if it does no better than the majority class."""
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     record = run_stage(
         "evaluate_dense", {"model": model.path, "evaluation": evaluation.path, "dense": dense.path},

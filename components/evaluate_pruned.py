@@ -21,7 +21,7 @@ def evaluate_pruned(
     table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
     """Measure the pruned model as it was saved, side by side with the dense one."""
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     record = run_stage(
         "evaluate_pruned", {"model": model.path, "evaluation": evaluation.path, "table": table and table.path,

@@ -16,7 +16,7 @@ def fisher(
     tracking_uri: str,
 ):
     """Measure the importance of every head and filter."""
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     run_stage("fisher", {"model": model.path, "calibration": calibration.path, "fisher": fisher.path},
               {"selection": selection, "estimator": estimator, "batch_size": batch_size, "device": device},

@@ -18,7 +18,7 @@ def fisher_shard(
     tracking_uri: str,
 ):
     """The pass over one shard of the pruning sample."""
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     run_stage("fisher_shard", {"model": model.path, "calibration": calibration.path, "part": part.path},
               {"shard": shard, "shards": shards, "selection": selection, "estimator": estimator,

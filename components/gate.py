@@ -13,7 +13,7 @@ def gate(
     tracking_uri: str,
 ):
     """Promote the compression that the summary picked, if the policy accepts it."""
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     record = run_stage("gate", {"summary": summary.path, "verdict": verdict.path},
                        {"model_name": model_name, "policy": policy},

@@ -19,7 +19,7 @@ def merge_fisher(
     tracking_uri: str,
 ):
     """Measure the importance of every head and filter from the passes over all shards."""
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     run_stage("merge_fisher", {"model": model.path, "calibration": calibration.path,
                                "part": [one.path for one in part], "fisher": fisher.path},

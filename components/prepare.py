@@ -30,7 +30,7 @@ def prepare(
     import json
     from pathlib import Path
 
-    from fastprune import steps
+    from fastprune.stages import steps
 
     opened = steps.open_run(json.loads(run_settings), tracking_uri=tracking_uri,
                             tags={"kfp.pipeline_job": pipeline_job})

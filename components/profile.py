@@ -16,7 +16,7 @@ def profile(
     tracking_uri: str,
 ):
     """Get the look-up table of this device: a given one, the store's, or one that is measured now."""
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     run_stage("profile", {"model": model.path, "table": table.path},
               {"lut": lut, "lut_store": lut_store, "latency_batch_size": latency_batch_size,

@@ -16,7 +16,7 @@ def rearrange(
     table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
     """Rearrange the masks within each layer."""
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     run_stage("rearrange", {"fisher": fisher.path, "table": table and table.path, "chosen": chosen.path,
                             "searched": searched.path, "rearranged": rearranged.path},

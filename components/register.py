@@ -13,7 +13,7 @@ def register(
     tracking_uri: str,
 ):
     """Register the pruned model and close the compression's MLflow run."""
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     record = run_stage("register", {"pruned": pruned.path, "report": report.path, "released": released.path},
                        {"model_name": model_name}, run_id=run.metadata["run_id"], tracking_uri=tracking_uri)

@@ -24,7 +24,7 @@ def report(
     """Sum the compression up in a report."""
     import shutil
 
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     run_stage("report", {"model": model.path, "dense": dense.path, "fisher": fisher.path,
                          "table": table and table.path, "chosen": chosen.path, "searched": searched.path,

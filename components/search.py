@@ -15,7 +15,7 @@ def search(
     table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
     """Search the masks under the budget."""
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     run_stage("search", {"fisher": fisher.path, "table": table and table.path, "chosen": chosen.path,
                          "searched": searched.path}, run_id=run.metadata["run_id"], tracking_uri=tracking_uri)

@@ -18,7 +18,7 @@ def summarise(
     """Hold a model's compressions against each other and against the policy."""
     import shutil
 
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     run_stage("summarise", {"report": [one.path for one in report], "released": [one.path for one in released],
                             "summary": summary.path}, {"policy": policy},

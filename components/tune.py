@@ -23,7 +23,7 @@ def tune(
     table: Optional[dsl.Input[dsl.Artifact]] = None,
 ):
     """Cut the pruned units out of the model and make up for them."""
-    from fastprune.steps import run_stage
+    from fastprune.stages.steps import run_stage
 
     record = run_stage(
         "tune", {"model": model.path, "calibration": calibration.path, "evaluation": evaluation.path,

@@ -283,7 +283,7 @@ def code_version() -> dict[str, str]:
 def _processor(device: str) -> str:
     """The name of what computes on ``device``: figures of another processor are not taken for this one's."""
     from fastprune.compression import choose_device
-    from fastprune.timing import device_name
+    from fastprune.latency.timing import device_name
 
     return device_name(choose_device(device))
 

@@ -6,7 +6,7 @@ Kind = Literal["macs", "latency"]
 """What a budget is a fraction of."""
 
 Solver = Literal["exact", "piecewise"]
-"""Of the search under latency, see :func:`fastprune.latency_search.search_latency`."""
+"""Of the search under latency, see :func:`fastprune.latency.search.search_latency`."""
 
 Selection = Literal["surgeon", "fisher"]
 """What makes a unit important, see :func:`fastprune.compress`."""

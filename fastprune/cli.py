@@ -1,4 +1,4 @@
-"""The command line: ``fastprune compress``, and the commands of :mod:`fastprune.release_cli`."""
+"""The command line: ``fastprune compress``, and the commands of :mod:`fastprune.releases.cli`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 import fastprune
-from fastprune import release_cli
 from fastprune.errors import InputError
+from fastprune.releases import cli as release_cli
 
 
 class InputErrorGroup(click.Group):
@@ -113,8 +113,9 @@ def profile(model: str, device: str, dtype: str, output: Path, **settings) -> No
     """Measure the latency of MODEL's blocks on this device, for compress --constraint latency."""
     import torch
 
-    from fastprune import checkpoint, profiler
+    from fastprune import checkpoint
     from fastprune.compression import choose_device
+    from fastprune.latency import profiler
 
     if output.is_dir():
         raise InputError(f"--output {output} is a folder; name a file in it")
@@ -144,7 +145,7 @@ def stage(config: str, task: str, root: str, device: str | None) -> None:
     CONFIG is a file, or env:NAME for a variable that holds a file's content, where there is no file.
     """
     from fastprune.config import parse_config, read_config
-    from fastprune.run_node import find_node, run_node
+    from fastprune.stages.run_node import find_node, run_node
 
     source, _, variable = config.partition(":")
     if source != "env":

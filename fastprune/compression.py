@@ -25,8 +25,8 @@ from fastprune.data import Split, Task, draw_sample, encode, make_batches, read_
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, refuse_untuned
 from fastprune.fisher import Fisher, estimate_fisher
+from fastprune.latency.lut import LatencyTable
 from fastprune.layerwise import Teacher
-from fastprune.lut import LatencyTable
 from fastprune.masks import Masks
 from fastprune.rearrange import rearrange
 from fastprune.reconstruction import reconstruct_weights
@@ -105,11 +105,11 @@ def compress(model: str | Path | transformers.PreTrainedModel,
     constraint : {"macs", "latency"}
         What the budget is a fraction of.
     lut : str, Path or LatencyTable, optional
-        Of the device that the model will run on, for ``constraint="latency"``; see :mod:`fastprune.profiler`.
+        Of the device that the model will run on, for ``constraint="latency"``; see :mod:`fastprune.latency.profiler`.
     latency_ms : float, optional
         The budget in milliseconds of the table's batch, in place of ``keep_ratio``.
     solver : {"exact", "piecewise"}
-        With ``constraint="latency"``: see :func:`fastprune.latency_search.search_latency`.
+        With ``constraint="latency"``: see :func:`fastprune.latency.search.search_latency`.
     max_accuracy_drop : float, optional
         Find the smallest ``keep_ratio`` whose metric on ``validation`` is at most so much below the dense model's
         (an absolute difference), in place of the given one.

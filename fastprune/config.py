@@ -1,7 +1,7 @@
 """The file that a team writes: models, budgets, and how and where to run them.
 
 One file describes a compression or a sweep of many, and is the same on a laptop, on Kubeflow and under Airflow. This
-module and :mod:`fastprune.stage_graph` import no torch: Airflow's environment has none.
+module and :mod:`fastprune.stages.graph` import no torch: Airflow's environment has none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from fastprune.choices import NO_DROP, Estimator, Glue, Kind, Selection, Solver, Tuning
 from fastprune.cron import check_cron
 from fastprune.errors import InputError
-from fastprune.stage_graph import ACTING, STAGES
+from fastprune.stages.graph import ACTING, STAGES
 
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 _Ratio = Annotated[float, Field(gt=0, lt=1)]
@@ -93,7 +93,7 @@ class Budget(_Section):
 
     @property
     def settings(self) -> dict:
-        """The arguments of :func:`fastprune.stages.budget`."""
+        """The arguments of :func:`fastprune.stages.pruning.budget`."""
         return {"constraint": self.constraint, "keep_ratio": self.keep_ratio or 0.0,
                 "latency_ms": self.latency_ms,
                 "max_accuracy_drop": NO_DROP if self.max_accuracy_drop is None else self.max_accuracy_drop}
@@ -363,7 +363,7 @@ def _with_files(sweep: Sweep, path: Path, node: yaml.Node, here: bool) -> Sweep:
     latency = sweep.latency.model_copy(update={"lut": found(sweep.latency.lut, "latency", "lut")})
     release = sweep.release
     if release.policy and not release.policy.startswith("{"):  # else it has been read
-        from fastprune.policy import read_policy
+        from fastprune.releases.policy import read_policy
 
         file = path.parent / release.policy
         if not file.is_file():

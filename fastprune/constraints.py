@@ -10,8 +10,8 @@ from torch import Tensor
 from fastprune.architectures import Encoder
 from fastprune.choices import Kind, Solver
 from fastprune.errors import InputError
-from fastprune.latency_search import check_latency, search_latency, smallest_latency
-from fastprune.lut import LatencyTable
+from fastprune.latency.lut import LatencyTable
+from fastprune.latency.search import check_latency, search_latency, smallest_latency
 from fastprune.macs import MacModel
 from fastprune.masks import Masks
 from fastprune.search import check_keep_ratio, search_macs
@@ -42,7 +42,7 @@ class Constraint:
     table : LatencyTable, optional
         With it the budget is latency; otherwise MACs.
     solver : {"exact", "piecewise"}
-        See :func:`fastprune.latency_search.search_latency`.
+        See :func:`fastprune.latency.search.search_latency`.
     """
 
     macs: MacModel

@@ -9,8 +9,8 @@ from fastprune.architectures import Encoder
 from fastprune.artifacts import code_version
 from fastprune.constraints import Constraint
 from fastprune.data import Split, make_batches
-from fastprune.lut import LatencyTable
-from fastprune.timing import device_name, full_batch, measure_latency, torch_threads
+from fastprune.latency.lut import LatencyTable
+from fastprune.latency.timing import device_name, full_batch, measure_latency, torch_threads
 from fastprune.tuning import Tuned
 
 LATENCY_BATCH = 8

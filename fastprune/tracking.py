@@ -136,7 +136,7 @@ def log_data(uri: str, run_id: str, record: Mapping, sources: Mapping[str, str])
     Parameters
     ----------
     record : mapping
-        What :func:`fastprune.stages.prepare` returned.
+        What :func:`fastprune.stages.pruning.prepare` returned.
     sources : mapping
         Where the rows of ``sample`` and ``evaluation`` are from: a file, an ``s3://`` location or a data set's name.
     """
@@ -175,7 +175,7 @@ class StageLog:
     artifacts: list[str | Path] = field(default_factory=list)
 
     def record(self, record: Mapping) -> None:
-        """Take over what a function of :mod:`fastprune.stages` returned."""
+        """Take over what a function of :mod:`fastprune.stages.pruning` returned."""
         self.parameters |= record["settings"]
         self.metrics |= _numbers(record["metrics"]) | {"seconds": record["seconds"]}
 
@@ -251,10 +251,13 @@ def end(uri: str, run_id: str, status: str = "FINISHED") -> None:
 
 @_best_effort("")
 def register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mapping) -> str:
-    """:func:`fastprune.registration.register` for a compression that must not fail by it; empty where it did."""
+    """:func:`fastprune.releases.registration.register` for a compression that must not fail by it.
+
+    Empty where it did.
+    """
     if not run_id:
         return ""
-    from fastprune import registration
+    from fastprune.releases import registration
 
     try:
         return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=mlflow_store.user(uri))
@@ -268,8 +271,8 @@ def promote(uri: str, run_id: str, name: str, version: str, policy: str) -> str:
     """Make a version the champion if it meets a policy; says how that went, and empty if MLflow failed."""
     if not version:
         return ""
-    from fastprune import release
-    from fastprune.policy import parse_policy
+    from fastprune.releases import release
+    from fastprune.releases.policy import parse_policy
 
     try:
         release.promote(uri, name, version, parse_policy(policy), why=f"compression {run_id}")
@@ -286,7 +289,7 @@ def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Ma
     ----------
     uri, run_id : str
     report_dir : Path
-        Output of :func:`fastprune.stages.report`.
+        Output of :func:`fastprune.stages.pruning.report`.
     model_dir : Path
         The pruned model.
     metrics : mapping

@@ -25,7 +25,7 @@ from airflow.sdk import DAG, BaseOperator, Param, literal
 
 from fastprune.config import Sweep, read_config
 from fastprune.errors import InputError
-from fastprune.stage_graph import Node, nodes
+from fastprune.stages.graph import Node, nodes
 
 ROOT = "{{ params.root }}/{{ dag.dag_id }}/{{ run_id }}"
 DEVICE = "{{ params.device }}"

@@ -25,7 +25,8 @@ from unittest import mock
 IMPORTS = (
     "kfp.dsl.executor", "scipy.stats", "sklearn.isotonic", "sklearn.metrics",
     *(f"fastprune.{name}" for name in (
-        "stages", "fisher_stages", "release_stages", "registration", "release", "report", "summary")),
+        "stages.pruning", "stages.fisher", "stages.release", "releases.registration", "releases.release",
+        "reports.report", "reports.summary")),
     *(f"mlflow.{name}" for name in (
         "pyfunc", "store.tracking.sqlalchemy_store", "store.model_registry.sqlalchemy_store",
         "system_metrics.system_metrics_monitor")),

@@ -1,4 +1,4 @@
-"""A sweep as a Kubeflow pipeline: the stages of :mod:`fastprune.stage_graph`, with what a cluster must be told."""
+"""A sweep as a Kubeflow pipeline: the stages of :mod:`fastprune.stages.graph`, with what a cluster must be told."""
 
 import json
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from components.search import search
 from components.summarise import summarise
 from components.tune import tune
 from fastprune.config import Model, Sweep
-from fastprune.stage_graph import Stage, parameters, run_of, stages_of_sweep
+from fastprune.stages.graph import Stage, parameters, run_of, stages_of_sweep
 
 COMPONENTS = {component.name.replace("-", "_"): component for component in (
     prepare, evaluate_dense, profile, fisher, fisher_shard, merge_fisher, budget, search, rearrange, tune,

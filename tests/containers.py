@@ -17,7 +17,7 @@ import requests
 
 import fastprune
 from fastprune.config import read_config
-from fastprune.stage_graph import stages_of_sweep
+from fastprune.stages.graph import stages_of_sweep
 from tests import reviews, servers
 
 ROOT = Path(fastprune.__file__).parents[1]

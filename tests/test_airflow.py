@@ -17,7 +17,7 @@ from test_stages import source  # noqa: F401 (a fixture)
 import fastprune
 from fastprune.config import read_config
 from fastprune.masks import Masks
-from fastprune.stage_graph import nodes
+from fastprune.stages.graph import nodes
 from tests import kubernetes_api, servers
 
 REPOSITORY = Path(__file__).parents[1]

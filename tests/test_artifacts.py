@@ -6,9 +6,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from test_stages import algorithm_stages, folders, source  # noqa: F401 (fixtures)
 
-from fastprune import artifacts, stages, storage
+from fastprune import artifacts, storage
 from fastprune.artifacts import makes
 from fastprune.errors import InputError
+from fastprune.stages import pruning as stages
 
 _CALLS = []
 

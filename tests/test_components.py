@@ -8,8 +8,8 @@ from test_config import write_config
 from test_stages import source  # noqa: F401 (a fixture)
 
 from fastprune.config import Budget, read_config
-from fastprune.lut import LatencyTable
-from fastprune.stage_graph import STAGES, parameters, run_of, stages_of
+from fastprune.latency.lut import LatencyTable
+from fastprune.stages.graph import STAGES, parameters, run_of, stages_of
 from pipelines.kubeflow import COMPONENTS
 
 OWN = {"prepare": {"run_settings", "pipeline_job"}, "budget": {"budget"}, "fisher_shard": {"shard"}}

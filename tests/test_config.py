@@ -14,7 +14,7 @@ from fastprune.cli import main
 from fastprune.config import parse_config, read_config
 from fastprune.data import glue_task
 from fastprune.errors import InputError
-from fastprune.stage_graph import STAGES, nodes
+from fastprune.stages.graph import STAGES, nodes
 
 SWEEP = """\
 name: reviews
@@ -129,7 +129,7 @@ def test_the_tasks_of_a_file_are_those_of_the_library():
 
 def test_reading_it_needs_no_torch(config):
     """Airflow's environment has none."""
-    code = ("import sys; from fastprune.config import read_config; from fastprune.stage_graph import nodes; "
+    code = ("import sys; from fastprune.config import read_config; from fastprune.stages.graph import nodes; "
             f"nodes(read_config({str(config())!r})); heavy = {{'torch', 'transformers', 'kfp', 'mlflow', 'numpy'}}; "
             "assert not heavy & set(sys.modules), heavy & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from fastprune import knapsack
 from fastprune.errors import InputError
-from fastprune.latency_search import search_latency
-from fastprune.lut import LatencyTable
-from fastprune.piecewise import PiecewiseLinear, fit, search_piecewise
+from fastprune.latency import knapsack
+from fastprune.latency.lut import LatencyTable
+from fastprune.latency.piecewise import PiecewiseLinear, fit, search_piecewise
+from fastprune.latency.search import search_latency
 
 SYNTHETIC = ("linear", "piecewise", "noisy", "flat", "decreasing", "large_units_us")
 REALISTIC = ("measured", "gpu_like")

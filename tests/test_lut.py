@@ -11,13 +11,14 @@ from test_latency_search import make_table
 from tiny_models import FAMILIES, build
 
 import fastprune
-from fastprune import profiler, table_store
+from fastprune import table_store
 from fastprune.architectures import describe
 from fastprune.cli import main
 from fastprune.errors import InputError
-from fastprune.lut import LatencyTable
+from fastprune.latency import profiler
+from fastprune.latency.lut import LatencyTable
+from fastprune.latency.timing import Latency, device_name
 from fastprune.masks import Masks
-from fastprune.timing import Latency, device_name
 
 CPU = torch.device("cpu")
 

@@ -12,10 +12,11 @@ from test_config import SWEEP, write_config
 from test_stages import source  # noqa: F401 (a fixture)
 
 import fastprune
-from fastprune import mlflow_store, release
+from fastprune import mlflow_store
 from fastprune.config import parse_config, read_config
-from fastprune.run_node import run_node
-from fastprune.stage_graph import nodes
+from fastprune.releases import release
+from fastprune.stages.graph import nodes
+from fastprune.stages.run_node import run_node
 from pipelines import kubeflow, local_run
 from pipelines.__main__ import main
 

@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
-from fastprune import ledger, mlflow_store, registration, release
+from fastprune import mlflow_store
 from fastprune.cli import main
 from fastprune.errors import InputError
-from fastprune.policy import Evidence, Policy, judge, read_policy
+from fastprune.releases import ledger, registration, release
+from fastprune.releases.policy import Evidence, Policy, judge, read_policy
 
 LENIENT = Policy(max_accuracy_drop=1.0)
 NAME = "tiny"

@@ -12,10 +12,11 @@ import pytest
 from test_release import LENIENT, NAME, aliases, made, store  # noqa: F401 (fixtures)
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
-from fastprune import mlflow_store, registration, release, tracking
+from fastprune import mlflow_store, tracking
+from fastprune.releases import registration, release
 
 PROMOTE = """
-    from fastprune.policy import Policy
+    from fastprune.releases.policy import Policy
     release.promote(uri, "tiny", "2", Policy(max_accuracy_drop=1.0), why="better")
 """
 REGISTER = """
@@ -35,8 +36,8 @@ def killed(uri, folder, action, target, when):
         from pathlib import Path
         from mlflow import MlflowClient
         import mlflow
-        from fastprune import registration, release
-        from fastprune.ledger import StoreLedger
+        from fastprune.releases import registration, release
+        from fastprune.releases.ledger import StoreLedger
         uri, folder = sys.argv[1], Path(sys.argv[2])
         owner, name = {target.rpartition('.')[0]}, {target.rpartition('.')[2]!r}
         done = getattr(owner, name)
@@ -46,7 +47,7 @@ def killed(uri, folder, action, target, when):
             os.kill(os.getpid(), signal.SIGKILL)
         setattr(owner, name, die)
         """) + textwrap.dedent(action)
-    environment = {**os.environ, "PYTHONPATH": str(Path(release.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(release.__file__).parents[2])}
     ended = subprocess.run([sys.executable, "-c", script, uri, str(folder)], env=environment, capture_output=True,
                            text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr

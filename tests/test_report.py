@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fastprune import report
+from fastprune.reports import report
 
 MANIFEST = {
     "source_model": "models/<b>mini</b>", "sample_size": 2048, "seq_len": 27.02, "seed": 0, "keep_ratio": 0.6,

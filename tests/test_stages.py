@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 import fastprune
-from fastprune import fisher_stages, stages
 from fastprune.config import Budget
 from fastprune.errors import InputError
-from fastprune.lut import LatencyTable
+from fastprune.latency.lut import LatencyTable
 from fastprune.masks import Masks
-from fastprune.stage_graph import STAGES, stages_of
+from fastprune.stages import fisher as fisher_stages
+from fastprune.stages import pruning as stages
+from fastprune.stages.graph import STAGES, stages_of
 
 WORDS = ["the", "film", "was", "not", "very", "good", "bad", "dull", "great"]
 
@@ -53,7 +54,7 @@ def run_stages(root, **given):
     """Every folder of a compression by name, made by running all of the algorithm's stages in order."""
     made = {}
     for stage in algorithm_stages(latency=given.get("constraint") == "latency"):
-        run = getattr(import_module(f"fastprune.{stage.module}"), stage.name)
+        run = getattr(import_module(f"fastprune.stages.{stage.module}"), stage.name)
         parameters = inspect.signature(run).parameters
         made |= {name: root / name for name in stage.outputs}
         paths = {name: made[name] for name in stage.inputs + stage.outputs}
@@ -74,7 +75,7 @@ def test_the_table_names_the_folders_that_each_stage_takes():
     made = set()
     for stage in STAGES:
         assert set(stage.inputs) <= made, f"{stage.name} reads what no stage before it made"
-        run = getattr(import_module(f"fastprune.{stage.module}"), stage.name)
+        run = getattr(import_module(f"fastprune.stages.{stage.module}"), stage.name)
         own = {"fisher_shard": {"shard"}, "budget": {*Budget(keep_ratio=0.5).settings}}.get(stage.name, set())
         tracked = {"run_id", "tracking_uri"} if stage.releases else set()
         assert {*stage.inputs, *stage.outputs, *stage.parameters, *own, *tracked} == set(
@@ -84,7 +85,7 @@ def test_the_table_names_the_folders_that_each_stage_takes():
 
 def test_stages_that_need_no_modelling_code_do_not_import_it():
     """It takes seconds, in every process of a pipeline."""
-    code = "import sys, fastprune.stages; assert 'transformers.modeling_utils' not in sys.modules"
+    code = "import sys, fastprune.stages.pruning; assert 'transformers.modeling_utils' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from fastprune.errors import InputError
-from fastprune.summary import Compression, pareto_front, render, sum_up
+from fastprune.reports.summary import Compression, pareto_front, render, sum_up
 
 ONE = Compression("MACs 0.5", "accuracy", 0.9, 0.89, 0.5, 0.6, 0.7, 30.0, "1")
 

@@ -3,7 +3,7 @@ import time
 import torch
 from torch import nn
 
-from fastprune.timing import Latency, device_name, driver_version, measure_latency, milliseconds
+from fastprune.latency.timing import Latency, device_name, driver_version, measure_latency, milliseconds
 
 
 class Sleeper(nn.Module):

@@ -9,10 +9,11 @@ import pandas
 import pytest
 import torch
 
-from fastprune import checkpoint, mlflow_store, registration, tracking
+from fastprune import checkpoint, mlflow_store, tracking
 from fastprune.architectures import describe
 from fastprune.errors import InputError
 from fastprune.masks import Masks
+from fastprune.releases import registration
 from fastprune.surgery import slice_model
 
 

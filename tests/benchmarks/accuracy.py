@@ -29,12 +29,12 @@ from fastprune.compression import measure_importance, table_task, tune
 from fastprune.constraints import Constraint
 from fastprune.data import draw_sample, encode, make_batches, read_table
 from fastprune.evaluation import evaluate
+from fastprune.latency.lut import LatencyTable
+from fastprune.latency.timing import full_batch, measure_latency
 from fastprune.layerwise import Teacher
-from fastprune.lut import LatencyTable
 from fastprune.masks import Masks, masked
 from fastprune.rearrange import rearrange
 from fastprune.search import search_macs
-from fastprune.timing import full_batch, measure_latency
 
 # name: selection, Fisher estimator, tuning
 METHODS = {

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fastprune.latency_search import search_latency
-from fastprune.profiler import Bench, profile, thin_model
+from fastprune.latency.profiler import Bench, profile, thin_model
+from fastprune.latency.search import search_latency
+from fastprune.latency.timing import full_batch, measure_latency, steady_allocator
 from fastprune.surgery import slice_model
-from fastprune.timing import full_batch, measure_latency, steady_allocator
 from tests.benchmarks.common import parser, random_encoder, start
 
 

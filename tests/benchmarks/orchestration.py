@@ -20,8 +20,8 @@ import click
 
 from fastprune import mlflow_store
 from fastprune.config import Sweep, read_config
-from fastprune.run_node import run_node
-from fastprune.stage_graph import nodes
+from fastprune.stages.graph import nodes
+from fastprune.stages.run_node import run_node
 from pipelines import local_run
 
 

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from fastprune.config import read_config
-from fastprune.run_node import run_node
-from fastprune.stage_graph import nodes
+from fastprune.stages.graph import nodes
+from fastprune.stages.run_node import run_node
 
 
 def main(config: str, root: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 from test_release import LENIENT, variant
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
-from fastprune import mlflow_store, registration, release
+from fastprune import mlflow_store
+from fastprune.releases import registration, release
 from tests.servers import BUCKET
 
 RACES = int(os.environ.get("FASTPRUNE_RACES", "30"))

@@ -17,10 +17,11 @@ from test_release import LENIENT, variant
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
 import fastprune
-from fastprune import checkpoint, mlflow_store, registration, release, tracking
+from fastprune import checkpoint, mlflow_store, tracking
 from fastprune.cli import main
 from fastprune.errors import InputError
-from fastprune.policy import Policy
+from fastprune.releases import registration, release
+from fastprune.releases.policy import Policy
 from tests import servers
 
 NAME = "reviews"

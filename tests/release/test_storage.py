@@ -16,7 +16,7 @@ from test_lut import profile_twice
 from fastprune import checkpoint, storage
 from fastprune.data import read_table
 from fastprune.errors import InputError
-from fastprune.lut import LatencyTable
+from fastprune.latency.lut import LatencyTable
 from tests.servers import BUCKET, READER
 
 

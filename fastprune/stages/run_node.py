@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastprune import steps, storage
+from fastprune import storage
 from fastprune.config import Sweep
 from fastprune.errors import InputError
-from fastprune.stage_graph import Node, nodes, parameters, run_of
+from fastprune.stages import steps
+from fastprune.stages.graph import Node, nodes, parameters, run_of
 
 RUN_ID = "run_id"
 """Beside the folders of a node that opened an MLflow run."""

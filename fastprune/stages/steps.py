@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from fastprune import tracking
-from fastprune.stage_graph import STAGES
+from fastprune.stages.graph import STAGES
 
 Folders = Mapping[str, str | Path | Sequence[str | Path] | None]
 
@@ -31,7 +31,7 @@ def open_run(run: Mapping, *, parent: str = "", tracking_uri: str = "", tags: Ma
 
 def run_stage(name: str, folders: Folders, parameters: Mapping = {}, *, run_id: str = "",
               tracking_uri: str = "") -> dict:
-    """Run a stage of :mod:`fastprune.stage_graph`; return what it has to tell.
+    """Run a stage of :mod:`fastprune.stages.graph`; return what it has to tell.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def run_stage(name: str, folders: Folders, parameters: Mapping = {}, *, run_id: 
     paths = {key: _path(value) for key, value in folders.items()}
     with tracking.stage(tracking_uri, run_id, name) as log:
         [stage] = [stage for stage in STAGES if stage.name == name]
-        run = getattr(import_module(f"fastprune.{stage.module}"), name)  # torch: its seconds are the stage's
+        run = getattr(import_module(f"fastprune.stages.{stage.module}"), name)  # torch: its seconds are the stage's
         tracked = {"run_id": run_id, "tracking_uri": tracking_uri} if stage.releases else {}
         record = run(**paths, **parameters, **tracked)
         log.record(record)

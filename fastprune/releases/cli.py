@@ -30,7 +30,7 @@ def _store(uri: str) -> str:
 def register(model_dir: Path, name: str, metrics_file: Path | None, tags: tuple[str, ...], by: str,
              tracking_uri: str) -> None:
     """Make the pruned model in MODEL_DIR a version of a registered model, with its lineage."""
-    from fastprune import registration
+    from fastprune.releases import registration
 
     if wrong := [tag for tag in tags if "=" not in tag]:
         raise InputError(f"--tag {wrong[0]}: write it as NAME=VALUE")
@@ -59,8 +59,8 @@ def register(model_dir: Path, name: str, metrics_file: Path | None, tags: tuple[
 def promote(name: str, version: str, policy_file: Path, expect: str | None, why: str, by: str,
             tracking_uri: str) -> None:
     """Make VERSION of the registered model NAME its champion, if the policy lets it."""
-    from fastprune import release
-    from fastprune.policy import read_policy
+    from fastprune.releases import release
+    from fastprune.releases.policy import read_policy
 
     verdict = release.promote(_store(tracking_uri), name, version, read_policy(policy_file), why=why, by=by,
                               expected=expect)
@@ -75,7 +75,7 @@ def promote(name: str, version: str, policy_file: Path, expect: str | None, why:
 @_uri
 def rollback(name: str, why: str, by: str, tracking_uri: str) -> None:
     """Make the previous champion of NAME the champion again."""
-    from fastprune import release
+    from fastprune.releases import release
 
     event = release.rollback(_store(tracking_uri), name, why=why, by=by)
     click.echo(f"{name} version {event.to_version} is the champion again, version {event.from_version} the previous")
@@ -87,7 +87,7 @@ def rollback(name: str, why: str, by: str, tracking_uri: str) -> None:
 @_uri
 def history(name: str, as_json: bool, tracking_uri: str) -> None:
     """Every change of champion of NAME: who, when, from which version to which, and why."""
-    from fastprune import release
+    from fastprune.releases import release
 
     told = release.history(_store(tracking_uri), name)
     if not told:
@@ -104,7 +104,7 @@ def history(name: str, as_json: bool, tracking_uri: str) -> None:
 @_uri
 def verify(name: str, version: str, tracking_uri: str) -> None:
     """Download VERSION (a number, or an alias such as champion) of NAME and prove its digests and logits."""
-    from fastprune import registration
+    from fastprune.releases import registration
 
     uri = _store(tracking_uri)
     if not version.isdigit():

@@ -8,8 +8,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from fastprune import page
-from fastprune.page import KEPT, MUTED, PRUNED, RULE, STYLE, svg
+from fastprune.reports import page
+from fastprune.reports.page import KEPT, MUTED, PRUNED, RULE, STYLE, svg
 
 
 def render(metrics: Mapping, manifest: Mapping) -> str:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 import matplotlib
 from matplotlib.figure import Figure
 
-from fastprune import page
-from fastprune.page import INK, KEPT, MUTED, RULE, STYLE, svg
-from fastprune.policy import Evidence, Probe, judge, parse_policy
+from fastprune.releases.policy import Evidence, Probe, judge, parse_policy
+from fastprune.reports import page
+from fastprune.reports.page import INK, KEPT, MUTED, RULE, STYLE, svg
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fastprune.constraints import Constraint
 from fastprune.curvature import Curvature
 from fastprune.data import Split, make_batches
 from fastprune.fisher import Fisher
-from fastprune.lut import LatencyTable
+from fastprune.latency.lut import LatencyTable
 from fastprune.macs import MacModel
 from fastprune.masks import Masks
 

@@ -33,7 +33,7 @@ class Stage:
     parameters : tuple of str
         Keys of the configuration that it takes.
     module : str
-        Where its function is, in the package.
+        Where its function is, in :mod:`fastprune.stages`.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Stage:
     after: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
-    module: str = "stages"
+    module: str = "pruning"
 
     @property
     def releases(self) -> bool:
         """Whether it acts on MLflow itself, and so takes ``run_id`` and ``tracking_uri`` too."""
-        return self.module == "release_stages"
+        return self.module == "release"
 
 
 _RUNS = ("batch_size", "device")
@@ -63,11 +63,11 @@ STAGES = (
     Stage("profile", "model", ("model",), ("table",), ("evaluate_dense",), parameters=(
         "lut", "lut_store", "latency_batch_size", "latency_seq_len", "device")),
     Stage("fisher", "model", ("model", "calibration"), ("fisher",), ("evaluate_dense", "profile"), _MEASURES,
-          module="fisher_stages"),
+          module="fisher"),
     Stage("fisher_shard", "shard", ("model", "calibration"), ("part",), ("evaluate_dense", "profile"),
-          (*_MEASURES, "shards"), module="fisher_stages"),
+          (*_MEASURES, "shards"), module="fisher"),
     Stage("merge_fisher", "model", ("model", "calibration", "part"), ("fisher",), parameters=_MEASURES,
-          lists=("part",), module="fisher_stages"),
+          lists=("part",), module="fisher"),
     Stage("budget", "budget", ("model", "calibration", "fisher", "table"), ("chosen",), parameters=(
         "solver", "tuning", *_RUNS)),
     Stage("search", "budget", ("fisher", "table", "chosen"), ("searched",)),
@@ -80,11 +80,11 @@ STAGES = (
     Stage("report", "budget", ("model", "dense", "table", "fisher", "chosen", "searched", "rearranged", "pruned",
                                "measured"), ("report",)),
     Stage("register", "budget", ("pruned", "report"), ("released",), parameters=("model_name",),
-          module="release_stages"),
+          module="release"),
     Stage("summarise", "model", ("report", "released"), ("summary",), parameters=("policy",),
-          lists=("report", "released"), module="release_stages"),
+          lists=("report", "released"), module="release"),
     Stage("gate", "model", ("summary",), ("verdict",), parameters=("model_name", "policy"),
-          module="release_stages"),
+          module="release"),
 )
 
 ACTING = ("prepare", "budget", "register", "summarise", "gate")

@@ -1,4 +1,4 @@
-"""Measures how long attention and FFN blocks take by what they keep (paper, section 3.1), for :mod:`fastprune.lut`.
+"""Measures how long attention and FFN blocks take by what they keep (paper, section 3.1), for :mod:`.lut`.
 
 What is timed are the layers of a sliced model itself, run as the model runs them: any number of heads beside half of
 the filters, any number of filters beside half of the heads, for in that company a pruned model's blocks run. The
@@ -24,11 +24,8 @@ from tqdm import tqdm
 from fastprune.architectures import Encoder, describe, layers_of, longest_input
 from fastprune.artifacts import code_version
 from fastprune.errors import InputError
-from fastprune.layerwise import layer_input
-from fastprune.lut import LatencyTable
-from fastprune.masks import Masks
-from fastprune.surgery import slice_model
-from fastprune.timing import (
+from fastprune.latency.lut import LatencyTable
+from fastprune.latency.timing import (
     Latency,
     device_name,
     driver_version,
@@ -37,6 +34,9 @@ from fastprune.timing import (
     steady_allocator,
     torch_threads,
 )
+from fastprune.layerwise import layer_input
+from fastprune.masks import Masks
+from fastprune.surgery import slice_model
 
 LAYERS = 4
 """So many layers are run one after the other, so that their weights come from where a model's come from."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from fastprune import artifacts, checkpoint, mlflow_store, storage, tracking
 from fastprune.artifacts import Artifact
 from fastprune.errors import InputError
-from fastprune.policy import Evidence, Probe
+from fastprune.releases.policy import Evidence, Probe
 
 TOLERANCE = 1e-3
 """Greatest difference of a logit between two machines' arithmetic, absolute or relative."""

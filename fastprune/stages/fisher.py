@@ -1,6 +1,6 @@
 """The stages that measure what every head and filter is worth: in one go, or in shards that are merged.
 
-As in :mod:`fastprune.stages`, from folders to folders.
+As in :mod:`fastprune.stages.pruning`, from folders to folders.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastprune.choices import Estimator, Selection
 from fastprune.compression import gather
 from fastprune.curvature import Curvature
 from fastprune.fisher import Fisher
-from fastprune.stage_folders import load_sample, save_fisher, write_record
+from fastprune.stages.folders import load_sample, save_fisher, write_record
 
 
 @makes("fisher")

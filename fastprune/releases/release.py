@@ -1,7 +1,8 @@
 """Promotion under a policy, rollback, and the history of both.
 
-The record (:mod:`fastprune.ledger`) is the truth, the aliases ``champion`` and ``previous`` follow it: a promotion that
-is killed has either written its event, and then the next start moves the aliases, or has changed nothing.
+The record (:mod:`fastprune.releases.ledger`) is the truth, the aliases ``champion`` and ``previous`` follow it: a
+promotion that is killed has either written its event, and then the next start moves the aliases, or has changed
+nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from datetime import UTC, datetime
 
 from fastprune import mlflow_store
 from fastprune.errors import InputError
-from fastprune.ledger import Event, Ledger, events, open_ledger
-from fastprune.policy import Policy, Verdict, judge
-from fastprune.registration import read_evidence
+from fastprune.releases.ledger import Event, Ledger, events, open_ledger
+from fastprune.releases.policy import Policy, Verdict, judge
+from fastprune.releases.registration import read_evidence
 
 CHAMPION, PREVIOUS = "champion", "previous"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastprune import checkpoint, tracking
-from fastprune.stage_folders import read_json, record_of, write_json
+from fastprune.stages.folders import read_json, record_of, write_json
 
 
 def register(*, pruned: Path, report: Path, released: Path, model_name: str, run_id: str = "",
@@ -40,7 +40,7 @@ def summarise(*, report: Sequence[Path], released: Sequence[Path], summary: Path
     summary : Path
         Output: ``summary.json``, ``summary.html`` and ``pareto.png``.
     """
-    from fastprune.summary import Compression, plot, render, sum_up  # matplotlib
+    from fastprune.reports.summary import Compression, plot, render, sum_up  # matplotlib
 
     begin = time.perf_counter()
     compressions = [Compression.of(read_json(one / "metrics.json"), read_json(two / "released.json")["version"])

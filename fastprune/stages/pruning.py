@@ -5,7 +5,7 @@ and masks as safetensors, tables as Parquet, the rest as JSON. A folder gets its
 The first output of every stage holds ``stage.json``: its name, seconds, settings and metrics; every output is an
 artifact with a manifest (:mod:`fastprune.artifacts`).
 
-Which folder goes into which stage stands in :mod:`fastprune.stage_graph`. A ``table`` is given where any budget of the
+Which folder goes into which stage stands in :mod:`fastprune.stages.graph`. A ``table`` is given where any budget of the
 sweep is latency; the others leave it alone.
 """
 
@@ -28,12 +28,12 @@ from fastprune.constraints import Constraint, check_constraint
 from fastprune.data import Split, draw_sample, encode, glue_task, load_glue, read_table
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, majority_metric, refuse_untuned
+from fastprune.latency.lut import LatencyTable
 from fastprune.layerwise import Teacher
-from fastprune.lut import LatencyTable
 from fastprune.masks import Masks, masked
 from fastprune.rearrange import rearrange as rearrange_masks
 from fastprune.record import compare_latency, make_manifest, size_metrics
-from fastprune.stage_folders import (
+from fastprune.stages.folders import (
     load_budget,
     load_fisher,
     load_importance,
@@ -144,7 +144,7 @@ def profile(*, model: Path, table: Path, lut: str = "", lut_store: str = "", lat
     lut_store : str
         A folder or an ``s3://`` prefix where tables are kept by device and shape, so that a team measures each once.
     latency_batch_size, latency_seq_len : int
-        Shape of the batch to measure with, see :func:`fastprune.profiler.profile`.
+        Shape of the batch to measure with, see :func:`fastprune.latency.profiler.profile`.
     """
     begin = time.perf_counter()
     encoder = describe(load_model(model, "cpu"))
@@ -310,7 +310,7 @@ def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Pa
     report : Path
         Output: ``metrics.json``, ``report.html`` and the pictures in it.
     """
-    from fastprune.report import plots, render  # matplotlib: only this stage draws
+    from fastprune.reports.report import plots, render  # matplotlib: only this stage draws
 
     begin = time.perf_counter()
     profiled = [table] if table_of_budget(table, chosen) else []

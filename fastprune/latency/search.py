@@ -8,12 +8,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from fastprune import knapsack
 from fastprune.choices import Solver
 from fastprune.errors import InputError
-from fastprune.lut import LatencyTable
+from fastprune.latency import knapsack
+from fastprune.latency.lut import LatencyTable
+from fastprune.latency.piecewise import fit, search_piecewise
 from fastprune.masks import Masks
-from fastprune.piecewise import fit, search_piecewise
 from fastprune.search import prefix_sums
 
 

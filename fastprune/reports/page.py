@@ -25,7 +25,7 @@ STYLE = {
     "ytick.major.size": 0,
 }
 
-_TEMPLATES = jinja2.Environment(loader=jinja2.PackageLoader("fastprune"), autoescape=True, trim_blocks=True,
+_TEMPLATES = jinja2.Environment(loader=jinja2.PackageLoader("fastprune.reports"), autoescape=True, trim_blocks=True,
                                 lstrip_blocks=True, undefined=jinja2.StrictUndefined)
 
 

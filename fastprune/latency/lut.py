@@ -1,4 +1,4 @@
-"""Look-up tables of measured latency (paper, section 3.1), made by :mod:`fastprune.profiler`."""
+"""Look-up tables of measured latency (paper, section 3.1), made by :mod:`fastprune.latency.profiler`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""HTML reports of a compression and of a sweep."""
