@@ -72,7 +72,11 @@ def _run(server: socket.socket, full_command: Sequence[str]) -> int:
         json.dump({"program": program, "arguments": arguments, "folder": os.getcwd(),
                    "environment": {**os.environ, "_KFP_RUNTIME": "true"}}, request)
         request.seek(0)
-        socket.send_fds(server, [b"."], [request.fileno(), output, status])
+        try:
+            socket.send_fds(server, [b"."], [request.fileno(), output, status])
+        except BrokenPipeError:
+            print("ChildProcessError: the process that steps are forked from has ended (killed for its memory?); "
+                  "run the pipeline again")
     os.close(output)
     os.close(status)
     with open(read_output, encoding="utf-8", errors="replace") as lines:
