@@ -190,6 +190,7 @@ def test_reconstruction_meets_the_dense_outputs_better(family, problem):
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(tuned.masks.heads, masks.heads)
 
+    @torch.no_grad()
     def errors(network):
         return [float(squared_error(system.moments, torch.cat([system.projection.weight,
                                                                system.projection.bias[:, None]], 1).double()))
