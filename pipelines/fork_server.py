@@ -17,7 +17,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from unittest import mock
@@ -72,18 +72,19 @@ def _run(server: socket.socket, full_command: Sequence[str]) -> int:
         json.dump({"program": program, "arguments": arguments, "folder": os.getcwd(),
                    "environment": {**os.environ, "_KFP_RUNTIME": "true"}}, request)
         request.seek(0)
-        try:
+        with suppress(BrokenPipeError):  # nobody there: as one who is killed, it tells no status
             socket.send_fds(server, [b"."], [request.fileno(), output, status])
-        except BrokenPipeError:
-            print("ChildProcessError: the process that steps are forked from has ended (killed for its memory?); "
-                  "run the pipeline again")
     os.close(output)
     os.close(status)
     with open(read_output, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             print(line, end="")
-    with open(read_status) as told:  # nothing if it was killed
-        return int(told.read() or 1)
+    with open(read_status) as told:
+        failed = told.read()
+    if not failed:
+        print("ChildProcessError: the step, or the process that steps are forked from, was killed; if it was for its "
+              "memory, take a smaller batch_size")
+    return int(failed or 1)
 
 
 def serve(requests: socket.socket) -> None:

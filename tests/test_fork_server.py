@@ -26,7 +26,7 @@ def tell(path: str, fate: str):
     print("a line of its own", file=sys.stderr)
     if fate == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if fate == "parricide":
+    if fate == "kills the server":
         os.kill(os.getppid(), signal.SIGKILL)
     if fate == "raises":
         raise ValueError("what went wrong")
@@ -58,14 +58,15 @@ def test_a_step_that_fails_fails_alone(fate, tmp_path, capsys):
         tell(path=str(tmp_path / "told"), fate=fate)
     said = capsys.readouterr().out
     assert ("ValueError: what went wrong" in said) == (fate == "raises")
+    assert ("ChildProcessError: the step, or" in said) == (fate == "killed")
     tell(path=str(tmp_path / "again"), fate="ends")
     assert (tmp_path / "again").exists()
 
 
 def test_without_the_process_to_fork_from_a_step_says_so(tmp_path, capsys):
     with forked_steps():
-        tell(path=str(tmp_path / "last"), fate="parricide")
+        tell(path=str(tmp_path / "last"), fate="kills the server")
         with pytest.raises(RuntimeError, match="tell"):
             tell(path=str(tmp_path / "never"), fate="ends")
-    assert "the process that steps are forked from has ended" in capsys.readouterr().out
+    assert "the process that steps are forked from, was killed" in capsys.readouterr().out
     assert (tmp_path / "last").exists() and not (tmp_path / "never").exists()
