@@ -23,6 +23,7 @@ def test_stages(capsys):
     assert len(measured) == 16 and all(cost.seconds > 0 and cost.peak > 1 for cost in measured)
     output = capsys.readouterr().out
     assert "seed 0" in output and "threads" in output and "paper: mask tuning" in output
+    assert output.count("paper: kept") == output.count("default: kept") == 2
     sums = {way: statistics.median(sum(costs[way][stage][turn].seconds for stage in costs[way]) for turn in range(2))
             for way in costs}
     assert f"({sums['default']:.1f} against {sums['paper']:.1f} s)" in output

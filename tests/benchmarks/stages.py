@@ -20,7 +20,7 @@ from fastprune.rearrange import rearrange
 from fastprune.reconstruction import reconstruct_weights
 from fastprune.search import search_macs
 from fastprune.surgeon import removal_costs
-from fastprune.tuning import tune_masks
+from fastprune.tuning import Tuned, tune_masks
 from tests.benchmarks.common import Cost, measured, parser, random_batch, random_encoder, start
 
 Batches = Sequence[dict[str, Tensor]]
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, list[Cost]]]
     options.add_argument("--num-samples", type=int, default=64)
     options.add_argument("--batch-size", type=int, default=32)
     options.add_argument("--rounds", type=int, default=1)
+    options.add_argument("--estimator", choices=("per_sample", "per_batch"), default="per_sample", help="of the Fisher")
     options = options.parse_args(arguments)
     start(options)
     encoder = random_encoder(options)
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, list[Cost]]]
 def paper_way(encoder: Encoder, batches: Batches, options: argparse.Namespace) -> dict[str, Cost]:
     macs, costs = MacModel.of(encoder, options.tokens), {}
     with measured() as costs["Fisher"]:
-        fisher = estimate_fisher(encoder, batches, "classification", progress=False)
+        fisher = estimate_fisher(encoder, batches, "classification", estimator=options.estimator, progress=False)
     with measured() as costs["search"]:
         masks, teacher_masks = (
             search_macs(fisher.head_importance, fisher.filter_importance, macs, ratio)
@@ -76,7 +77,8 @@ def paper_way(encoder: Encoder, batches: Batches, options: argparse.Namespace) -
     with measured() as costs["rearrangement"]:
         masks = rearrange(masks, fisher)
     with measured() as costs["mask tuning"]:
-        tune_masks(encoder, masks, teacher_masks, batches, "classification", progress=False)
+        tuned = tune_masks(encoder, masks, teacher_masks, batches, "classification", progress=False)
+    print_kept("paper", macs, tuned)
     return costs
 
 
@@ -89,8 +91,16 @@ def default_way(encoder: Encoder, batches: Batches, options: argparse.Namespace)
     with measured() as costs["search"]:
         masks = search_macs(*importance, macs, options.keep_ratio)
     with measured() as costs["weight reconstruction"]:
-        reconstruct_weights(Teacher(encoder, batches), masks, "classification", progress=False)
+        tuned = reconstruct_weights(Teacher(encoder, batches), masks, "classification", progress=False)
+    print_kept("default", macs, tuned)
     return costs
+
+
+def print_kept(way: str, macs: MacModel, tuned: Tuned) -> None:
+    """What the seconds are of: a tuning that ended before the last layer is no measure of a whole one."""
+    masks = tuned.masks
+    print(f"{way}: kept {macs.kept(masks):.4f} of the MACs; heads {masks.head_counts}, filters {masks.filter_counts}"
+          + (f"; tuning ended at {tuned.stopped}" if tuned.stopped else ""))
 
 
 def print_ratio(name: str, seconds: list[float], reference: list[float]) -> None:
