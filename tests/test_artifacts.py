@@ -9,7 +9,7 @@ from test_stages import algorithm_stages, folders, source  # noqa: F401 (fixture
 from fastprune import artifacts, storage
 from fastprune.artifacts import makes
 from fastprune.errors import InputError
-from fastprune.stages import pruning as stages
+from fastprune.stages import pruning
 
 _CALLS = []
 
@@ -198,17 +198,17 @@ def test_an_artifact_of_another_model_sample_or_seed_is_refused(folders, source,
     if "source" in change:
         change = {"source": str(material / change["source"])}
     paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
-    stages.prepare(**paths, **source | change)
+    pruning.prepare(**paths, **source | change)
     given = {name: folders[name] for name in ("model", "calibration", "evaluation", "fisher", "chosen", "rearranged")}
     with pytest.raises(InputError, match=f"is of another compression than .*: ({differs}) is"):
-        stages.tune(**given | {foreign: paths[foreign]}, pruned=tmp_path / "pruned", tuned=tmp_path / "tuned")
+        pruning.tune(**given | {foreign: paths[foreign]}, pruned=tmp_path / "pruned", tuned=tmp_path / "tuned")
     assert not (tmp_path / "pruned").exists()
 
 
 def test_evaluation_data_of_another_compression_are_refused(folders, source, tmp_path):  # noqa: F811
     paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
-    stages.prepare(**paths, **source | {"eval_file": source["train_file"]})
+    pruning.prepare(**paths, **source | {"eval_file": source["train_file"]})
     given = {name: folders[name] for name in ("model", "chosen", "searched", "rearranged", "pruned")}
     with pytest.raises(InputError, match="is of another compression than .*: evaluation_sha256 is"):
-        stages.evaluate_pruned(**given, evaluation=paths["evaluation"], measured=tmp_path / "measured")
+        pruning.evaluate_pruned(**given, evaluation=paths["evaluation"], measured=tmp_path / "measured")
     assert not (tmp_path / "measured").exists()

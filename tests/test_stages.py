@@ -17,7 +17,7 @@ from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable
 from fastprune.masks import Masks
 from fastprune.stages import fisher as fisher_stages
-from fastprune.stages import pruning as stages
+from fastprune.stages import pruning
 from fastprune.stages.graph import STAGES, stages_of
 
 WORDS = ["the", "film", "was", "not", "very", "good", "bad", "dull", "great"]
@@ -141,7 +141,7 @@ def test_no_pickle_and_no_leftovers(folders):
 def test_prepare_refuses_bad_input_and_writes_nothing(tmp_path, source, change, message):
     paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
     with pytest.raises(InputError, match=re.escape(message)):
-        stages.prepare(**paths, **{**source, **change})
+        pruning.prepare(**paths, **{**source, **change})
     assert not list(tmp_path.iterdir())
 
 
@@ -150,12 +150,12 @@ def test_an_untuned_model_is_refused_unless_allowed(tmp_path, source, folders):
     text = Path(source["eval_file"]).read_text()
     flipped = re.sub(r",([01])\n", lambda match: f",{1 - int(match[1])}\n", text)
     (tmp_path / "flipped.csv").write_text(flipped)
-    stages.prepare(model=tmp_path / "model", calibration=tmp_path / "calibration", evaluation=evaluation,
+    pruning.prepare(model=tmp_path / "model", calibration=tmp_path / "calibration", evaluation=evaluation,
                    **{**source, "eval_file": str(tmp_path / "flipped.csv")})
     with pytest.raises(InputError, match="not fine-tuned"):
-        stages.evaluate_dense(model=model, evaluation=evaluation, dense=tmp_path / "dense")
+        pruning.evaluate_dense(model=model, evaluation=evaluation, dense=tmp_path / "dense")
     assert not (tmp_path / "dense").exists()
-    record = stages.evaluate_dense(model=model, evaluation=evaluation, dense=tmp_path / "dense", allow_untuned=True)
+    record = pruning.evaluate_dense(model=model, evaluation=evaluation, dense=tmp_path / "dense", allow_untuned=True)
     assert record["metrics"]["metric"] == 0.0
 
 
@@ -180,9 +180,9 @@ def test_a_latency_budget(tmp_path, source):
 
 def test_the_profiler_keeps_what_it_measures_in_the_store(tmp_path, folders):
     store = {"lut_store": str(tmp_path / "store"), "latency_batch_size": 1, "latency_seq_len": 8, "device": "cpu"}
-    first = stages.profile(model=folders["model"], table=tmp_path / "first", **store)
+    first = pruning.profile(model=folders["model"], table=tmp_path / "first", **store)
     [kept] = (tmp_path / "store").rglob("*.json")
-    again = stages.profile(model=folders["model"], table=tmp_path / "again", **store)
+    again = pruning.profile(model=folders["model"], table=tmp_path / "again", **store)
     assert first["settings"]["lut_from"] == "measured now" and str(kept) == again["settings"]["lut_from"]
     assert (tmp_path / "first" / "lut.json").read_bytes() == (tmp_path / "again" / "lut.json").read_bytes()
 
@@ -190,7 +190,7 @@ def test_the_profiler_keeps_what_it_measures_in_the_store(tmp_path, folders):
 @pytest.mark.parametrize("options", [{}, {"selection": "fisher"}, {"selection": "fisher", "estimator": "per_batch"}])
 def test_shards_merge_into_the_same_fisher(tmp_path, source, options):
     made = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
-    stages.prepare(**made, **source, selection=options.get("selection", "surgeon"))
+    pruning.prepare(**made, **source, selection=options.get("selection", "surgeon"))
     given = {name: made[name] for name in ("model", "calibration")}
     options = options | {"batch_size": 7}  # seven batches, the last one of six
     fisher_stages.fisher(**given, fisher=tmp_path / "whole", **options)
