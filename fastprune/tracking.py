@@ -253,7 +253,7 @@ def end(uri: str, run_id: str, status: str = "FINISHED") -> None:
 def register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mapping) -> str:
     """:func:`fastprune.releases.registration.register` for a compression that must not fail by it.
 
-    Empty where it did.
+    Returns the version, empty where it failed.
     """
     if not run_id:
         return ""

@@ -1,4 +1,6 @@
-"""Measures how long attention and FFN blocks take by what they keep (paper, section 3.1), for :mod:`.lut`.
+"""Measures how long attention and FFN blocks take by what they keep (paper, section 3.1).
+
+The result is a table of :mod:`fastprune.latency.lut`.
 
 What is timed are the layers of a sliced model itself, run as the model runs them: any number of heads beside half of
 the filters, any number of filters beside half of the heads, for in that company a pruned model's blocks run. The
