@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastprune import mlflow_store
-from fastprune.errors import InputError
 from fastprune.storage import sha256_of
 
 EXPERIMENT = "fastprune"
@@ -42,11 +41,11 @@ def workflow_tags() -> dict[str, str]:
             for name, value in sorted(os.environ.items()) if name in _WORKFLOW and value}
 
 
-def _best_effort(default, *, vital: bool = False):
+def best_effort(default, *, vital: bool = False):
     """Decorate a function whose first argument is a tracking URI: on failure warn and return ``default``.
 
-    An empty URI means ``MLFLOW_TRACKING_URI``; where that is not set either, nothing is tracked. A store that is away,
-    or fails at something vital, is given up.
+    For whatever a compression must not fail by. An empty URI means ``MLFLOW_TRACKING_URI``; where that is not set
+    either, nothing is tracked. A store that is away, or fails at something vital, is given up.
     """
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -60,14 +59,15 @@ def _best_effort(default, *, vital: bool = False):
                 if gives_up := vital or mlflow_store.is_away(error):
                     _given_up.add(uri)
                 reason = (str(error) or type(error).__name__).splitlines()[0]
-                _log.warning("MLflow at %s failed (%s: %s); %s", mlflow_store.shown(uri), function.__name__, reason,
+                _log.warning("MLflow at %s failed (%s: %s); %s", mlflow_store.shown(uri),
+                             function.__name__.strip("_"), reason,
                              WITHOUT if gives_up else "the record lacks this")
                 return default
         return wrapper
     return decorate
 
 
-@_best_effort("", vital=True)
+@best_effort("", vital=True)
 def start(uri: str, name: str, parameters: Mapping[str, object], *, experiment: str = EXPERIMENT, parent: str = "",
           tags: Mapping[str, str] | None = None) -> str:
     """Create the run of one compression, and the experiment if need be.
@@ -105,12 +105,12 @@ def experiment_id(uri: str, client, name: str = EXPERIMENT) -> str:
     return found.experiment_id
 
 
-@_best_effort(None)
-def log(uri: str, run_id: str, *, parameters: Mapping[str, object] = {}, metrics: Mapping[str, float] = {},
+@best_effort(None)
+def log(uri: str, run_id: str, *, parameters: Mapping[str, object] = {}, metrics: Mapping[str, object] = {},
         artifacts: Iterable[str | Path] = (), folder: str | None = None) -> None:
     """Add to a run: parameters, metrics, and files or folders as artifacts (below ``folder``, if given).
 
-    The SHA-256 of every file becomes a tag.
+    Of nested metrics the numbers are taken, by dotted name. The SHA-256 of every file becomes a tag.
     """
     if not run_id:
         return
@@ -120,7 +120,7 @@ def log(uri: str, run_id: str, *, parameters: Mapping[str, object] = {}, metrics
     digests = {file.relative_to(path.parent): sha256_of(file) for path in paths
                for file in (path.rglob("*") if path.is_dir() else [path]) if not file.is_dir()}
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()],
-                     metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()],
+                     metrics=[Metric(name, value, now, 0) for name, value in _numbers(metrics).items()],
                      tags=[RunTag(f"sha256.{name}", digest) for name, digest in digests.items()])
     for path in paths:
         if path.is_dir():
@@ -129,7 +129,7 @@ def log(uri: str, run_id: str, *, parameters: Mapping[str, object] = {}, metrics
             client.log_artifact(run_id, str(path), folder)
 
 
-@_best_effort(None)
+@best_effort(None)
 def log_data(uri: str, run_id: str, record: Mapping, sources: Mapping[str, str]) -> None:
     """Add the data sets of a compression, as ``mlflow.data`` has them.
 
@@ -155,7 +155,7 @@ def log_data(uri: str, run_id: str, record: Mapping, sources: Mapping[str, str])
     mlflow_store.connect(uri).log_inputs(run_id, inputs)
 
 
-@_best_effort(None)
+@best_effort(None)
 def log_curve(uri: str, run_id: str, points: Iterable[tuple[float, float]]) -> None:
     """Add ``validation_metric`` by keep ratio, the ratio in thousandths as the step."""
     if run_id and (points := list(points)):
@@ -171,13 +171,13 @@ class StageLog:
     """What a stage has to tell; sent to its run when the stage ends."""
 
     parameters: dict[str, object] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, object] = field(default_factory=dict)
     artifacts: list[str | Path] = field(default_factory=list)
 
     def record(self, record: Mapping) -> None:
         """Take over what a function of :mod:`fastprune.stages.pruning` returned."""
         self.parameters |= record["settings"]
-        self.metrics |= _numbers(record["metrics"]) | {"seconds": record["seconds"]}
+        self.metrics |= record["metrics"] | {"seconds": record["seconds"]}
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def stage(uri: str, parent_id: str, name: str) -> Iterator[StageLog]:
     end(uri, run_id)
 
 
-@_best_effort("")
+@best_effort("")
 def _start_child(uri: str, parent_id: str, name: str) -> str:
     if not parent_id:
         return ""
@@ -219,7 +219,7 @@ def _start_child(uri: str, parent_id: str, name: str) -> str:
     return client.create_run(experiment_id, run_name=name, tags={"mlflow.parentRunId": parent_id}).info.run_id
 
 
-@_best_effort(None)
+@best_effort(None)
 def _start_monitor(uri: str, run_id: str):
     """Processor, memory, disk and network of this machine, sampled into a run (``system/...``)."""
     if not run_id:
@@ -233,7 +233,7 @@ def _start_monitor(uri: str, run_id: str):
     return monitor
 
 
-@_best_effort(None)
+@best_effort(None)
 def _stop_monitor(uri: str, monitor) -> None:
     if monitor is not None:
         monitor.finish()
@@ -242,72 +242,11 @@ def _stop_monitor(uri: str, monitor) -> None:
         monitor.mlflow_logger.flush()
 
 
-@_best_effort(None)
+@best_effort(None)
 def end(uri: str, run_id: str, status: str = "FINISHED") -> None:
     """Close a run as ``FINISHED`` or ``FAILED``."""
     if run_id:
         mlflow_store.connect(uri).set_terminated(run_id, status)
-
-
-@_best_effort("")
-def register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mapping) -> str:
-    """:func:`fastprune.releases.registration.register` for a compression that must not fail by it.
-
-    Returns the version, empty where it failed.
-    """
-    if not run_id:
-        return ""
-    from fastprune.releases import registration
-
-    try:
-        return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=mlflow_store.user(uri))
-    except InputError as error:  # rights: MLflow itself is there, and the run can be ended
-        _log.warning("not registered: %s", error)
-        return ""
-
-
-@_best_effort("")
-def promote(uri: str, run_id: str, name: str, version: str, policy: str) -> str:
-    """Make a version the champion if it meets a policy; says how that went, and empty if MLflow failed."""
-    if not version:
-        return ""
-    from fastprune.releases import release
-    from fastprune.releases.policy import parse_policy
-
-    try:
-        release.promote(uri, name, version, parse_policy(policy), why=f"compression {run_id}")
-    except InputError as error:  # the policy, another promotion, rights: MLflow itself is there
-        _log.warning("%s", error)
-        return f"not promoted: {str(error).splitlines()[0]}"
-    return release.CHAMPION
-
-
-def finish(uri: str, run_id: str, report_dir: Path, model_dir: Path, metrics: Mapping, model_name: str) -> str:
-    """Log a compression's figures, report and model, register the model, and close the run.
-
-    Parameters
-    ----------
-    uri, run_id : str
-    report_dir : Path
-        Output of :func:`fastprune.stages.pruning.report`.
-    model_dir : Path
-        The pruned model.
-    metrics : mapping
-        The content of ``metrics.json``.
-    model_name : str
-        Registered model to add a version to.
-
-    Returns
-    -------
-    str
-        The version, empty when tracking failed.
-    """
-    log(uri, run_id, metrics=_numbers(metrics), artifacts=sorted(report_dir.glob("*.*")))
-    log(uri, run_id, artifacts=[model_dir / "manifest.json"])
-    log_curve(uri, run_id, metrics.get("curve", {}).get("points", []))
-    version = register(uri, run_id, model_dir, model_name, metrics)
-    end(uri, run_id)
-    return version
 
 
 def _numbers(values: Mapping, prefix: str = "") -> dict[str, float]:

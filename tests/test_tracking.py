@@ -1,4 +1,5 @@
 import hashlib
+import json
 import logging
 import socket
 import threading
@@ -14,6 +15,7 @@ from fastprune.architectures import describe
 from fastprune.errors import InputError
 from fastprune.masks import Masks
 from fastprune.releases import registration
+from fastprune.stages.release import register
 from fastprune.surgery import slice_model
 
 
@@ -92,7 +94,6 @@ def test_a_dead_server_costs_seconds_and_a_warning(monkeypatch, caplog):
         parent = tracking.start(dead, "a run", {"seed": 0})
         with tracking.stage(dead, parent, "search") as log:
             log.metrics["macs_kept"] = 0.5
-        assert tracking.register(dead, parent, "nowhere", "tiny", {}) == ""
     assert parent == ""
     assert time.perf_counter() - begin < 20
     assert [record.message for record in caplog.records if "without tracking" in record.message]
@@ -147,18 +148,32 @@ def test_one_failure_costs_no_more_than_what_failed(store, tmp_path, caplog):
     assert child.info.status == "FINISHED"
 
 
-def test_a_refused_registration_never_costs_the_run_its_end(store, tmp_path, caplog):
+@pytest.fixture
+def compression(tmp_path):
+    """Folders of a compression for the stage ``register``, whose manifest names no model."""
+    folders = {name: tmp_path / name for name in ("pruned", "report", "released")}
+    folders["pruned"].mkdir()
+    (folders["pruned"] / "manifest.json").write_text("{}")
+    folders["report"].mkdir()
+    metrics = {"pruned": 0.9, "seconds": {"tune": 2}, "curve": {"points": [(0.5, 0.9)]}}
+    (folders["report"] / "metrics.json").write_text(json.dumps(metrics))
+    return folders
+
+
+def test_a_refused_registration_never_costs_the_run_its_end(store, compression, caplog):
     run = tracking.start(store, "a run", {})
-    (tmp_path / "manifest.json").write_text("{}")
-    assert tracking.finish(store, run, tmp_path, tmp_path, {}, "tiny") == ""
+    register(**compression, model_name="tiny", run_id=run, tracking_uri=store)
+    assert json.loads((compression["released"] / "released.json").read_text())["version"] == ""
     assert "not registered: " in caplog.text
-    assert mlflow_store.connect(store).get_run(run).info.status == "FINISHED"
+    found = mlflow_store.connect(store).get_run(run)
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics == {"pruned": 0.9, "seconds.tune": 2.0, "validation_metric": 0.9}
 
 
-def test_a_compression_without_a_run_asks_nothing(store, tmp_path):
+def test_a_compression_without_a_run_asks_nothing(compression):
     """Its start failed in another process."""
-    metrics = {"pruned": 0.9, "curve": {"points": [(0.5, 0.9)]}}
-    assert tracking.finish(store, "", tmp_path, tmp_path, metrics, "tiny") == ""
+    register(**compression, model_name="tiny", run_id="", tracking_uri="http://127.0.0.1:1")
+    assert json.loads((compression["released"] / "released.json").read_text())["version"] == ""
     assert not tracking._given_up
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fastprune import checkpoint, tracking
+from fastprune import checkpoint, mlflow_store, tracking
+from fastprune.errors import InputError
 from fastprune.stages.folders import read_json, record_of, write_json
+
+_log = logging.getLogger(__name__)
 
 
 def register(*, pruned: Path, report: Path, released: Path, model_name: str, run_id: str = "",
@@ -22,8 +26,11 @@ def register(*, pruned: Path, report: Path, released: Path, model_name: str, run
     """
     begin = time.perf_counter()
     metrics = read_json(report / "metrics.json")
-    made = {"model_name": model_name,
-            "version": tracking.finish(tracking_uri, run_id, report, pruned, metrics, model_name)}
+    tracking.log(tracking_uri, run_id, metrics=metrics, artifacts=sorted(report.glob("*.*")))
+    tracking.log(tracking_uri, run_id, artifacts=[pruned / "manifest.json"])
+    tracking.log_curve(tracking_uri, run_id, metrics.get("curve", {}).get("points", []))
+    made = {"model_name": model_name, "version": _register(tracking_uri, run_id, pruned, model_name, metrics)}
+    tracking.end(tracking_uri, run_id)
     with checkpoint.new_folder(released) as folder:
         write_json(folder / "released.json", made)
     return record_of("register", begin, {}, made)
@@ -68,8 +75,38 @@ def gate(*, summary: Path, verdict: Path, model_name: str, policy: str, run_id: 
     begin = time.perf_counter()
     found = read_json(summary / "summary.json")
     version = found["compressions"][found["picked"]]["version"]
-    made = {"version": version, "promotion": tracking.promote(tracking_uri, run_id, model_name, version, policy)}
+    made = {"version": version, "promotion": _promote(tracking_uri, run_id, model_name, version, policy)}
     with checkpoint.new_folder(verdict) as folder:
         write_json(folder / "verdict.json", made)
     tracking.end(tracking_uri, run_id)
     return record_of("gate", begin, {}, made)
+
+
+@tracking.best_effort("")
+def _register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mapping) -> str:
+    """The version, empty where it failed: a registration costs a compression nothing."""
+    if not run_id:
+        return ""
+    from fastprune.releases import registration
+
+    try:
+        return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=mlflow_store.user(uri))
+    except InputError as error:  # rights: MLflow itself is there, and the run can be ended
+        _log.warning("not registered: %s", error)
+        return ""
+
+
+@tracking.best_effort("")
+def _promote(uri: str, run_id: str, name: str, version: str, policy: str) -> str:
+    """``champion``, or why the version was not promoted; empty where MLflow failed."""
+    if not version:
+        return ""
+    from fastprune.releases import release
+    from fastprune.releases.policy import parse_policy
+
+    try:
+        release.promote(uri, name, version, parse_policy(policy), why=f"compression {run_id}")
+    except InputError as error:  # the policy, another promotion, rights: MLflow itself is there
+        _log.warning("%s", error)
+        return f"not promoted: {str(error).splitlines()[0]}"
+    return release.CHAMPION
