@@ -15,17 +15,15 @@ import hashlib
 import inspect
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-import fastprune
-from fastprune import checkpoint, storage
+from fastprune import storage
 from fastprune.documents import Document
+from fastprune.environment import choose_device, code_version, device_name
 from fastprune.errors import InputError
 
 MANIFEST = "artifact.json"
@@ -169,8 +167,10 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
                       if name in KINDS and name not in outputs for label, folder in _folders(name, value)}
             origin = common_origin(inputs)
             settings = {name: _plain(value) for name, value in arguments.items() if name not in KINDS}
+            # Figures of another processor are not taken for this one's.
             made = {"stage": run.__name__, "inputs": {name: found.digest for name, found in inputs.items()},
-                    "settings": settings, "code": code_version(), "device": _processor(settings.get("device", "cpu"))}
+                    "settings": settings, "code": code_version(),
+                    "device": device_name(choose_device(settings.get("device", "cpu")))}
             recipe = made | {"settings": settings | {name: _content(settings[name]) for name in reads}}
             recipe = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
             root = os.environ.get("FASTPRUNE_ARTIFACT_ROOT")
@@ -209,7 +209,7 @@ def _check_own(folders: Mapping[str, Path], recipe: str) -> None:
     """Refuse outputs that exist and are not whole, or not what this call makes."""
     for folder in folders.values():
         if not (folder / MANIFEST).is_file():
-            checkpoint.check_absent(folder)
+            storage.check_absent(folder)
         elif read(folder).recipe != recipe:
             raise InputError(f"{folder}: the output folder exists and is of other inputs, settings or code; name "
                              "another or remove it first")
@@ -267,25 +267,6 @@ def _pull(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> boo
             (folder / MANIFEST).write_bytes(published[name])
         _move(partial, folders)
     return True
-
-
-@functools.cache
-def code_version() -> dict[str, str]:
-    """What computes: fastprune by version and content, and the libraries whose numbers it hands on."""
-    package = Path(fastprune.__file__).parent
-    content = hashlib.sha256()
-    for path in sorted([*package.rglob("*.py"), *package.rglob("*.html")]):
-        content.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
-    return {"fastprune": f"{fastprune.__version__}+{content.hexdigest()[:12]}", "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "numpy", "scipy")}}
-
-
-def _processor(device: str) -> str:
-    """The name of what computes on ``device``: figures of another processor are not taken for this one's."""
-    from fastprune.compression import choose_device
-    from fastprune.latency.timing import device_name
-
-    return device_name(choose_device(device))
 
 
 def _content(location: object) -> object:

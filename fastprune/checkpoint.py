@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 
 from fastprune.architectures import check_supported
 from fastprune.errors import InputError
-from fastprune.storage import local
+from fastprune.storage import local, new_folder
 
 MANIFEST = "manifest.json"
 
@@ -132,28 +131,6 @@ def save(output_dir: str | Path, model: transformers.PreTrainedModel, tokenizer:
         for name, document in {"manifest": manifest, **documents}.items():
             (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
     return Path(output_dir)
-
-
-@contextmanager
-def new_folder(output_dir: str | Path) -> Iterator[Path]:
-    """A folder to fill that gets its name ``output_dir`` only when all went well."""
-    output_dir = Path(output_dir)
-    check_absent(output_dir)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        check_absent(output_dir)
-        partial.rename(output_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_absent(output_dir: str | Path) -> None:
-    """Raise InputError when ``output_dir`` exists: nothing is ever overwritten."""
-    if Path(output_dir).exists():
-        raise InputError(f"{output_dir}: the output folder exists; name another or remove it first")
 
 
 def check_finite(model: transformers.PreTrainedModel) -> None:

@@ -114,7 +114,7 @@ def profile(model: str, device: str, dtype: str, output: Path, **settings) -> No
     import torch
 
     from fastprune import checkpoint
-    from fastprune.compression import choose_device
+    from fastprune.environment import choose_device
     from fastprune.latency import profiler
 
     if output.is_dir():

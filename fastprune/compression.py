@@ -22,6 +22,7 @@ from fastprune.choices import Estimator, Kind, Selection, Solver, Tuning
 from fastprune.constraints import Constraint, check_constraint
 from fastprune.curvature import Curvature, estimate_curvature
 from fastprune.data import Split, Task, draw_sample, encode, make_batches, read_table
+from fastprune.environment import choose_device
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, refuse_untuned
 from fastprune.fisher import Fisher, estimate_fisher
@@ -31,6 +32,7 @@ from fastprune.masks import Masks
 from fastprune.rearrange import rearrange
 from fastprune.reconstruction import reconstruct_weights
 from fastprune.record import compare_latency, make_manifest, size_metrics
+from fastprune.storage import check_absent
 from fastprune.surgeon import removal_costs
 from fastprune.surgery import slice_model
 from fastprune.tuning import Tuned, tune_masks
@@ -141,7 +143,7 @@ def compress(model: str | Path | transformers.PreTrainedModel,
     if dataset is None or evaluation is None:
         raise InputError("give both dataset, to draw the pruning sample from, and evaluation, to measure on")
     if output_dir is not None:
-        checkpoint.check_absent(output_dir)
+        check_absent(output_dir)
     device = choose_device(device)
     source = model.name_or_path if isinstance(model, transformers.PreTrainedModel) else str(model)
     tokenizer = tokenizer or checkpoint.load_tokenizer(source)
@@ -326,17 +328,6 @@ def table_task(model: str | Path, text_columns: tuple[str, ...], label_column: s
     regression = config.num_labels == 1
     return Task("table", "regression" if regression else "classification",
                 metric or ("pearson" if regression else "accuracy"), text_columns, label_column, max_length or 128)
-
-
-def choose_device(device: str) -> torch.device:
-    """``auto`` is CUDA where there is one. Raises InputError for a device that torch does not have."""
-    try:
-        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} is not to be had here ({str(error).splitlines()[0]}); "
-                         "use auto, cpu or cuda") from error
-    return chosen
 
 
 @contextmanager

@@ -6,11 +6,11 @@ import torch
 import transformers
 
 from fastprune.architectures import Encoder
-from fastprune.artifacts import code_version
 from fastprune.constraints import Constraint
 from fastprune.data import Split, make_batches
+from fastprune.environment import code_version, device_name
 from fastprune.latency.lut import LatencyTable
-from fastprune.latency.timing import device_name, full_batch, measure_latency, torch_threads
+from fastprune.latency.timing import full_batch, measure_latency, torch_threads
 from fastprune.tuning import Tuned
 
 LATENCY_BATCH = 8

@@ -253,8 +253,6 @@ def local(location: str | Path) -> str | Path:
     """
     if not is_s3(location):
         return location
-    from fastprune.checkpoint import new_folder
-
     bucket, key = _parse(location)
     store, name = S3Store(bucket, "", _s3_client()), key.rstrip("/")
     # `models/a` is not `models/ab`: an object of just this name, or else the objects in the folder of this name.
@@ -280,6 +278,28 @@ def local(location: str | Path) -> str | Path:
             if not copy.exists():  # else another process has just made the same copy
                 raise
     return copy / base
+
+
+@contextmanager
+def new_folder(output_dir: str | Path) -> Iterator[Path]:
+    """A folder to fill that gets its name ``output_dir`` only when all went well."""
+    output_dir = Path(output_dir)
+    check_absent(output_dir)
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        check_absent(output_dir)
+        partial.rename(output_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_absent(output_dir: str | Path) -> None:
+    """Raise InputError when ``output_dir`` exists: nothing is ever overwritten."""
+    if Path(output_dir).exists():
+        raise InputError(f"{output_dir}: the output folder exists; name another or remove it first")
 
 
 def _parse(location: str | Path) -> tuple[str, str]:

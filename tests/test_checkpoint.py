@@ -10,7 +10,7 @@ from tiny_models import FAMILIES, PROBLEMS, build, extreme_masks, logits_of, ran
 from transformers import BertForMaskedLM, BertModel
 
 import fastprune
-from fastprune import checkpoint
+from fastprune import checkpoint, storage
 from fastprune.architectures import describe
 from fastprune.errors import InputError
 from fastprune.masks import Masks
@@ -168,12 +168,12 @@ def test_an_existing_folder_is_left_alone(tmp_path, tiny_tokenizer):
 
 def test_an_existing_folder_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="exists"), checkpoint.new_folder(tmp_path / "out"):
+    with pytest.raises(InputError, match="exists"), storage.new_folder(tmp_path / "out"):
         pytest.fail("got a folder to fill")
 
 
 def test_a_folder_that_appears_meanwhile_is_left_alone(tmp_path):
-    with pytest.raises(InputError, match="exists"), checkpoint.new_folder(tmp_path / "out") as folder:
+    with pytest.raises(InputError, match="exists"), storage.new_folder(tmp_path / "out") as folder:
         (folder / "model").write_text("")
         (tmp_path / "out").mkdir()
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]

@@ -12,8 +12,9 @@ from tiny_models import build
 import fastprune
 from fastprune import checkpoint
 from fastprune.architectures import describe
-from fastprune.compression import choose_device, table_task
+from fastprune.compression import table_task
 from fastprune.data import Task, encode, glue_task, make_batches
+from fastprune.environment import choose_device
 from fastprune.evaluation import evaluate
 from fastprune.masks import masked
 

@@ -14,10 +14,11 @@ import fastprune
 from fastprune import table_store
 from fastprune.architectures import describe
 from fastprune.cli import main
+from fastprune.environment import device_name
 from fastprune.errors import InputError
 from fastprune.latency import profiler
 from fastprune.latency.lut import LatencyTable
-from fastprune.latency.timing import Latency, device_name
+from fastprune.latency.timing import Latency
 from fastprune.masks import Masks
 
 CPU = torch.device("cpu")

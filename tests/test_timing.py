@@ -3,7 +3,8 @@ import time
 import torch
 from torch import nn
 
-from fastprune.latency.timing import Latency, device_name, driver_version, measure_latency, milliseconds
+from fastprune.environment import device_name, driver_version
+from fastprune.latency.timing import Latency, measure_latency, milliseconds
 
 
 class Sleeper(nn.Module):

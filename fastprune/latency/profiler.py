@@ -24,18 +24,10 @@ import transformers
 from tqdm import tqdm
 
 from fastprune.architectures import Encoder, describe, layers_of, longest_input
-from fastprune.artifacts import code_version
+from fastprune.environment import code_version, device_name, driver_version
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable
-from fastprune.latency.timing import (
-    Latency,
-    device_name,
-    driver_version,
-    full_batch,
-    milliseconds,
-    steady_allocator,
-    torch_threads,
-)
+from fastprune.latency.timing import Latency, full_batch, milliseconds, steady_allocator, torch_threads
 from fastprune.layerwise import layer_input
 from fastprune.masks import Masks
 from fastprune.surgery import slice_model

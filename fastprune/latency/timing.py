@@ -1,15 +1,12 @@
-"""Milliseconds of calls on a CPU or a GPU, side by side, and the name of what they ran on."""
+"""Milliseconds of calls on a CPU or a GPU, side by side."""
 
 from __future__ import annotations
 
 import ctypes
-import platform
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -108,21 +105,3 @@ def full_batch(batch_size: int, seq_len: int) -> dict[str, Tensor]:
     """Model inputs [batch_size, seq_len] without padding."""
     ids = torch.arange(batch_size * seq_len).reshape(batch_size, seq_len) % 40 + 5  # tokens that any vocabulary has
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def device_name(device: torch.device) -> str:
-    """Of the processor or GPU, as the maker calls it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
-
-
-def driver_version(device: torch.device) -> str:
-    """Of the GPU's kernel driver; empty on a CPU, or where it cannot be told."""
-    version = Path("/proc/driver/nvidia/version")
-    if device.type != "cuda" or not version.exists():
-        return ""
-    found = re.search(r"Kernel Module\D*([\d.]+)", version.read_text())
-    return found.group(1) if found else ""

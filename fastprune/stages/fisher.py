@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastprune import checkpoint
+from fastprune import storage
 from fastprune.artifacts import makes
 from fastprune.choices import Estimator, Selection
 from fastprune.compression import gather
@@ -55,7 +55,7 @@ def fisher_shard(*, model: Path, calibration: Path, part: Path, shard: int, shar
     begin = time.perf_counter()
     split, encoder, batches = load_sample(model, calibration, device, batch_size)
     information = gather(encoder, batches, split.task.problem, selection, fisher=estimator, shard=shard, shards=shards)
-    with checkpoint.new_folder(part) as folder:
+    with storage.new_folder(part) as folder:
         information.save(folder / "part.safetensors")
         return write_record(folder, "fisher_shard", begin, {"shard": shard, "shards": shards})
 

@@ -11,14 +11,15 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastprune import checkpoint
+from fastprune import checkpoint, storage
 from fastprune.architectures import Encoder, describe
 from fastprune.artifacts import RECORD
 from fastprune.choices import Estimator, Selection
-from fastprune.compression import choose_device, importance_of
+from fastprune.compression import importance_of
 from fastprune.constraints import Constraint
 from fastprune.curvature import Curvature
 from fastprune.data import Split, make_batches
+from fastprune.environment import choose_device
 from fastprune.fisher import Fisher
 from fastprune.latency.lut import LatencyTable
 from fastprune.macs import MacModel
@@ -74,7 +75,7 @@ def save_fisher(output: Path, encoder: Encoder, split: Split, information: Curva
                 selection: Selection, estimator: Estimator) -> dict:
     """Write the importance, the MACs and, where rearrangement follows, the gradient rows; return the record."""
     macs = MacModel.of(encoder, split.mean_length)
-    with checkpoint.new_folder(output) as folder:
+    with storage.new_folder(output) as folder:
         save_file(dict(zip(("heads", "filters"), importance_of(encoder, information))),
                   folder / "importance.safetensors")
         if isinstance(information, Fisher):
@@ -87,7 +88,7 @@ def save_fisher(output: Path, encoder: Encoder, split: Split, information: Curva
 def save_masks(output: Path, masks: Masks, cost: Constraint, stage: str, begin: float,
                settings: dict | None = None) -> dict:
     """Write masks and what they keep, and return the record."""
-    with checkpoint.new_folder(output) as folder:
+    with storage.new_folder(output) as folder:
         masks.save(folder / "masks.safetensors")
         metrics = {**cost.kept(masks), "heads_kept": sum(masks.head_counts),
                    "filters_kept": sum(masks.filter_counts)}

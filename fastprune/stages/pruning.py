@@ -21,11 +21,12 @@ from fastprune.architectures import describe
 from fastprune.artifacts import RECORD, makes
 from fastprune.budget import check_max_drop
 from fastprune.choices import NO_DROP, Kind, Selection, Solver, Tuning
-from fastprune.compression import choose_device, find_keep_ratio, table_task
+from fastprune.compression import find_keep_ratio, table_task
 from fastprune.compression import set_apart as set_rows_apart
 from fastprune.compression import tune as tune_model
 from fastprune.constraints import Constraint, check_constraint
 from fastprune.data import Split, draw_sample, encode, glue_task, load_glue, read_table
+from fastprune.environment import choose_device
 from fastprune.errors import InputError
 from fastprune.evaluation import evaluate, majority_metric, refuse_untuned
 from fastprune.latency.lut import LatencyTable
@@ -93,17 +94,17 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
     rows = encode(train, tokenizer, problem, dense.config, labelled=selection == "fisher")
     sample = draw_sample(rows, num_samples, seed)
     held_out = encode(held_out, tokenizer, problem, dense.config, for_evaluation=True)
-    with checkpoint.new_folder(calibration) as folder:
+    with storage.new_folder(calibration) as folder:
         sample.save(folder)
         if validation is not None:
             validation.save(folder / "validation")
-    with checkpoint.new_folder(evaluation) as folder:
+    with storage.new_folder(evaluation) as folder:
         held_out.save(folder)
     settings = {"source": source, "source_sha256": checkpoint.digest(dense), "task": problem.name,
                 "problem": problem.problem, "metric": problem.metric, "sample_sha256": sample.digest,
                 "evaluation_sha256": held_out.digest, "seed": seed}
     metrics = {"sample_size": len(sample), "evaluation_size": len(held_out), "mean_length": sample.mean_length}
-    with checkpoint.new_folder(model) as folder:
+    with storage.new_folder(model) as folder:
         dense.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return write_record(folder, "prepare", begin, metrics, settings)
@@ -125,7 +126,7 @@ def evaluate_dense(*, model: Path, evaluation: Path, dense: Path, batch_size: in
     metrics = evaluate(load_model(model, device), split, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
     if not allow_untuned:
         refuse_untuned(metrics["metric"], split)
-    with checkpoint.new_folder(dense) as folder:
+    with storage.new_folder(dense) as folder:
         return write_record(folder, "evaluate_dense", begin, {**metrics, "majority": majority_metric(split)})
 
 
@@ -154,7 +155,7 @@ def profile(*, model: Path, table: Path, lut: str = "", lut_store: str = "", lat
         found, origin = stored_table(lut_store, encoder, choose_device(device), batch_size=latency_batch_size,
                                      seq_len=latency_seq_len)
     found.check_shape(encoder)
-    with checkpoint.new_folder(table) as folder:
+    with storage.new_folder(table) as folder:
         found.save(folder / "lut.json")
         return write_record(folder, "profile", begin, {"latency_ms_dense": found.dense_ms(encoder.num_layers)},
                        {"lut": found.key, "lut_from": origin})
@@ -192,7 +193,7 @@ def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, constr
                                 Split.load(calibration / "validation"), max_accuracy_drop, pad_token_id=pad,
                                 teacher=teacher)
         metrics = {"keep_ratio": curve.keep_ratio, "curve": asdict(curve)}
-    with checkpoint.new_folder(chosen) as folder:
+    with storage.new_folder(chosen) as folder:
         return write_record(folder, "budget", begin, metrics,
                             {"constraint": constraint, "solver": solver, "max_accuracy_drop": max_accuracy_drop})
 
@@ -295,7 +296,7 @@ def evaluate_pruned(*, model: Path, evaluation: Path, chosen: Path, searched: Pa
     for name, network, folder in (("dense", dense, model), ("pruned", small, pruned)):
         metrics[f"params_{name}"] = network.num_parameters()
         metrics[f"megabytes_{name}"] = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
-    with checkpoint.new_folder(measured) as folder:
+    with storage.new_folder(measured) as folder:
         return write_record(folder, "evaluate_pruned", begin, metrics, {"latency": latency})
 
 
@@ -338,7 +339,7 @@ def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Pa
         metrics["stages"] = {name: figures[name] for name in ("search", "rearrange") if name in figures}
         metrics["stages"]["tuning"] = figures["pruned"]
     manifest = read_json(pruned / checkpoint.MANIFEST)
-    with checkpoint.new_folder(report) as folder:
+    with storage.new_folder(report) as folder:
         write_json(folder / "metrics.json", metrics)
         (folder / "report.html").write_text(render(metrics, manifest), encoding="utf-8")
         for name, figure in plots(metrics, manifest).items():

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fastprune import checkpoint, mlflow_store, tracking
+from fastprune import mlflow_store, storage, tracking
 from fastprune.errors import InputError
 from fastprune.stages.folders import read_json, record_of, write_json
 
@@ -31,7 +31,7 @@ def register(*, pruned: Path, report: Path, released: Path, model_name: str, run
     tracking.log_curve(tracking_uri, run_id, metrics.get("curve", {}).get("points", []))
     made = {"model_name": model_name, "version": _register(tracking_uri, run_id, pruned, model_name, metrics)}
     tracking.end(tracking_uri, run_id)
-    with checkpoint.new_folder(released) as folder:
+    with storage.new_folder(released) as folder:
         write_json(folder / "released.json", made)
     return record_of("register", begin, {}, made)
 
@@ -53,7 +53,7 @@ def summarise(*, report: Sequence[Path], released: Sequence[Path], summary: Path
     compressions = [Compression.of(read_json(one / "metrics.json"), read_json(two / "released.json")["version"])
                     for one, two in zip(report, released, strict=True)]
     found = sum_up(compressions, policy)
-    with checkpoint.new_folder(summary) as folder:
+    with storage.new_folder(summary) as folder:
         write_json(folder / "summary.json", found)
         (folder / "summary.html").write_text(render(found), encoding="utf-8")
         plot(found).savefig(folder / "pareto.png", dpi=150)
@@ -76,7 +76,7 @@ def gate(*, summary: Path, verdict: Path, model_name: str, policy: str, run_id: 
     found = read_json(summary / "summary.json")
     version = found["compressions"][found["picked"]]["version"]
     made = {"version": version, "promotion": _promote(tracking_uri, run_id, model_name, version, policy)}
-    with checkpoint.new_folder(verdict) as folder:
+    with storage.new_folder(verdict) as folder:
         write_json(folder / "verdict.json", made)
     tracking.end(tracking_uri, run_id)
     return record_of("gate", begin, {}, made)

@@ -1,0 +1,55 @@
+"""What computes here: the device, and the versions of the code."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import fastprune
+from fastprune.errors import InputError
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is CUDA where there is one. Raises InputError for a device that torch does not have."""
+    try:
+        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} is not to be had here ({str(error).splitlines()[0]}); "
+                         "use auto, cpu or cuda") from error
+    return chosen
+
+
+def device_name(device: torch.device) -> str:
+    """Of the processor or GPU, as the maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def driver_version(device: torch.device) -> str:
+    """Of the GPU's kernel driver; empty on a CPU, or where it cannot be told."""
+    told = Path("/proc/driver/nvidia/version")
+    if device.type != "cuda" or not told.exists():
+        return ""
+    found = re.search(r"Kernel Module\D*([\d.]+)", told.read_text())
+    return found.group(1) if found else ""
+
+
+@functools.cache
+def code_version() -> dict[str, str]:
+    """What computes: fastprune by version and content, and the libraries whose numbers it hands on."""
+    package = Path(fastprune.__file__).parent
+    content = hashlib.sha256()
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.html")]):
+        content.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return {"fastprune": f"{fastprune.__version__}+{content.hexdigest()[:12]}", "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "numpy", "scipy")}}
