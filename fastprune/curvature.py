@@ -27,6 +27,9 @@ EXAMPLES = 512
 TEMPERATURE = 4.0
 """Softens the predictions, so that confident examples count as well."""
 
+BLOCK = 256
+"""Second moments are symmetric: they are added up in blocks of so many rows, from the diagonal on."""
+
 
 @dataclass(frozen=True)
 class Curvature:
@@ -107,12 +110,12 @@ def estimate_curvature(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
     def listen(key):
         def hook(_, args, output):
             values = args[0].detach()[read_tokens(pad, first_token=key[1] == last)]
-            inputs[key] += values.T @ values
+            _add_moments(inputs[key], values)
             tokens[key] += len(values)
 
             def collect(gradient):
                 values = gradient[pad]
-                gradients[key].add_(values.T @ values)
+                _add_moments(gradients[key], values)
             output.register_hook(collect)
         return hook
 
@@ -136,8 +139,8 @@ def estimate_curvature(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
             handle.remove()
         for parameter in trainable:
             parameter.requires_grad_(True)
-    inputs = {key: values / tokens[key] for key, values in inputs.items()}
-    gradients = {key: values / examples for key, values in gradients.items()}
+    inputs = {key: _symmetric(moments) / tokens[key] for key, moments in inputs.items()}
+    gradients = {key: _symmetric(moments) / examples for key, moments in gradients.items()}
     counts = {name: [examples] * len(layers) for name in _FACTORS} | {
         f"{kind}_inputs": [tokens[kind, index] for index in range(len(layers))] for kind in ("attention", "ffn")}
     return Curvature(*([factors[kind, index].cpu() for index in range(len(layers))]
@@ -146,3 +149,14 @@ def estimate_curvature(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
 
 def _square(size: int, device: torch.device) -> Tensor:
     return torch.zeros(size, size, dtype=torch.float64, device=device)
+
+
+def _add_moments(moments: Tensor, values: Tensor) -> None:
+    """Add ``values^T values``, of which what is below the diagonal's blocks is left out."""
+    for first in range(0, len(moments), BLOCK):
+        rows = slice(first, first + BLOCK)
+        moments[rows, first:] += values[:, rows].T @ values[:, first:]
+
+
+def _symmetric(moments: Tensor) -> Tensor:
+    return moments.triu() + moments.triu(1).T

@@ -70,30 +70,30 @@ def removal_order(inputs: Tensor, gradients: Tensor, weight: Tensor, num_units: 
     device = weight.device
     inputs = inputs.to(device)
     damped = inputs + DAMPING * inputs.diagonal().mean() * torch.eye(len(inputs), dtype=inputs.dtype, device=device)
-    inverse = torch.linalg.inv(damped).float()
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped)).float()
     values, vectors = torch.linalg.eigh(gradients.to(device))
     root = (vectors * values.clamp(min=0).sqrt()).T @ weight.double()  # G^(1/2) W: costs are its squares
     scale = root.norm().clamp(min=torch.finfo(torch.float64).tiny)
     root = (root / scale).float()
 
-    size = len(inputs) // num_units
-    left = torch.arange(num_units, device=device)
+    left = torch.arange(len(inputs), device=device).unflatten(0, (num_units, -1))  # columns of the units
     costs, dearest = torch.zeros(num_units, dtype=torch.float64), 0.0
     while len(left):
-        blocks = inverse.unflatten(0, (-1, size)).unflatten(2, (-1, size)).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        columns = root.unflatten(1, (-1, size)).transpose(0, 1)
+        blocks = inverse[left[:, :, None], left[:, None, :]]
+        columns = root[:, left].transpose(0, 1)
         cost = (torch.linalg.inv(blocks.double()) * (columns.mT @ columns)).sum((1, 2))
         cheapest, chosen = cost.topk(min(max(1, num_units // steps), len(left)), largest=False)
         dearest_so_far = cheapest.cpu().cummax(0).values.clamp(min=dearest)
-        costs[left[chosen].cpu()] = dearest_so_far
+        costs[(left[chosen, 0] // left.shape[1]).cpu()] = dearest_so_far
         dearest = float(dearest_so_far[-1])
 
-        gone = torch.zeros(len(left), dtype=torch.bool, device=device)
-        gone[chosen] = True
-        out = gone.repeat_interleave(size)
-        across = inverse[out][:, ~out]
-        step = torch.linalg.solve(inverse[out][:, out].double(), across.double()).float()
-        root = root[:, ~out] - root[:, out] @ step
-        inverse = inverse[~out][:, ~out] - across.T @ step
-        left = left[~gone]
+        # What goes is not cut out of the matrices, which would cost more than it spares: its rows become zero.
+        out = left[chosen].flatten()
+        across = inverse[out]
+        step = torch.linalg.solve(across[:, out].double(), across.double()).float()
+        root.addmm_(root[:, out], step, alpha=-1)
+        inverse.addmm_(across.T, step, alpha=-1)
+        stays = torch.ones(len(left), dtype=torch.bool, device=device)
+        stays[chosen] = False
+        left = left[stays]
     return costs * float(scale) ** 2

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from configparser import ConfigParser
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -125,15 +126,19 @@ def postgres() -> Iterator[str]:
 
 @contextmanager
 def mlflow_server(folder: Path, database: str, artifacts: str, environment: dict[str, str]) -> Iterator[str]:
-    """``mlflow server`` with basic authentication; gives its address. The administrator is ``MLFLOW_ADMIN``."""
+    """``mlflow server`` with the authentication of ``docker/auth.ini``; gives its address.
+
+    The administrator is ``MLFLOW_ADMIN``.
+    """
     folder.mkdir(parents=True)
     [port] = free_ports(1)
-    (folder / "auth.ini").write_text(
-        "[mlflow]\ndefault_permission = READ\n"
-        f"database_uri = sqlite:///{folder}/auth.db\n"
-        f"admin_username = {MLFLOW_ADMIN['MLFLOW_TRACKING_USERNAME']}\n"
-        f"admin_password = {MLFLOW_ADMIN['MLFLOW_TRACKING_PASSWORD']}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n")
+    auth = ConfigParser(interpolation=None)
+    auth.read(Path(__file__).parents[1] / "docker" / "auth.ini")
+    auth["mlflow"].update(database_uri=f"sqlite:///{folder}/auth.db",
+                          admin_username=MLFLOW_ADMIN["MLFLOW_TRACKING_USERNAME"],
+                          admin_password=MLFLOW_ADMIN["MLFLOW_TRACKING_PASSWORD"])
+    with open(folder / "auth.ini", "w") as file:
+        auth.write(file)
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1",
                "--port", str(port), "--workers", "2", "--backend-store-uri", database,
                "--artifacts-destination", artifacts]

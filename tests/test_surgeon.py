@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import build, random_batches, random_masks
 
-from fastprune import reconstruction
+from fastprune import curvature, reconstruction
 from fastprune.architectures import describe, layers_of
 from fastprune.curvature import TEMPERATURE, Curvature, estimate_curvature
 from fastprune.layerwise import Moments, Teacher, walk
@@ -68,7 +68,8 @@ def test_fewer_steps_are_close():
 
 @pytest.mark.parametrize("family, problem", [("bert", "classification"), ("distilbert", "regression"),
                                              ("roberta", "question-answering")])
-def test_curvature_is_what_hooks_see(family, problem, tmp_path):
+def test_curvature_is_what_hooks_see(family, problem, tmp_path, monkeypatch):
+    monkeypatch.setattr(curvature, "BLOCK", 5)  # so that there are several, the last one smaller
     model = build(family, problem)
     batches = random_batches(model, problem, LENGTHS[:2])
     requires = [parameter.requires_grad for parameter in model.parameters()]
