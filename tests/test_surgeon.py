@@ -10,7 +10,7 @@ from fastprune.curvature import TEMPERATURE, Curvature, estimate_curvature
 from fastprune.layerwise import Moments, Teacher, walk
 from fastprune.losses import gauss_newton_score
 from fastprune.masks import Masks
-from fastprune.reconstruction import reconstruct_weights, ridge, solve_weights, squared_error
+from fastprune.reconstruction import best_strength, reconstruct_weights, ridge, solve_weights, squared_error
 from fastprune.surgeon import DAMPING, removal_order
 from fastprune.surgery import slice_model
 
@@ -163,6 +163,25 @@ def test_few_tokens_leave_the_weights_and_many_leave_the_start():
     held.add(inputs[4000:], inputs[4000:] @ true.T)
     weight, _ = solve_weights(moments, held, linear.weight, linear.bias)
     torch.testing.assert_close(weight.float(), true, atol=0.05, rtol=0)
+
+
+@torch.no_grad()
+def test_the_strength_is_the_best_of_all():
+    """From noise that drowns all but the start to targets that only other weights give: the valley moves along."""
+    chosen = set()
+    for noise, change in ((20.0, 0.0), (5.0, 0.05), (3.0, 0.2), (1.0, 1.0), (0.0, 5.0)):
+        torch.manual_seed(1)
+        linear, inputs = torch.nn.Linear(30, 4), torch.randn(200, 30)
+        start = torch.cat([linear.weight, linear.bias[:, None]], 1).double()
+        targets = linear(inputs) + change * inputs @ torch.randn(30, 4) + noise * torch.randn(200, 4)
+        moments, held = Moments.zeros(linear), Moments.zeros(linear)
+        moments.add(inputs[:150], targets[:150])
+        held.add(inputs[150:], targets[150:])
+        errors = {strength: float(squared_error(held, ridge(moments, start, strength)))
+                  for strength in reconstruction.RIDGES}
+        chosen.add(best_strength(moments, held, start))
+        assert errors[best_strength(moments, held, start)] == min(errors.values())
+    assert len(chosen) >= 4 and {reconstruction.RIDGES[0], reconstruction.RIDGES[-1]} <= chosen, chosen
 
 
 @torch.no_grad()
