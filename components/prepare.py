@@ -13,6 +13,7 @@ def prepare(
     task: str,
     train_file: str,
     eval_file: str,
+    validation_file: str,
     text_columns: list,
     label_column: str,
     metric: str,
@@ -39,8 +40,8 @@ def prepare(
     record = steps.run_stage(
         "prepare", {"model": model.path, "calibration": calibration.path, "evaluation": evaluation.path},
         {"source": source, "task": task, "train_file": train_file, "eval_file": eval_file,
-         "text_columns": text_columns, "label_column": label_column, "metric": metric, "max_length": max_length,
-         "num_samples": num_samples, "seed": seed, "selection": selection, "set_apart": set_apart,
-         "allow_untuned": allow_untuned}, run_id=opened, tracking_uri=tracking_uri)
+         "validation_file": validation_file, "text_columns": text_columns, "label_column": label_column,
+         "metric": metric, "max_length": max_length, "num_samples": num_samples, "seed": seed, "selection": selection,
+         "set_apart": set_apart, "allow_untuned": allow_untuned}, run_id=opened, tracking_uri=tracking_uri)
     for artifact, name in ((model, "source"), (calibration, "sample"), (evaluation, "evaluation")):
         artifact.metadata["sha256"] = record["settings"][f"{name}_sha256"]

@@ -100,6 +100,8 @@ def test_paths_are_relative_to_the_file(tmp_path, source, monkeypatch):  # noqa:
     ("cpu: 2", "cpu: two", "line 25: cluster.stages.default.cpu"),
     ("task: sst2", "task: sst3", "line 5: models.0.task"),
     ("task: sst2", "train_file: a.csv", "line 3: models.0: no data"),
+    ("task: sst2", "task: sst2\n    validation_file: v.csv", "line 6: models.0.validation_file: no budget is a "
+     "max_accuracy_drop"),
     ("source: org/one", "source: ./one", "line 4: models.0.source: there is no"),
     ("name: reviews", "name: The Reviews", "line 1: name"),
     ("name: reviews", "name: [", "not YAML"),

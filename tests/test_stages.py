@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import fastprune
 from fastprune.config import Budget
+from fastprune.data import Split
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable
 from fastprune.masks import Masks
@@ -125,6 +126,15 @@ def test_the_smallest_budget_within_an_accuracy_drop(tmp_path, source, options):
     assert min(ratio for ratio, metric in curve["points"] if metric >= curve["dense"] - 0.3) == curve["keep_ratio"]
     assert "Accuracy against what is kept" in (made["report"] / "report.html").read_text()
     assert (made["report"] / "curve.png").exists()
+
+
+def test_an_accuracy_drop_on_rows_of_its_own(tmp_path, source):
+    """Then no training row is lost to the sample."""
+    paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
+    pruning.prepare(**paths, **source | {"validation_file": source["eval_file"], "num_samples": 60, "set_apart": True})
+    held_out = Split.load(paths["evaluation"])
+    assert Split.load(paths["calibration"] / "validation").digest == held_out.digest and len(held_out) == 40
+    assert len(Split.load(paths["calibration"])) == 60
 
 
 def test_no_pickle_and_no_leftovers(folders):

@@ -56,8 +56,8 @@ _MEASURES = ("selection", "estimator", *_RUNS)
 
 STAGES = (
     Stage("prepare", "model", (), ("model", "calibration", "evaluation"), parameters=(
-        "source", "task", "train_file", "eval_file", "text_columns", "label_column", "metric", "max_length",
-        "num_samples", "seed", "selection", "set_apart", "allow_untuned")),
+        "source", "task", "train_file", "eval_file", "validation_file", "text_columns", "label_column", "metric",
+        "max_length", "num_samples", "seed", "selection", "set_apart", "allow_untuned")),
     # It refuses a model that was never fine-tuned, before the rest costs anything.
     Stage("evaluate_dense", "model", ("model", "evaluation"), ("dense",), parameters=(*_RUNS, "allow_untuned")),
     Stage("profile", "model", ("model",), ("table",), ("evaluate_dense",), parameters=(
@@ -116,7 +116,7 @@ def parameters(sweep: Sweep, model: Model, stage: Stage) -> dict:
     """What a stage takes from the configuration, the same for every budget and shard of a model."""
     given = sweep.model_dump() | model.model_dump() | {
         "task": model.task or "",
-        "set_apart": any(budget.max_accuracy_drop is not None for budget in sweep.budgets),
+        "set_apart": sweep.has_accuracy_drop,
         "lut": sweep.latency.lut, "lut_store": sweep.latency.lut_store, "solver": sweep.latency.solver,
         "latency_batch_size": sweep.latency.batch_size, "latency_seq_len": sweep.latency.seq_len,
         "shards": sweep.fisher_shards, "model_name": sweep.model_name(model), "policy": sweep.release.policy,
@@ -181,8 +181,9 @@ def run_of(sweep: Sweep, model: Model, budget: Budget | None = None) -> dict:
         return {}
     name = f"{model.name} {sweep.budgets[0].label}" if single else budget.label if budget else model.name
     settings = {"sweep": sweep.name, "model": model.name, "source": model.source, "task": model.task or "",
-                "train_file": model.train_file, "eval_file": model.eval_file, "num_samples": sweep.num_samples,
-                "seed": sweep.seed, "selection": sweep.selection, "fisher": sweep.estimator, "tuning": sweep.tuning}
+                "train_file": model.train_file, "eval_file": model.eval_file,
+                "validation_file": model.validation_file, "num_samples": sweep.num_samples, "seed": sweep.seed,
+                "selection": sweep.selection, "fisher": sweep.estimator, "tuning": sweep.tuning}
     if budget := budget or (sweep.budgets[0] if single else None):
         settings |= budget.settings
     return {"name": name, "parameters": settings, "experiment": sweep.tracking.experiment}

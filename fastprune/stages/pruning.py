@@ -53,21 +53,24 @@ from fastprune.table_store import stored_table
 
 
 @makes(model=("source_sha256",), calibration=("source_sha256", "sample_sha256", "seed"),
-       evaluation=("source_sha256", "evaluation_sha256"), reads=("source", "train_file", "eval_file"))
+       evaluation=("source_sha256", "evaluation_sha256"),
+       reads=("source", "train_file", "eval_file", "validation_file"))
 def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, task: str = "", train_file: str = "",
-            eval_file: str = "", text_columns: Sequence[str] = (), label_column: str = "", metric: str = "",
-            max_length: int = 0, num_samples: int = 2048, seed: int = 0, selection: Selection = "surgeon",
-            set_apart: bool = False, allow_untuned: bool = False) -> dict:
+            eval_file: str = "", validation_file: str = "", text_columns: Sequence[str] = (), label_column: str = "",
+            metric: str = "", max_length: int = 0, num_samples: int = 2048, seed: int = 0,
+            selection: Selection = "surgeon", set_apart: bool = False, allow_untuned: bool = False) -> dict:
     """Freeze everything that a compression reads: model, tokenizer, pruning sample and evaluation data.
 
     Parameters
     ----------
     model, calibration, evaluation : Path
-        Outputs. With ``set_apart``, ``calibration/validation`` holds rows set apart from the sample.
+        Outputs. With ``set_apart``, ``calibration/validation`` holds the rows that :func:`budget` measures on.
     source : str
         The fine-tuned model: a local folder or a hub name.
     task : str
         A GLUE task or ``squad``; otherwise the two files, the columns and perhaps a metric.
+    validation_file : str
+        The rows for an accuracy drop; by default a part of the training rows, kept out of the sample.
     num_samples, seed : int
         Of the pruning sample, drawn from the training rows.
     selection : {"surgeon", "fisher"}
@@ -89,7 +92,7 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
     dense = checkpoint.load_dense(source, allow_untuned=allow_untuned)
     validation = None
     if set_apart:
-        train, apart = set_rows_apart(train, seed)
+        train, apart = (train, read_table(validation_file)) if validation_file else set_rows_apart(train, seed)
         validation = encode(apart, tokenizer, problem, dense.config, for_evaluation=True)
     rows = encode(train, tokenizer, problem, dense.config, labelled=selection == "fisher")
     sample = draw_sample(rows, num_samples, seed)
