@@ -9,7 +9,7 @@ from test_config import write_config
 from test_latency_search import make_table
 from test_stages import source  # noqa: F401 (a fixture)
 
-from tests.benchmarks import accuracy, algorithms, inference, latency, orchestration, stages
+from tests.benchmarks import ablation, accuracy, algorithms, inference, latency, orchestration, stages
 
 SHAPE = "--layers 2 --heads 4 --hidden 32 --filters 64 --tokens 8".split()
 
@@ -86,3 +86,14 @@ def test_accuracy(tmp_path, material, capsys):
     assert [row["method"] for row in rows[:3]] == ["default, exact", "default, piecewise", "default, macs"]
     assert all(row["latency_predicted"] <= 0.5 * (1 + 1e-9) and row["latency_measured"] > 0 for row in rows)
     assert "default, exact" in capsys.readouterr().out
+
+
+def test_ablation(material):
+    """Each way has its line, what is left out makes a difference, and the library is left as it was."""
+    before = ablation.reconstruction.walk, ablation.curvature.TEMPERATURE
+    found = ablation.main(["--model", str(material / "untrained"), "--train-file", str(material / "train.tsv"),
+                           "--text-column", "text", "--label-column", "label", "--keep-ratio", "0.2", "--num-samples",
+                           "100", "--outside", "40"], standalone_mode=False)[0.2]
+    assert (ablation.reconstruction.walk, ablation.curvature.TEMPERATURE) == before
+    assert list(found.index) == list(ablation.WAYS) and found.nunique() > len(found) - 4, found
+    assert found["no tuning"] > found["... but all of these: output projections alone"] > found["default"] > 0, found
