@@ -139,6 +139,9 @@ def compress(model: str | Path | transformers.PreTrainedModel,
     check_constraint(constraint, keep_ratio, latency_ms, lut is not None)
     if max_accuracy_drop is not None:
         check_max_drop(max_accuracy_drop)
+    elif validation is not None:
+        raise InputError("validation is given, and only max_accuracy_drop is measured on it: give that too, or leave "
+                         "validation out")
     lut_table = lut if lut is None or isinstance(lut, LatencyTable) else LatencyTable.load(lut)
     if dataset is None or evaluation is None:
         raise InputError("give both dataset, to draw the pruning sample from, and evaluation, to measure on")

@@ -76,19 +76,21 @@ def removal_order(inputs: Tensor, gradients: Tensor, weight: Tensor, num_units: 
     scale = root.norm().clamp(min=torch.finfo(torch.float64).tiny)
     root = (root / scale).float()
 
-    left = torch.arange(len(inputs), device=device).unflatten(0, (num_units, -1))  # columns of the units
+    columns = torch.arange(len(inputs), device=device).unflatten(0, (num_units, -1))
+    left = torch.arange(num_units, device=device)
     costs, dearest = torch.zeros(num_units, dtype=torch.float64), 0.0
     while len(left):
-        blocks = inverse[left[:, :, None], left[:, None, :]]
-        columns = root[:, left].transpose(0, 1)
-        cost = (torch.linalg.inv(blocks.double()) * (columns.mT @ columns)).sum((1, 2))
+        own = columns[left]
+        blocks = inverse[own[:, :, None], own[:, None, :]]
+        weights = root[:, own].transpose(0, 1)
+        cost = (torch.linalg.inv(blocks.double()) * (weights.mT @ weights)).sum((1, 2))
         cheapest, chosen = cost.topk(min(max(1, num_units // steps), len(left)), largest=False)
         dearest_so_far = cheapest.cpu().cummax(0).values.clamp(min=dearest)
-        costs[(left[chosen, 0] // left.shape[1]).cpu()] = dearest_so_far
+        costs[left[chosen].cpu()] = dearest_so_far
         dearest = float(dearest_so_far[-1])
 
         # What goes is not cut out of the matrices, which would cost more than it spares: its rows become zero.
-        out = left[chosen].flatten()
+        out = own[chosen].flatten()
         across = inverse[out]
         step = torch.linalg.solve(across[:, out].double(), across.double()).float()
         root.addmm_(root[:, out], step, alpha=-1)

@@ -51,3 +51,12 @@ def test_compress_within_a_drop(material, options):  # noqa: F811
     assert len(curve["points"]) == 6
     assert result.metrics["macs_kept"] <= curve["keep_ratio"]
     assert result.manifest["sample_size"] == 128
+
+
+def test_a_drop_is_measured_on_the_rows_given_for_it(material):  # noqa: F811
+    """Then the sample may be all of the training rows."""
+    result = compress(material, max_accuracy_drop=0.02, validation=material / "eval.tsv", num_samples=300)
+    assert result.manifest["sample_size"] == 300
+    assert result.metrics["curve"]["dense"] == result.metrics["dense"]  # both are measured on eval.tsv
+    with pytest.raises(InputError, match="only max_accuracy_drop is measured on it"):
+        compress(material, validation=material / "eval.tsv")
