@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from fastprune.errors import InputError
 from fastprune.latency.profiler import Bench, profile, thin_model
 from fastprune.latency.search import search_latency
 from fastprune.latency.timing import full_batch, measure_latency, steady_allocator
@@ -68,8 +69,12 @@ def main(arguments: list[str] | None = None) -> dict:
     print(f"\n{'keep ratio':<12}{'solver':<12}{'predicted ms':>13}{'measured ms':>13}{'kept, pred.':>13}"
           f"{'kept, meas.':>13}{'off by':>9}{'importance':>12}")
     for keep_ratio in options.ratios:
-        masks = {solver: search_latency(*importance, table, keep_ratio, solver=solver)
-                 for solver in ("exact", "piecewise")}
+        try:
+            masks = {solver: search_latency(*importance, table, keep_ratio, solver=solver)
+                     for solver in ("exact", "piecewise")}
+        except InputError as error:
+            print(f"{keep_ratio:<12}{error}")
+            continue
         models = {"dense": encoder.model} | {solver: slice_model(encoder, mask) for solver, mask in masks.items()}
         found = {name: time.median_ms for name, time in measure_latency(models, batch, repeats=options.rounds).items()}
         for solver, mask in masks.items():
@@ -79,7 +84,8 @@ def main(arguments: list[str] | None = None) -> dict:
             rows.append((keep_ratio, solver, table.kept(mask), kept))
             print(f"{keep_ratio:<12}{solver:<12}{table.of_masks(mask):>13.2f}{found[solver]:>13.2f}"
                   f"{table.kept(mask):>13.4f}{kept:>13.4f}{table.kept(mask) / kept - 1:>9.1%}{worth:>12.4f}")
-    print(f"dense: predicted {table.dense_ms(options.layers):.2f} ms, measured {found['dense']:.2f} ms")
+    if rows:
+        print(f"dense: predicted {table.dense_ms(options.layers):.2f} ms, measured {found['dense']:.2f} ms")
     return {"fewer": total / used, "errors": errors, "rows": rows}
 
 
