@@ -25,7 +25,7 @@ from unittest import mock
 IMPORTS = (
     "kfp.dsl.executor", "scipy.stats", "sklearn.isotonic", "sklearn.metrics",
     *(f"fastprune.{name}" for name in (
-        "stages.pruning", "stages.fisher", "stages.release", "releases.registration", "releases.release",
+        "stages.pruning", "stages.fisher", "stages.release", "releases.registration", "releases.promotion",
         "reports.report", "reports.summary")),
     *(f"mlflow.{name}" for name in (
         "pyfunc", "store.tracking.sqlalchemy_store", "store.model_registry.sqlalchemy_store",

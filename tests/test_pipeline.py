@@ -14,7 +14,7 @@ from test_stages import source  # noqa: F401 (a fixture)
 import fastprune
 from fastprune import mlflow_store
 from fastprune.config import parse_config, read_config
-from fastprune.releases import release
+from fastprune.releases import promotion
 from fastprune.stages.graph import nodes
 from fastprune.stages.run_node import run_node
 from pipelines import kubeflow, local_run
@@ -253,7 +253,7 @@ def test_a_local_run_prunes_tracks_registers_and_promotes(ran, tmp_path):
         name: manifest[f"{name}_sha256"] for name in ("sample", "evaluation")}
     assert children["gate"].data.params == {"version": "1", "promotion": "champion"}
     assert client.get_model_version_by_alias("tiny", "champion").run_id == parent.info.run_id
-    [event] = release.history(uri, "tiny")
+    [event] = promotion.history(uri, "tiny")
     assert (event.to_version, event.why) == ("1", f"compression {parent.info.run_id}")
     assert "masks.safetensors" in [file.path for file in client.list_artifacts(children["search"].info.run_id)]
     logged = {file.path for file in client.list_artifacts(parent.info.run_id)}

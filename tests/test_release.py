@@ -13,7 +13,7 @@ from test_stages import folders, source  # noqa: F401 (fixtures)
 from fastprune import mlflow_store
 from fastprune.cli import main
 from fastprune.errors import InputError
-from fastprune.releases import ledger, registration, release
+from fastprune.releases import ledger, promotion, registration
 from fastprune.releases.policy import Evidence, Policy, judge, read_policy
 
 LENIENT = Policy(max_accuracy_drop=1.0)
@@ -84,13 +84,13 @@ def test_a_tag_of_fastprunes_own_cannot_be_given(store, made, tag):
 
 
 def test_promote_roll_back_and_the_history(store):
-    release.promote(store, NAME, "1", LENIENT, why="the first", by="ann")
+    promotion.promote(store, NAME, "1", LENIENT, why="the first", by="ann")
     assert aliases(store) == {"champion": "1"}
-    verdict = release.promote(store, NAME, "2", LENIENT, why="better", by="bob")
+    verdict = promotion.promote(store, NAME, "2", LENIENT, why="better", by="bob")
     assert aliases(store) == {"champion": "2", "previous": "1"} and verdict.champion == "1"
-    release.rollback(store, NAME, why="worse after all", by="cy")
+    promotion.rollback(store, NAME, why="worse after all", by="cy")
     assert aliases(store) == {"champion": "1", "previous": "2"}
-    told = release.history(store, NAME)
+    told = promotion.history(store, NAME)
     assert [(event.action, event.from_version, event.to_version, event.by, event.why) for event in told] == [
         ("promote", None, "1", "ann", "the first"), ("promote", "1", "2", "bob", "better"),
         ("rollback", "2", "1", "cy", "worse after all")]
@@ -102,57 +102,57 @@ def test_promote_roll_back_and_the_history(store):
     for alias in ("champion", "previous"):
         client.delete_registered_model_alias(NAME, alias)
     client.delete_model_version(NAME, "2")
-    assert release.history(store, NAME) == told, "the record survives aliases and versions"
+    assert promotion.history(store, NAME) == told, "the record survives aliases and versions"
     with pytest.raises(InputError, match="[Vv]ersion=?.*2.* not found"):
-        release.rollback(store, NAME, why="again")
+        promotion.rollback(store, NAME, why="again")
     assert aliases(store)["champion"] == "1"
 
 
 def test_a_policy_that_is_not_met_changes_nothing_but_the_verdict(store):
-    release.promote(store, NAME, "1", LENIENT, why="the first")
+    promotion.promote(store, NAME, "1", LENIENT, why="the first")
     strict = Policy(max_accuracy_drop=1.0, min_speedup=1000, required_tags={"ticket": r"OPS-\d+", "owner": "ann"},
                     approvers=["zoe"])
-    with pytest.raises(release.PolicyNotMet) as refused:
-        release.promote(store, NAME, "2", strict, why="please", by="bob")
+    with pytest.raises(promotion.PolicyNotMet) as refused:
+        promotion.promote(store, NAME, "2", strict, why="please", by="bob")
     passed = {check.name: check.passed for check in refused.value.verdict.checks}
     assert passed == {"max_accuracy_drop": True, "min_speedup": False, "required_tags.ticket": False,
                       "required_tags.owner": True, "approvers": False}
-    assert aliases(store) == {"champion": "1"} and len(release.history(store, NAME)) == 1
+    assert aliases(store) == {"champion": "1"} and len(promotion.history(store, NAME)) == 1
     tags = mlflow_store.connect(store).get_model_version(NAME, "2").tags
     assert tags["promotion.verdict"] == "failed" and tags["promotion.check.approvers"].startswith("failed")
 
-    release.promote(store, NAME, "2", LENIENT, why="by a policy without approvers")
+    promotion.promote(store, NAME, "2", LENIENT, why="by a policy without approvers")
     tags = mlflow_store.connect(store).get_model_version(NAME, "2").tags
     assert tags["promotion.verdict"] == "passed" and tags["promotion.check.approvers"] == "not checked"
     assert tags["promotion.check.max_accuracy_drop"].startswith("passed") and tags["owner"] == "ann"
 
 
 def test_a_stale_champion_is_told(store):
-    release.promote(store, NAME, "1", LENIENT, why="the first")
-    with pytest.raises(release.ChampionMoved, match="from version 3 to version 1"):
-        release.promote(store, NAME, "2", LENIENT, why="better than 3", expected="3")
+    promotion.promote(store, NAME, "1", LENIENT, why="the first")
+    with pytest.raises(promotion.ChampionMoved, match="from version 3 to version 1"):
+        promotion.promote(store, NAME, "2", LENIENT, why="better than 3", expected="3")
     assert aliases(store) == {"champion": "1"}
 
 
 def test_of_two_promotions_that_judged_the_same_champion_the_second_loses(store, monkeypatch):
-    release.promote(store, NAME, "1", LENIENT, why="the first")
-    judged = release._publish
+    promotion.promote(store, NAME, "1", LENIENT, why="the first")
+    judged = promotion._publish
 
     def slow(*arguments):  # the other one comes between the verdict and the move
-        monkeypatch.setattr(release, "_publish", judged)
-        release.promote(store, NAME, "3", LENIENT, why="was quicker")
+        monkeypatch.setattr(promotion, "_publish", judged)
+        promotion.promote(store, NAME, "3", LENIENT, why="was quicker")
         judged(*arguments)
 
-    monkeypatch.setattr(release, "_publish", slow)
-    with pytest.raises(release.ChampionMoved, match="from version 1 to version 3"):
-        release.promote(store, NAME, "2", LENIENT, why="was slower")
+    monkeypatch.setattr(promotion, "_publish", slow)
+    with pytest.raises(promotion.ChampionMoved, match="from version 1 to version 3"):
+        promotion.promote(store, NAME, "2", LENIENT, why="was slower")
     assert aliases(store) == {"champion": "3", "previous": "1"}
 
 
 def test_an_alias_that_is_moved_by_hand_is_moved_back(store):
-    release.promote(store, NAME, "1", LENIENT, why="the first")
+    promotion.promote(store, NAME, "1", LENIENT, why="the first")
     mlflow_store.connect(store).set_registered_model_alias(NAME, "champion", "3")
-    release.promote(store, NAME, "2", LENIENT, why="better")
+    promotion.promote(store, NAME, "2", LENIENT, why="better")
     assert aliases(store) == {"champion": "2", "previous": "1"}
 
 
@@ -164,8 +164,8 @@ def test_an_alias_that_is_moved_by_hand_is_moved_back(store):
 def test_a_version_without_sound_evidence_is_refused(store, spoil, message):
     spoil(mlflow_store.connect(store))
     with pytest.raises(InputError, match=message):
-        release.promote(store, NAME, "2", LENIENT, why="please")
-    assert not release.history(store, NAME) and not aliases(store)
+        promotion.promote(store, NAME, "2", LENIENT, why="please")
+    assert not promotion.history(store, NAME) and not aliases(store)
 
 
 def test_the_evaluation_data_must_be_the_champions():
@@ -219,22 +219,22 @@ def test_a_policy_file_that_says_nothing_sound_is_refused(tmp_path, text, messag
 
 def test_the_record_notices_a_changed_or_removed_event(store, tmp_path):
     for version in "123":
-        release.promote(store, NAME, version, LENIENT, why=f"number {version}")
+        promotion.promote(store, NAME, version, LENIENT, why=f"number {version}")
     files = sorted((tmp_path / "releases" / NAME).glob("*.json"))
     original = files[1].read_bytes()
     files[1].write_bytes(original.replace(b"number 2", b"number 9"))
     with pytest.raises(InputError, match="does not follow the one before"):
-        release.history(store, NAME)
+        promotion.history(store, NAME)
     files[1].unlink()
     with pytest.raises(InputError, match="changed or removed"):
-        release.promote(store, NAME, "1", LENIENT, why="again")
+        promotion.promote(store, NAME, "1", LENIENT, why="again")
 
 
 def test_another_record_is_noticed(store, tmp_path, monkeypatch):
-    release.promote(store, NAME, "1", LENIENT, why="the first")
+    promotion.promote(store, NAME, "1", LENIENT, why="the first")
     monkeypatch.setenv("FASTPRUNE_LEDGER", str(tmp_path / "elsewhere"))
     with pytest.raises(InputError, match="recorded elsewhere"):
-        release.promote(store, NAME, "2", LENIENT, why="unaware")
+        promotion.promote(store, NAME, "2", LENIENT, why="unaware")
 
 
 def test_a_server_needs_a_record_of_the_teams(monkeypatch):
@@ -247,24 +247,24 @@ def test_a_server_needs_a_record_of_the_teams(monkeypatch):
 
 
 def test_a_first_promotion_that_was_cut_off_after_the_record_is_completed(store):
-    release.promote(store, NAME, "1", LENIENT, why="the first")
+    promotion.promote(store, NAME, "1", LENIENT, why="the first")
     client = mlflow_store.connect(store)
-    client.delete_registered_model_tag(NAME, release.FIRST_EVENT)
+    client.delete_registered_model_tag(NAME, promotion.FIRST_EVENT)
     client.delete_registered_model_alias(NAME, "champion")
-    release.promote(store, NAME, "2", LENIENT, why="better")
+    promotion.promote(store, NAME, "2", LENIENT, why="better")
     assert aliases(store) == {"champion": "2", "previous": "1"}
 
 
 @pytest.mark.parametrize("released", ["1", "12"])
 def test_a_new_model_by_an_old_name_does_not_inherit_its_releases(store, made, released):
     for version in released:
-        release.promote(store, NAME, version, LENIENT, why=f"number {version}")
+        promotion.promote(store, NAME, version, LENIENT, why=f"number {version}")
     mlflow_store.connect(store).delete_registered_model(NAME)
     for note in ("three", "two"):
         metrics = json.loads((made / note / "metrics.json").read_text())
         registration.register(store, made / note, NAME, metrics)
     with pytest.raises(InputError, match="deleted and made again"):
-        release.promote(store, NAME, "2", LENIENT, why="unaware")
+        promotion.promote(store, NAME, "2", LENIENT, why="unaware")
     assert not aliases(store)
 
 
@@ -272,11 +272,11 @@ def test_a_record_that_cannot_be_written_or_is_locked_changes_nothing(store, tmp
     monkeypatch.setattr(ledger, "WAIT", 0.1)
     held = ledger.open_ledger(store)
     with held.lock(NAME), pytest.raises(InputError, match="another promotion has been under way"):
-        release.promote(store, NAME, "1", LENIENT, why="in the way")
+        promotion.promote(store, NAME, "1", LENIENT, why="in the way")
     (tmp_path / "file").touch()
     monkeypatch.setenv("FASTPRUNE_LEDGER", str(tmp_path / "file" / "releases"))
     with pytest.raises(InputError, match="releases cannot be recorded here .Not a directory"):
-        release.promote(store, NAME, "1", LENIENT, why="nowhere")
+        promotion.promote(store, NAME, "1", LENIENT, why="nowhere")
     assert not aliases(store)
 
 
@@ -291,7 +291,7 @@ def test_a_server_knows_who_promotes(monkeypatch, tmp_path, told):
         (tmp_path / ".mlflow" / "credentials").write_text("[mlflow]\nmlflow_tracking_username = ann\n")
     assert mlflow_store.actor("http://127.0.0.1:5000", "") == "ann" != mlflow_store.actor("sqlite:///mlflow.db", "")
     with pytest.raises(InputError, match="at http://x:[*]+@127.0.0.1:5000 knows you as ann, not as bob"):
-        release.promote("http://x:secret@127.0.0.1:5000", NAME, "1", LENIENT, why="as somebody else", by="bob")
+        promotion.promote("http://x:secret@127.0.0.1:5000", NAME, "1", LENIENT, why="as somebody else", by="bob")
 
 
 def test_a_user_without_a_name_acts_by_number(monkeypatch):

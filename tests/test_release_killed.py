@@ -13,11 +13,11 @@ from test_release import LENIENT, NAME, aliases, made, store  # noqa: F401 (fixt
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
 from fastprune import mlflow_store, tracking
-from fastprune.releases import registration, release
+from fastprune.releases import promotion, registration
 
 PROMOTE = """
     from fastprune.releases.policy import Policy
-    release.promote(uri, "tiny", "2", Policy(max_accuracy_drop=1.0), why="better")
+    promotion.promote(uri, "tiny", "2", Policy(max_accuracy_drop=1.0), why="better")
 """
 REGISTER = """
     registration.register(uri, folder, "tiny", json.loads((folder / "metrics.json").read_text()), by="ann")
@@ -36,7 +36,7 @@ def killed(uri, folder, action, target, when):
         from pathlib import Path
         from mlflow import MlflowClient
         import mlflow
-        from fastprune.releases import registration, release
+        from fastprune.releases import promotion, registration
         from fastprune.releases.ledger import StoreLedger
         uri, folder = sys.argv[1], Path(sys.argv[2])
         owner, name = {target.rpartition('.')[0]}, {target.rpartition('.')[2]!r}
@@ -47,7 +47,7 @@ def killed(uri, folder, action, target, when):
             os.kill(os.getpid(), signal.SIGKILL)
         setattr(owner, name, die)
         """) + textwrap.dedent(action)
-    environment = {**os.environ, "PYTHONPATH": str(Path(release.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(promotion.__file__).parents[2])}
     ended = subprocess.run([sys.executable, "-c", script, uri, str(folder)], env=environment, capture_output=True,
                            text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -55,18 +55,18 @@ def killed(uri, folder, action, target, when):
 
 @pytest.mark.parametrize("target, when", POINTS.values(), ids=POINTS)
 def test_a_killed_promotion(store, made, target, when):  # noqa: F811
-    release.promote(store, NAME, "1", LENIENT, why="the first")
+    promotion.promote(store, NAME, "1", LENIENT, why="the first")
     killed(store, made, PROMOTE, target, when)
     assert aliases(store)["champion"] == "1", "the old champion stands until the new one does"
-    recorded = len(release.history(store, NAME)) == 2
+    recorded = len(promotion.history(store, NAME)) == 2
     assert recorded == (when == "after")
 
     if recorded:  # whoever starts next completes it
-        release.settle(mlflow_store.connect(store), release.open_ledger(store), NAME)
+        promotion.settle(mlflow_store.connect(store), promotion.open_ledger(store), NAME)
     else:
-        release.promote(store, NAME, "2", LENIENT, why="better")
+        promotion.promote(store, NAME, "2", LENIENT, why="better")
     assert aliases(store) == {"champion": "2", "previous": "1"}
-    assert [event.to_version for event in release.history(store, NAME)] == ["1", "2"]
+    assert [event.to_version for event in promotion.history(store, NAME)] == ["1", "2"]
 
 
 @pytest.mark.parametrize("target, when", [

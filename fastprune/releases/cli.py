@@ -59,11 +59,11 @@ def register(model_dir: Path, name: str, metrics_file: Path | None, tags: tuple[
 def promote(name: str, version: str, policy_file: Path, expect: str | None, why: str, by: str,
             tracking_uri: str) -> None:
     """Make VERSION of the registered model NAME its champion, if the policy lets it."""
-    from fastprune.releases import release
+    from fastprune.releases import promotion
     from fastprune.releases.policy import read_policy
 
-    verdict = release.promote(_store(tracking_uri), name, version, read_policy(policy_file), why=why, by=by,
-                              expected=expect)
+    verdict = promotion.promote(_store(tracking_uri), name, version, read_policy(policy_file), why=why, by=by,
+                                expected=expect)
     click.echo(f"{verdict}\n{name} version {version} is the champion"
                + (f", version {verdict.champion} the previous one" if verdict.champion else ""))
 
@@ -75,9 +75,9 @@ def promote(name: str, version: str, policy_file: Path, expect: str | None, why:
 @_uri
 def rollback(name: str, why: str, by: str, tracking_uri: str) -> None:
     """Make the previous champion of NAME the champion again."""
-    from fastprune.releases import release
+    from fastprune.releases import promotion
 
-    event = release.rollback(_store(tracking_uri), name, why=why, by=by)
+    event = promotion.rollback(_store(tracking_uri), name, why=why, by=by)
     click.echo(f"{name} version {event.to_version} is the champion again, version {event.from_version} the previous")
 
 
@@ -87,9 +87,9 @@ def rollback(name: str, why: str, by: str, tracking_uri: str) -> None:
 @_uri
 def history(name: str, as_json: bool, tracking_uri: str) -> None:
     """Every change of champion of NAME: who, when, from which version to which, and why."""
-    from fastprune.releases import release
+    from fastprune.releases import promotion
 
-    told = release.history(_store(tracking_uri), name)
+    told = promotion.history(_store(tracking_uri), name)
     if not told:
         click.echo(f"{name}: no release is recorded", err=True)
     for event in told:

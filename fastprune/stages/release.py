@@ -101,12 +101,12 @@ def _promote(uri: str, run_id: str, name: str, version: str, policy: str) -> str
     """``champion``, or why the version was not promoted; empty where MLflow failed."""
     if not version:
         return ""
-    from fastprune.releases import release
+    from fastprune.releases import promotion
     from fastprune.releases.policy import parse_policy
 
     try:
-        release.promote(uri, name, version, parse_policy(policy), why=f"compression {run_id}")
+        promotion.promote(uri, name, version, parse_policy(policy), why=f"compression {run_id}")
     except InputError as error:  # the policy, another promotion, rights: MLflow itself is there
         _log.warning("%s", error)
         return f"not promoted: {str(error).splitlines()[0]}"
-    return release.CHAMPION
+    return promotion.CHAMPION

@@ -11,7 +11,7 @@ from test_release import LENIENT, variant
 from test_stages import folders, source  # noqa: F401 (fixtures)
 
 from fastprune import mlflow_store
-from fastprune.releases import registration, release
+from fastprune.releases import promotion, registration
 from tests.servers import BUCKET
 
 RACES = int(os.environ.get("FASTPRUNE_RACES", "30"))
@@ -28,9 +28,9 @@ def racer(uri, number, barrier, lanes, told):
             return
         barrier.wait()
         try:
-            release.promote(uri, NAME, version, LENIENT, why=f"racer {number}", expected=champion)
+            promotion.promote(uri, NAME, version, LENIENT, why=f"racer {number}", expected=champion)
             told[number].send("won")
-        except release.ChampionMoved:
+        except promotion.ChampionMoved:
             told[number].send("moved")
         except Exception as error:  # the parent must not wait for ever
             told[number].send(repr(error))
@@ -48,7 +48,7 @@ def test_of_two_promotions_at_once_one_wins(kind, request, folders, tmp_path, mo
     for note in ("one", "two", "three"):
         folder = variant(folders, tmp_path / note, note)
         registration.register(uri, folder, NAME, json.loads((folder / "metrics.json").read_text()))
-    release.promote(uri, NAME, "1", LENIENT, why="the first")
+    promotion.promote(uri, NAME, "1", LENIENT, why="the first")
 
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
@@ -76,7 +76,7 @@ def test_of_two_promotions_at_once_one_wins(kind, request, folders, tmp_path, mo
     for process in racers:
         process.join(30)
 
-    events = release.history(uri, NAME)
+    events = promotion.history(uri, NAME)
     assert [event.number for event in events] == list(range(1, RACES + 2))
     assert all(before.to_version == after.from_version for before, after in pairwise(events))
     client = mlflow_store.connect(uri)

@@ -20,7 +20,7 @@ import fastprune
 from fastprune import checkpoint, mlflow_store, tracking
 from fastprune.cli import main
 from fastprune.errors import InputError
-from fastprune.releases import registration, release
+from fastprune.releases import promotion, registration
 from fastprune.releases.policy import Policy
 from tests import servers
 
@@ -116,35 +116,35 @@ def registered(server, folders, tmp_path):  # noqa: F811
 
 def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
     for version in "12":
-        release.promote(server, registered, version, LENIENT, why=f"number {version}")
-    release.rollback(server, registered, why="something to roll back")
+        promotion.promote(server, registered, version, LENIENT, why=f"number {version}")
+    promotion.rollback(server, registered, why="something to roll back")
     for name, value in as_user(server, "reader").items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="reader has no right"):
-        release.promote(server, registered, "2", LENIENT, why="I want it")
+        promotion.promote(server, registered, "2", LENIENT, why="I want it")
     with pytest.raises(InputError, match="knows you as reader"):
-        release.promote(server, registered, "2", LENIENT, why="I want it", by="admin")
+        promotion.promote(server, registered, "2", LENIENT, why="I want it", by="admin")
     with pytest.raises(InputError, match="knows you as reader"):
-        release.rollback(server, registered, why="I want it", by="admin")
+        promotion.rollback(server, registered, why="I want it", by="admin")
     with pytest.raises(InputError, match="reader has no right"):
-        release.rollback(server, registered, why="I want it")
-    assert [event.to_version for event in release.history(server, registered)] == ["1", "2", "1"]
+        promotion.rollback(server, registered, why="I want it")
+    assert [event.to_version for event in promotion.history(server, registered)] == ["1", "2", "1"]
     assert mlflow_store.connect(server).get_model_version_by_alias(registered, "champion").version in (1, "1")
     assert registration.verify(server, registered, "1").difference < 1e-5
 
     experiment = mlflow_store.connect(server).get_experiment_by_name(tracking.EXPERIMENT).experiment_id
     grant(server, "registered_model", registered)
     grant(server, "experiment", experiment)
-    with pytest.raises(release.PolicyNotMet, match="approvers"):
-        release.promote(server, registered, "2", Policy(approvers=["zoe"]), why="not zoe")
-    release.promote(server, registered, "2", Policy(approvers=["reader"]), why="now I may")
-    assert [event.by for event in release.history(server, registered)] == ["admin"] * 3 + ["reader"]
+    with pytest.raises(promotion.PolicyNotMet, match="approvers"):
+        promotion.promote(server, registered, "2", Policy(approvers=["zoe"]), why="not zoe")
+    promotion.promote(server, registered, "2", Policy(approvers=["reader"]), why="now I may")
+    assert [event.by for event in promotion.history(server, registered)] == ["admin"] * 3 + ["reader"]
 
 
 def test_a_wrong_password_is_explained(server, registered, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
     with pytest.raises(InputError, match="MLFLOW_TRACKING_PASSWORD"):
-        release.promote(server, registered, "1", LENIENT, why="?")
+        promotion.promote(server, registered, "1", LENIENT, why="?")
 
 
 def test_a_corrupted_object_is_not_promoted_nor_proved(server, registered, s3):
@@ -153,14 +153,14 @@ def test_a_corrupted_object_is_not_promoted_nor_proved(server, registered, s3):
     keys = [found["Key"] for page in s3.get_paginator("list_objects_v2").paginate(Bucket=servers.BUCKET)
             for found in page.get("Contents", []) if model_id in found["Key"]]
     for ending, refused in (("model.safetensors", registration.verify),
-                            ("evidence.json", lambda *given: release.promote(*given, LENIENT, why="?"))):
+                            ("evidence.json", lambda *given: promotion.promote(*given, LENIENT, why="?"))):
         [key] = [key for key in keys if key.endswith(ending)]
         content = s3.get_object(Bucket=servers.BUCKET, Key=key)["Body"].read()
         s3.put_object(Bucket=servers.BUCKET, Key=key, Body=content[:-3] + bytes(reversed(content[-3:-1])) + b"~")
         with pytest.raises(InputError, match="SHA-256"):
             refused(server, registered, "1")
         s3.put_object(Bucket=servers.BUCKET, Key=key, Body=content)
-    assert not release.history(server, registered)
+    assert not promotion.history(server, registered)
 
 
 def test_eight_compressions_at_once(server, s3, source, tmp_path):  # noqa: F811
