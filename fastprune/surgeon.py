@@ -82,8 +82,8 @@ def removal_order(inputs: Tensor, gradients: Tensor, weight: Tensor, num_units: 
     while len(left):
         own = columns[left]
         blocks = inverse[own[:, :, None], own[:, None, :]]
-        weights = root[:, own].transpose(0, 1)
-        cost = (torch.linalg.inv(blocks.double()) * (weights.mT @ weights)).sum((1, 2))
+        roots = root[:, own].transpose(0, 1)
+        cost = (torch.linalg.inv(blocks.double()) * (roots.mT @ roots)).sum((1, 2))
         cheapest, chosen = cost.topk(min(max(1, num_units // steps), len(left)), largest=False)
         dearest_so_far = cheapest.cpu().cummax(0).values.clamp(min=dearest)
         costs[left[chosen].cpu()] = dearest_so_far

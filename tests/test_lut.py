@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -160,12 +161,22 @@ def test_every_number_of_filters_gets_a_time(num_filters):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_profile_is_of_the_layers_as_they_are_run(family):
-    """Every architecture; the number of layers and of filters is small, all the rest is as for a large model."""
+def test_a_profile_is_of_the_layers_as_they_are_run(family, monkeypatch):
+    """Every architecture; the number of layers and of filters is small, all the rest is as for a large model.
+
+    The embeddings take 10 ms, so that what the model takes beside its layers does not drown in chance.
+    """
+    def slow_to_start(*given):
+        model = thin_model(*given)
+        model.get_input_embeddings().register_forward_pre_hook(lambda *_: time.sleep(0.01))
+        return model
+
+    thin_model = profiler.thin_model
+    monkeypatch.setattr(profiler, "thin_model", slow_to_start)
     table = profiler.profile(build(family).config, batch_size=2, seq_len=8, device=CPU, progress=False)
     assert (table.num_heads, table.num_filters, table.hidden_size) == (4, 24, 16)
     assert table.threads == torch.get_num_threads() and table.device and table.attention == "sdpa"
-    assert min(table.attention_ms) >= 0 and min(table.ffn_ms) >= 0 and table.overhead_ms >= 0
+    assert min(table.attention_ms) >= 0 and min(table.ffn_ms) >= 0 and table.overhead_ms > 5
     assert table.origin["measurements"] == len(table.measured["attention"]) + len(table.measured["ffn"])
     assert [count for count, *_ in table.measured["attention"]] == [0, 1, 2, 3, 4]
     assert all(low <= median <= high for rows in table.measured.values() for _, median, low, high in rows)

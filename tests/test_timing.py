@@ -28,7 +28,7 @@ def test_latency_is_measured_in_turn():
     assert list(latency) == ["dense", "pruned"]
     for name, model in models.items():
         assert model.milliseconds <= latency[name].q1 <= latency[name].median_ms <= latency[name].q3
-    assert latency["dense"].median_ms > latency["pruned"].median_ms
+    assert latency["dense"].median_ms > 1.5 * latency["pruned"].median_ms
 
 
 def test_milliseconds_are_those_of_the_call():
