@@ -135,6 +135,10 @@ def test_an_accuracy_drop_on_rows_of_its_own(tmp_path, source):
     held_out = Split.load(paths["evaluation"])
     assert Split.load(paths["calibration"] / "validation").digest == held_out.digest and len(held_out) == 40
     assert len(Split.load(paths["calibration"])) == 60
+    paths = {name: tmp_path / f"{name} refused" for name in paths}
+    with pytest.raises(InputError, match="validation_file"):
+        pruning.prepare(**paths, **source | {"validation_file": source["eval_file"]})
+    assert not any(path.exists() for path in paths.values())
 
 
 def test_no_pickle_and_no_leftovers(folders):
