@@ -82,7 +82,7 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
     """
     begin = time.perf_counter()
     if validation_file and not set_apart:
-        raise InputError("validation_file: it is read for a budget that is an accuracy drop alone; give set_apart too, or "
+        raise InputError("validation_file is read for a budget that is an accuracy drop alone; give set_apart too, or "
                          "leave it out")
     if task:
         problem, (train, held_out) = glue_task(task), load_glue(task)
