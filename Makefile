@@ -51,9 +51,9 @@ test: $(VENV)/installed
 	@$(BIN)/python -m pytest tests $(TEST_ARGS)
 
 bench: $(VENV)/installed
-	@$(BIN)/python -m tests.benchmarks.algorithms $(BENCH_ARGS)
-	@$(BIN)/python -m tests.benchmarks.inference $(BENCH_ARGS)
-	@$(BIN)/python -m tests.benchmarks.stages $(BENCH_ARGS)
+	@$(BIN)/python -m benchmarks.algorithms $(BENCH_ARGS)
+	@$(BIN)/python -m benchmarks.inference $(BENCH_ARGS)
+	@$(BIN)/python -m benchmarks.stages $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) $(AIRFLOW) .cache demo runs local_outputs mlruns mlflow.db releases *.egg-info .pytest_cache

@@ -1,4 +1,4 @@
-"""Kubeflow components: one thin file a stage. The work is in fastprune.stages, tracking in fastprune.tracking."""
+"""Kubeflow components: one thin file a stage. The work is in fastprune.stages, tracking in fastprune.tracking.runs."""
 
 import os
 from functools import partial

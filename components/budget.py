@@ -1,8 +1,6 @@
-from typing import Optional
-
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -19,7 +17,7 @@ def budget(
     batch_size: int,
     device: str,
     tracking_uri: str,
-    table: Optional[dsl.Input[dsl.Artifact]] = None,
+    table: dsl.Input[dsl.Artifact] | None = None,
 ):
     """Settle the keep ratio of a budget, in an MLflow run of its own if the model has several.
 
@@ -35,7 +33,15 @@ def budget(
     Path(budget_run.path).write_text(opened)
     budget_run.metadata["run_id"] = opened
     steps.run_stage(
-        "budget", {"model": model.path, "calibration": calibration.path, "fisher": fisher.path,
-                   "table": table and table.path, "chosen": chosen.path},
+        "budget",
+        {
+            "model": model.path,
+            "calibration": calibration.path,
+            "fisher": fisher.path,
+            "table": table and table.path,
+            "chosen": chosen.path,
+        },
         {**given["settings"], "solver": solver, "tuning": tuning, "batch_size": batch_size, "device": device},
-        run_id=opened, tracking_uri=tracking_uri)
+        run_id=opened,
+        tracking_uri=tracking_uri,
+    )

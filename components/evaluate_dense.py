@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -18,7 +18,10 @@ def evaluate_dense(
     from fastprune.stages.steps import run_stage
 
     record = run_stage(
-        "evaluate_dense", {"model": model.path, "evaluation": evaluation.path, "dense": dense.path},
+        "evaluate_dense",
+        {"model": model.path, "evaluation": evaluation.path, "dense": dense.path},
         {"batch_size": batch_size, "device": device, "allow_untuned": allow_untuned},
-        run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+        run_id=run.metadata["run_id"],
+        tracking_uri=tracking_uri,
+    )
     dense.metadata.update(record["metrics"])

@@ -1,8 +1,6 @@
-from typing import Optional
-
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -18,14 +16,25 @@ def evaluate_pruned(
     batch_size: int,
     device: str,
     tracking_uri: str,
-    table: Optional[dsl.Input[dsl.Artifact]] = None,
+    table: dsl.Input[dsl.Artifact] | None = None,
 ):
     """Measure the pruned model as it was saved, side by side with the dense one."""
     from fastprune.stages.steps import run_stage
 
     record = run_stage(
-        "evaluate_pruned", {"model": model.path, "evaluation": evaluation.path, "table": table and table.path,
-                            "chosen": chosen.path, "searched": searched.path, "rearranged": rearranged.path,
-                            "pruned": pruned.path, "measured": measured.path},
-        {"batch_size": batch_size, "device": device}, run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+        "evaluate_pruned",
+        {
+            "model": model.path,
+            "evaluation": evaluation.path,
+            "table": table and table.path,
+            "chosen": chosen.path,
+            "searched": searched.path,
+            "rearranged": rearranged.path,
+            "pruned": pruned.path,
+            "measured": measured.path,
+        },
+        {"batch_size": batch_size, "device": device},
+        run_id=run.metadata["run_id"],
+        tracking_uri=tracking_uri,
+    )
     measured.metadata.update(record["metrics"])

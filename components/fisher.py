@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -18,6 +18,10 @@ def fisher(
     """Measure the importance of every head and filter."""
     from fastprune.stages.steps import run_stage
 
-    run_stage("fisher", {"model": model.path, "calibration": calibration.path, "fisher": fisher.path},
-              {"selection": selection, "estimator": estimator, "batch_size": batch_size, "device": device},
-              run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    run_stage(
+        "fisher",
+        {"model": model.path, "calibration": calibration.path, "fisher": fisher.path},
+        {"selection": selection, "estimator": estimator, "batch_size": batch_size, "device": device},
+        run_id=run.metadata["run_id"],
+        tracking_uri=tracking_uri,
+    )

@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -20,6 +20,17 @@ def fisher_shard(
     """The pass over one shard of the pruning sample."""
     from fastprune.stages.steps import run_stage
 
-    run_stage("fisher_shard", {"model": model.path, "calibration": calibration.path, "part": part.path},
-              {"shard": shard, "shards": shards, "selection": selection, "estimator": estimator,
-               "batch_size": batch_size, "device": device}, run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    run_stage(
+        "fisher_shard",
+        {"model": model.path, "calibration": calibration.path, "part": part.path},
+        {
+            "shard": shard,
+            "shards": shards,
+            "selection": selection,
+            "estimator": estimator,
+            "batch_size": batch_size,
+            "device": device,
+        },
+        run_id=run.metadata["run_id"],
+        tracking_uri=tracking_uri,
+    )

@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -15,7 +15,11 @@ def gate(
     """Promote the compression that the summary picked, if the policy accepts it."""
     from fastprune.stages.steps import run_stage
 
-    record = run_stage("gate", {"summary": summary.path, "verdict": verdict.path},
-                       {"model_name": model_name, "policy": policy},
-                       run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    record = run_stage(
+        "gate",
+        {"summary": summary.path, "verdict": verdict.path},
+        {"model_name": model_name, "policy": policy},
+        run_id=run.metadata["run_id"],
+        tracking_uri=tracking_uri,
+    )
     verdict.metadata.update(record["settings"])

@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -33,15 +33,32 @@ def prepare(
 
     from fastprune.stages import steps
 
-    opened = steps.open_run(json.loads(run_settings), tracking_uri=tracking_uri,
-                            tags={"kfp.pipeline_job": pipeline_job})
+    opened = steps.open_run(
+        json.loads(run_settings), tracking_uri=tracking_uri, tags={"kfp.pipeline_job": pipeline_job}
+    )
     Path(run.path).write_text(opened)
     run.metadata["run_id"] = opened
     record = steps.run_stage(
-        "prepare", {"model": model.path, "calibration": calibration.path, "evaluation": evaluation.path},
-        {"source": source, "task": task, "train_file": train_file, "eval_file": eval_file,
-         "validation_file": validation_file, "text_columns": text_columns, "label_column": label_column,
-         "metric": metric, "max_length": max_length, "num_samples": num_samples, "seed": seed, "selection": selection,
-         "set_apart": set_apart, "allow_untuned": allow_untuned}, run_id=opened, tracking_uri=tracking_uri)
+        "prepare",
+        {"model": model.path, "calibration": calibration.path, "evaluation": evaluation.path},
+        {
+            "source": source,
+            "task": task,
+            "train_file": train_file,
+            "eval_file": eval_file,
+            "validation_file": validation_file,
+            "text_columns": text_columns,
+            "label_column": label_column,
+            "metric": metric,
+            "max_length": max_length,
+            "num_samples": num_samples,
+            "seed": seed,
+            "selection": selection,
+            "set_apart": set_apart,
+            "allow_untuned": allow_untuned,
+        },
+        run_id=opened,
+        tracking_uri=tracking_uri,
+    )
     for artifact, name in ((model, "source"), (calibration, "sample"), (evaluation, "evaluation")):
         artifact.metadata["sha256"] = record["settings"][f"{name}_sha256"]

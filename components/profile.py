@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -18,7 +18,16 @@ def profile(
     """Get the look-up table of this device: a given one, the store's, or one that is measured now."""
     from fastprune.stages.steps import run_stage
 
-    run_stage("profile", {"model": model.path, "table": table.path},
-              {"lut": lut, "lut_store": lut_store, "latency_batch_size": latency_batch_size,
-               "latency_seq_len": latency_seq_len, "device": device},
-               run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    run_stage(
+        "profile",
+        {"model": model.path, "table": table.path},
+        {
+            "lut": lut,
+            "lut_store": lut_store,
+            "latency_batch_size": latency_batch_size,
+            "latency_seq_len": latency_seq_len,
+            "device": device,
+        },
+        run_id=run.metadata["run_id"],
+        tracking_uri=tracking_uri,
+    )

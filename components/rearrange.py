@@ -1,8 +1,6 @@
-from typing import Optional
-
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -13,11 +11,20 @@ def rearrange(
     run: dsl.Input[dsl.Artifact],
     rearranged: dsl.Output[dsl.Artifact],
     tracking_uri: str,
-    table: Optional[dsl.Input[dsl.Artifact]] = None,
+    table: dsl.Input[dsl.Artifact] | None = None,
 ):
     """Rearrange the masks within each layer."""
     from fastprune.stages.steps import run_stage
 
-    run_stage("rearrange", {"fisher": fisher.path, "table": table and table.path, "chosen": chosen.path,
-                            "searched": searched.path, "rearranged": rearranged.path},
-              run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    run_stage(
+        "rearrange",
+        {
+            "fisher": fisher.path,
+            "table": table and table.path,
+            "chosen": chosen.path,
+            "searched": searched.path,
+            "rearranged": rearranged.path,
+        },
+        run_id=run.metadata["run_id"],
+        tracking_uri=tracking_uri,
+    )

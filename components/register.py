@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -15,6 +15,11 @@ def register(
     """Register the pruned model and close the compression's MLflow run."""
     from fastprune.stages.steps import run_stage
 
-    record = run_stage("register", {"pruned": pruned.path, "report": report.path, "released": released.path},
-                       {"model_name": model_name}, run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    record = run_stage(
+        "register",
+        {"pruned": pruned.path, "report": report.path, "released": released.path},
+        {"model_name": model_name},
+        run_id=run.metadata["run_id"],
+        tracking_uri=tracking_uri,
+    )
     released.metadata.update(record["settings"])

@@ -1,8 +1,6 @@
-from typing import Optional
-
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -19,15 +17,28 @@ def report(
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     tracking_uri: str,
-    table: Optional[dsl.Input[dsl.Artifact]] = None,
+    table: dsl.Input[dsl.Artifact] | None = None,
 ):
     """Sum the compression up in a report."""
     import shutil
 
     from fastprune.stages.steps import run_stage
 
-    run_stage("report", {"model": model.path, "dense": dense.path, "fisher": fisher.path,
-                         "table": table and table.path, "chosen": chosen.path, "searched": searched.path,
-                         "rearranged": rearranged.path, "pruned": pruned.path, "measured": measured.path,
-                         "report": report.path}, run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    run_stage(
+        "report",
+        {
+            "model": model.path,
+            "dense": dense.path,
+            "fisher": fisher.path,
+            "table": table and table.path,
+            "chosen": chosen.path,
+            "searched": searched.path,
+            "rearranged": rearranged.path,
+            "pruned": pruned.path,
+            "measured": measured.path,
+            "report": report.path,
+        },
+        run_id=run.metadata["run_id"],
+        tracking_uri=tracking_uri,
+    )
     shutil.copyfile(f"{report.path}/report.html", page.path)

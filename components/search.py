@@ -1,8 +1,6 @@
-from typing import Optional
-
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -12,10 +10,14 @@ def search(
     run: dsl.Input[dsl.Artifact],
     searched: dsl.Output[dsl.Artifact],
     tracking_uri: str,
-    table: Optional[dsl.Input[dsl.Artifact]] = None,
+    table: dsl.Input[dsl.Artifact] | None = None,
 ):
     """Search the masks under the budget."""
     from fastprune.stages.steps import run_stage
 
-    run_stage("search", {"fisher": fisher.path, "table": table and table.path, "chosen": chosen.path,
-                         "searched": searched.path}, run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    run_stage(
+        "search",
+        {"fisher": fisher.path, "table": table and table.path, "chosen": chosen.path, "searched": searched.path},
+        run_id=run.metadata["run_id"],
+        tracking_uri=tracking_uri,
+    )

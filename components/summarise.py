@@ -1,14 +1,12 @@
-from typing import List
-
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
 def summarise(
-    report: dsl.Input[List[dsl.Artifact]],
-    released: dsl.Input[List[dsl.Artifact]],
+    report: dsl.Input[list[dsl.Artifact]],
+    released: dsl.Input[list[dsl.Artifact]],
     run: dsl.Input[dsl.Artifact],
     summary: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
@@ -20,7 +18,11 @@ def summarise(
 
     from fastprune.stages.steps import run_stage
 
-    run_stage("summarise", {"report": [one.path for one in report], "released": [one.path for one in released],
-                            "summary": summary.path}, {"policy": policy},
-                            run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+    run_stage(
+        "summarise",
+        {"report": [one.path for one in report], "released": [one.path for one in released], "summary": summary.path},
+        {"policy": policy},
+        run_id=run.metadata["run_id"],
+        tracking_uri=tracking_uri,
+    )
     shutil.copyfile(f"{summary.path}/summary.html", page.path)

@@ -1,8 +1,6 @@
-from typing import Optional
-
 from kfp import dsl
 
-from components import component
+from fastprune.components import component
 
 
 @component
@@ -20,15 +18,26 @@ def tune(
     batch_size: int,
     device: str,
     tracking_uri: str,
-    table: Optional[dsl.Input[dsl.Artifact]] = None,
+    table: dsl.Input[dsl.Artifact] | None = None,
 ):
     """Cut the pruned units out of the model and make up for them."""
     from fastprune.stages.steps import run_stage
 
     record = run_stage(
-        "tune", {"model": model.path, "calibration": calibration.path, "evaluation": evaluation.path,
-                 "fisher": fisher.path, "table": table and table.path, "chosen": chosen.path,
-                 "rearranged": rearranged.path, "pruned": pruned.path, "tuned": tuned.path},
+        "tune",
+        {
+            "model": model.path,
+            "calibration": calibration.path,
+            "evaluation": evaluation.path,
+            "fisher": fisher.path,
+            "table": table and table.path,
+            "chosen": chosen.path,
+            "rearranged": rearranged.path,
+            "pruned": pruned.path,
+            "tuned": tuned.path,
+        },
         {"tuning": tuning, "batch_size": batch_size, "device": device},
-        run_id=run.metadata["run_id"], tracking_uri=tracking_uri)
+        run_id=run.metadata["run_id"],
+        tracking_uri=tracking_uri,
+    )
     pruned.metadata.update({name: record["metrics"][name] for name in ("macs_kept", "params_kept")})

@@ -8,7 +8,7 @@ def __getattr__(name: str):
     if name in ("compress", "Compressed"):
         from fastprune import compression as module
     elif name == "load":
-        from fastprune import checkpoint as module
+        from fastprune.model import checkpoint as module
     elif name == "InputError":
         from fastprune import errors as module
     elif name in ("Task", "glue_task"):

@@ -1,3 +1,3 @@
-from fastprune.cli import main
+from fastprune.cli.main import main
 
 main(prog_name="fastprune")

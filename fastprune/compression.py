@@ -15,27 +15,27 @@ import torch
 import transformers
 from torch import Tensor
 
-from fastprune import checkpoint
-from fastprune.architectures import Encoder, describe
-from fastprune.budget import Curve, check_max_drop, smallest_keep_ratio
-from fastprune.choices import Estimator, Kind, Selection, Solver, Tuning
-from fastprune.constraints import Constraint, check_constraint
-from fastprune.curvature import Curvature, estimate_curvature
 from fastprune.data import Split, Task, draw_sample, encode, make_batches, read_table
+from fastprune.data.evaluation import evaluate, refuse_untuned
 from fastprune.environment import choose_device
 from fastprune.errors import InputError
-from fastprune.evaluation import evaluate, refuse_untuned
-from fastprune.fisher import Fisher, estimate_fisher
+from fastprune.importance.curvature import Curvature, estimate_curvature
+from fastprune.importance.fisher import Fisher, estimate_fisher
+from fastprune.importance.surgeon import removal_costs
 from fastprune.latency.lut import LatencyTable
-from fastprune.layerwise import Teacher
-from fastprune.masks import Masks
-from fastprune.rearrange import rearrange
-from fastprune.reconstruction import reconstruct_weights
-from fastprune.record import compare_latency, make_manifest, size_metrics
-from fastprune.storage import check_absent
-from fastprune.surgeon import removal_costs
-from fastprune.surgery import slice_model
-from fastprune.tuning import Tuned, tune_masks
+from fastprune.manifest import compare_latency, make_manifest, size_metrics
+from fastprune.model import checkpoint
+from fastprune.model.architectures import Encoder, describe
+from fastprune.model.masks import Masks
+from fastprune.model.surgery import slice_model
+from fastprune.search.accuracy_drop import Curve, check_max_drop, smallest_keep_ratio
+from fastprune.search.cost import Constraint, check_constraint
+from fastprune.search.rearrange import rearrange
+from fastprune.settings import Estimator, Kind, Selection, Solver, Tuning
+from fastprune.store.storage import check_absent
+from fastprune.tuning.layerwise import Teacher
+from fastprune.tuning.mask import Tuned, tune_masks
+from fastprune.tuning.weights import reconstruct_weights
 
 VALIDATION_ROWS = 2000
 """Rows set apart, at most, for choosing a budget by its accuracy."""
@@ -63,16 +63,32 @@ class Compressed:
     manifest: dict
 
 
-def compress(model: str | Path | transformers.PreTrainedModel,
-             tokenizer: transformers.PreTrainedTokenizerBase | None = None,
-             dataset: str | Path | datasets.Dataset | None = None, *, task: Task, keep_ratio: float = 0.6,
-             evaluation: str | Path | datasets.Dataset | None = None, num_samples: int = 2048, seed: int = 0,
-             selection: Selection = "surgeon", fisher: Estimator = "per_sample", tuning: Tuning = "weights",
-             batch_size: int = 32, device: str = "auto", constraint: Kind = "macs",
-             lut: str | Path | LatencyTable | None = None, latency_ms: float | None = None, solver: Solver = "exact",
-             max_accuracy_drop: float | None = None, validation: str | Path | datasets.Dataset | None = None,
-             output_dir: str | Path | None = None, allow_untuned: bool = False, dry_run: bool = False,
-             progress: bool = True) -> Compressed:
+def compress(
+    model: str | Path | transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase | None = None,
+    dataset: str | Path | datasets.Dataset | None = None,
+    *,
+    task: Task,
+    keep_ratio: float = 0.6,
+    evaluation: str | Path | datasets.Dataset | None = None,
+    num_samples: int = 2048,
+    seed: int = 0,
+    selection: Selection = "surgeon",
+    fisher: Estimator = "per_sample",
+    tuning: Tuning = "weights",
+    batch_size: int = 32,
+    device: str = "auto",
+    constraint: Kind = "macs",
+    lut: str | Path | LatencyTable | None = None,
+    latency_ms: float | None = None,
+    solver: Solver = "exact",
+    max_accuracy_drop: float | None = None,
+    validation: str | Path | datasets.Dataset | None = None,
+    output_dir: str | Path | None = None,
+    allow_untuned: bool = False,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> Compressed:
     """Prune a fine-tuned encoder to a fraction of its MACs or of its latency, without retraining.
 
     Parameters
@@ -98,7 +114,7 @@ def compress(model: str | Path | transformers.PreTrainedModel,
         What makes a unit important: ``surgeon``, what its removal costs after compensation (reads no labels), or
         ``fisher``, the paper's Fisher information with rearrangement.
     fisher : {"per_sample", "per_batch"}
-        With ``selection="fisher"``: see :func:`fastprune.fisher.estimate_fisher`.
+        With ``selection="fisher"``: see :func:`fastprune.importance.fisher.estimate_fisher`.
     tuning : {"weights", "mask", "none"}
         ``weights`` solves for every kept linear map as a whole, ``mask`` is the paper's mask tuning.
     batch_size : int
@@ -140,8 +156,9 @@ def compress(model: str | Path | transformers.PreTrainedModel,
     if max_accuracy_drop is not None:
         check_max_drop(max_accuracy_drop)
     elif validation is not None:
-        raise InputError("validation is given, and only max_accuracy_drop is measured on it: give that too, or leave "
-                         "validation out")
+        raise InputError(
+            "validation is given, and only max_accuracy_drop is measured on it: give that too, or leave validation out"
+        )
     lut_table = lut if lut is None or isinstance(lut, LatencyTable) else LatencyTable.load(lut)
     if dataset is None or evaluation is None:
         raise InputError("give both dataset, to draw the pruning sample from, and evaluation, to measure on")
@@ -180,14 +197,26 @@ def compress(model: str | Path | transformers.PreTrainedModel,
         refuse_untuned(dense, held_out)
     batches = make_batches(sample, batch_size, pad)
     with timed(seconds, "importance"):
-        importance, information = measure_importance(encoder, batches, task.problem, selection, fisher=fisher,
-                                                     progress=progress)
+        importance, information = measure_importance(
+            encoder, batches, task.problem, selection, fisher=fisher, progress=progress
+        )
     teacher = Teacher(encoder, batches, keep=max_accuracy_drop is not None) if tuning == "weights" else None
     curve = None
     if max_accuracy_drop is not None:
         with timed(seconds, "budget"):
-            curve = find_keep_ratio(encoder, importance, information, cost, batches, tuning, validation,
-                                    max_accuracy_drop, pad_token_id=pad, teacher=teacher, progress=progress)
+            curve = find_keep_ratio(
+                encoder,
+                importance,
+                information,
+                cost,
+                batches,
+                tuning,
+                validation,
+                max_accuracy_drop,
+                pad_token_id=pad,
+                teacher=teacher,
+                progress=progress,
+            )
         keep_ratio = curve.keep_ratio
     with timed(seconds, "search"):
         masks = cost.search(importance, keep_ratio)
@@ -195,8 +224,18 @@ def compress(model: str | Path | transformers.PreTrainedModel,
         with timed(seconds, "rearrange"):
             masks = rearrange(masks, information)
     with timed(seconds, "tuning"):
-        tuned = tune(encoder, masks, importance, cost, keep_ratio, batches, task.problem,
-                     "none" if dry_run else tuning, teacher=teacher, progress=progress)
+        tuned = tune(
+            encoder,
+            masks,
+            importance,
+            cost,
+            keep_ratio,
+            batches,
+            task.problem,
+            "none" if dry_run else tuning,
+            teacher=teacher,
+            progress=progress,
+        )
     metrics = {"metric": task.metric, "dense": dense, **size_metrics(encoder, cost, tuned, keep_ratio)}
     if not dry_run:
         with timed(seconds, "evaluate_pruned"):
@@ -205,17 +244,34 @@ def compress(model: str | Path | transformers.PreTrainedModel,
     if curve is not None:
         metrics["curve"] = asdict(curve)
     metrics["seconds"] = seconds
-    manifest = make_manifest(encoder, cost, tuned, source=source, source_digest=checkpoint.digest(model),
-                             sample=sample, evaluation=held_out, seed=seed, keep_ratio=keep_ratio,
-                             selection=selection, fisher=fisher, tuning=tuning)
+    manifest = make_manifest(
+        encoder,
+        cost,
+        tuned,
+        source=source,
+        source_digest=checkpoint.digest(model),
+        sample=sample,
+        evaluation=held_out,
+        seed=seed,
+        keep_ratio=keep_ratio,
+        selection=selection,
+        fisher=fisher,
+        tuning=tuning,
+    )
     if output_dir is not None and not dry_run:
         checkpoint.save(output_dir, tuned.model, tokenizer, manifest, metrics=metrics)
     return Compressed(tuned.model, tuned.masks, metrics, manifest)
 
 
-def measure_importance(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], problem: str, selection: Selection,
-                       *, fisher: Estimator = "per_sample", progress: bool = True,
-                       ) -> tuple[tuple[Tensor, Tensor], Fisher | None]:
+def measure_importance(
+    encoder: Encoder,
+    batches: Sequence[Mapping[str, Tensor]],
+    problem: str,
+    selection: Selection,
+    *,
+    fisher: Estimator = "per_sample",
+    progress: bool = True,
+) -> tuple[tuple[Tensor, Tensor], Fisher | None]:
     """Importance of every head [L, H] and filter [L, I], and the Fisher where rearrangement is to follow.
 
     Parameters
@@ -230,9 +286,17 @@ def measure_importance(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]
     return importance_of(encoder, information), information if isinstance(information, Fisher) else None
 
 
-def gather(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], problem: str, selection: Selection, *,
-           fisher: Estimator = "per_sample", shard: int = 0, shards: int = 1,
-           progress: bool = True) -> Curvature | Fisher:
+def gather(
+    encoder: Encoder,
+    batches: Sequence[Mapping[str, Tensor]],
+    problem: str,
+    selection: Selection,
+    *,
+    fisher: Estimator = "per_sample",
+    shard: int = 0,
+    shards: int = 1,
+    progress: bool = True,
+) -> Curvature | Fisher:
     """What the importance is computed from: the pass over the sample, or over a shard of its batches.
 
     Raises
@@ -241,8 +305,9 @@ def gather(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], problem: s
         There are fewer batches than shards.
     """
     if shards > len(batches):
-        raise InputError(f"fisher_shards is {shards}, and the sample has {len(batches)} batches; use no more shards "
-                         "than batches")
+        raise InputError(
+            f"fisher_shards is {shards}, and the sample has {len(batches)} batches; use no more shards than batches"
+        )
     if selection == "surgeon":
         return estimate_curvature(encoder, batches, problem, shard=shard, shards=shards, progress=progress)
     if selection == "fisher":
@@ -257,9 +322,19 @@ def importance_of(encoder: Encoder, information: Curvature | Fisher) -> tuple[Te
     return removal_costs(encoder, information)
 
 
-def tune(encoder: Encoder, masks: Masks, importance: tuple[Tensor, Tensor], cost: Constraint, keep_ratio: float,
-         batches: Sequence[Mapping[str, Tensor]], problem: str, method: Tuning, *, teacher: Teacher | None = None,
-         progress: bool = True) -> Tuned:
+def tune(
+    encoder: Encoder,
+    masks: Masks,
+    importance: tuple[Tensor, Tensor],
+    cost: Constraint,
+    keep_ratio: float,
+    batches: Sequence[Mapping[str, Tensor]],
+    problem: str,
+    method: Tuning,
+    *,
+    teacher: Teacher | None = None,
+    progress: bool = True,
+) -> Tuned:
     """Slice the model and make up for what was cut, by the method of that name.
 
     Parameters
@@ -285,21 +360,45 @@ def tune(encoder: Encoder, masks: Masks, importance: tuple[Tensor, Tensor], cost
     raise InputError(f"tuning method {method!r} is not known; use one of {', '.join(get_args(Tuning))}")
 
 
-def find_keep_ratio(encoder: Encoder, importance: tuple[Tensor, Tensor], fisher: Fisher | None, cost: Constraint,
-                    batches: Sequence[Mapping[str, Tensor]], tuning: Tuning, validation: Split, max_drop: float, *,
-                    pad_token_id: int, teacher: Teacher | None = None, progress: bool = True) -> Curve:
+def find_keep_ratio(
+    encoder: Encoder,
+    importance: tuple[Tensor, Tensor],
+    fisher: Fisher | None,
+    cost: Constraint,
+    batches: Sequence[Mapping[str, Tensor]],
+    tuning: Tuning,
+    validation: Split,
+    max_drop: float,
+    *,
+    pad_token_id: int,
+    teacher: Teacher | None = None,
+    progress: bool = True,
+) -> Curve:
     """The smallest keep ratio within an accuracy drop, every try searched, tuned and measured on ``validation``.
 
     The importance, and with weight reconstruction the dense model's targets, are shared by the tries.
     """
+
     def measure(model: transformers.PreTrainedModel) -> float:
         return evaluate(model, validation, pad_token_id=pad_token_id, progress=False)["metric"]
 
     def metric_at(keep_ratio: float) -> float:
         masks = cost.search(importance, keep_ratio)
         masks = masks if fisher is None else rearrange(masks, fisher)
-        return measure(tune(encoder, masks, importance, cost, keep_ratio, batches, validation.task.problem, tuning,
-                            teacher=teacher, progress=progress).model)
+        return measure(
+            tune(
+                encoder,
+                masks,
+                importance,
+                cost,
+                keep_ratio,
+                batches,
+                validation.task.problem,
+                tuning,
+                teacher=teacher,
+                progress=progress,
+            ).model
+        )
 
     return smallest_keep_ratio(metric_at, measure(encoder.model), max_drop, least=cost.smallest)
 
@@ -315,22 +414,40 @@ def set_apart(table: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, dat
     return rest, apart
 
 
-def table_task(model: str | Path, text_columns: tuple[str, ...], label_column: str | None, metric: str | None = None,
-               max_length: int | None = None) -> Task:
+def table_task(
+    model: str | Path,
+    text_columns: tuple[str, ...],
+    label_column: str | None,
+    metric: str | None = None,
+    max_length: int | None = None,
+) -> Task:
     """What a user's own table is for, from its columns and the model's configuration.
 
     A question-answering model reads SQuAD's columns unless others are named; one output is regression.
     """
     config = checkpoint.load_config(model)
     if "QuestionAnswering" in (config.architectures or [""])[0]:
-        return Task("squad", "question-answering", metric or "squad_f1", text_columns or ("question", "context"),
-                    label_column or "answers", max_length or 384)
+        return Task(
+            "squad",
+            "question-answering",
+            metric or "squad_f1",
+            text_columns or ("question", "context"),
+            label_column or "answers",
+            max_length or 384,
+        )
     if not text_columns or not label_column:
-        raise InputError("name the columns of the data: --text-column (twice for pairs: --text-column-b) and "
-                         "--label-column")
+        raise InputError(
+            "name the columns of the data: --text-column (twice for pairs: --text-column-b) and --label-column"
+        )
     regression = config.num_labels == 1
-    return Task("table", "regression" if regression else "classification",
-                metric or ("pearson" if regression else "accuracy"), text_columns, label_column, max_length or 128)
+    return Task(
+        "table",
+        "regression" if regression else "classification",
+        metric or ("pearson" if regression else "accuracy"),
+        text_columns,
+        label_column,
+        max_length or 128,
+    )
 
 
 @contextmanager

@@ -21,8 +21,9 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} is not to be had here ({str(error).splitlines()[0]}); "
-                         "use auto, cpu or cuda") from error
+        raise InputError(
+            f"device {device!r} is not to be had here ({str(error).splitlines()[0]}); use auto, cpu or cuda"
+        ) from error
     return chosen
 
 
@@ -51,5 +52,8 @@ def code_version() -> dict[str, str]:
     content = hashlib.sha256()
     for path in sorted([*package.rglob("*.py"), *package.rglob("*.html")]):
         content.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
-    return {"fastprune": f"{fastprune.__version__}+{content.hexdigest()[:12]}", "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "numpy", "scipy")}}
+    return {
+        "fastprune": f"{fastprune.__version__}+{content.hexdigest()[:12]}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "numpy", "scipy")},
+    }

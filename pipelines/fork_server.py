@@ -23,16 +23,41 @@ from pathlib import Path
 from unittest import mock
 
 IMPORTS = (
-    "kfp.dsl.executor", "scipy.stats", "sklearn.isotonic", "sklearn.metrics",
-    *(f"fastprune.{name}" for name in (
-        "stages.pruning", "stages.fisher", "stages.release", "releases.registration", "releases.promotion",
-        "reports.report", "reports.summary")),
-    *(f"mlflow.{name}" for name in (
-        "pyfunc", "store.tracking.sqlalchemy_store", "store.model_registry.sqlalchemy_store",
-        "system_metrics.system_metrics_monitor")),
-    *(f"transformers.models.{name}" for name in (
-        "auto.modeling_auto", "auto.tokenization_auto", "bert.modeling_bert", "distilbert.modeling_distilbert",
-        "roberta.modeling_roberta")),
+    "kfp.dsl.executor",
+    "scipy.stats",
+    "sklearn.isotonic",
+    "sklearn.metrics",
+    *(
+        f"fastprune.{name}"
+        for name in (
+            "stages.pruning",
+            "stages.fisher",
+            "stages.release",
+            "releases.registration",
+            "releases.promotion",
+            "reports.report",
+            "reports.summary",
+        )
+    ),
+    *(
+        f"mlflow.{name}"
+        for name in (
+            "pyfunc",
+            "store.tracking.sqlalchemy_store",
+            "store.model_registry.sqlalchemy_store",
+            "system_metrics.system_metrics_monitor",
+        )
+    ),
+    *(
+        f"transformers.models.{name}"
+        for name in (
+            "auto.modeling_auto",
+            "auto.tokenization_auto",
+            "bert.modeling_bert",
+            "distilbert.modeling_distilbert",
+            "roberta.modeling_roberta",
+        )
+    ),
 )
 
 
@@ -42,10 +67,18 @@ def forked_steps() -> Iterator[None]:
     from kfp.local import subprocess_task_handler
 
     ours, theirs = socket.socketpair()
-    environment = {**os.environ, "_KFP_RUNTIME": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
-                   "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    server = subprocess.Popen([sys.executable, "-m", __name__, str(theirs.fileno())], env=environment,
-                              pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    environment = {
+        **os.environ,
+        "_KFP_RUNTIME": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+    }
+    server = subprocess.Popen(
+        [sys.executable, "-m", __name__, str(theirs.fileno())],
+        env=environment,
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+    )
     theirs.close()
     plain = subprocess_task_handler.run_local_subprocess
 
@@ -65,12 +98,19 @@ def forked_steps() -> Iterator[None]:
 
 
 def _run(server: socket.socket, full_command: Sequence[str]) -> int:
-    program, *arguments = full_command[full_command.index("-ec") + 2:]
+    program, *arguments = full_command[full_command.index("-ec") + 2 :]
     read_output, output = os.pipe()
     read_status, status = os.pipe()
     with tempfile.TemporaryFile("w+") as request:
-        json.dump({"program": program, "arguments": arguments, "folder": os.getcwd(),
-                   "environment": {**os.environ, "_KFP_RUNTIME": "true"}}, request)
+        json.dump(
+            {
+                "program": program,
+                "arguments": arguments,
+                "folder": os.getcwd(),
+                "environment": {**os.environ, "_KFP_RUNTIME": "true"},
+            },
+            request,
+        )
         request.seek(0)
         with suppress(BrokenPipeError):  # nobody there: as one who is killed, it tells no status
             socket.send_fds(server, [b"."], [request.fileno(), output, status])
@@ -82,8 +122,10 @@ def _run(server: socket.socket, full_command: Sequence[str]) -> int:
     with open(read_status) as told:
         failed = told.read()
     if not failed:
-        print("ChildProcessError: the step, or the process that steps are forked from, was killed; if it was for its "
-              "memory, take a smaller batch_size")
+        print(
+            "ChildProcessError: the step, or the process that steps are forked from, was killed; if it was for its "
+            "memory, take a smaller batch_size"
+        )
     return int(failed or 1)
 
 

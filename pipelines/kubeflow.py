@@ -1,34 +1,51 @@
-"""A sweep as a Kubeflow pipeline: the stages of :mod:`fastprune.stages.graph`, with what a cluster must be told."""
+"""A sweep as a Kubeflow pipeline: the stages of :mod:`fastprune.sweep.graph`, with what a cluster must be told."""
 
 import json
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 from kfp import compiler, dsl, kubernetes
 
-from components.budget import budget
-from components.evaluate_dense import evaluate_dense
-from components.evaluate_pruned import evaluate_pruned
-from components.fisher import fisher
-from components.fisher_shard import fisher_shard
-from components.gate import gate
-from components.merge_fisher import merge_fisher
-from components.prepare import prepare
-from components.profile import profile
-from components.rearrange import rearrange
-from components.register import register
-from components.report import report
-from components.search import search
-from components.summarise import summarise
-from components.tune import tune
-from fastprune.config import Model, Sweep
-from fastprune.stages.graph import Stage, parameters, run_of, stages_of_sweep
+from fastprune.components.budget import budget
+from fastprune.components.evaluate_dense import evaluate_dense
+from fastprune.components.evaluate_pruned import evaluate_pruned
+from fastprune.components.fisher import fisher
+from fastprune.components.fisher_shard import fisher_shard
+from fastprune.components.gate import gate
+from fastprune.components.merge_fisher import merge_fisher
+from fastprune.components.prepare import prepare
+from fastprune.components.profile import profile
+from fastprune.components.rearrange import rearrange
+from fastprune.components.register import register
+from fastprune.components.report import report
+from fastprune.components.search import search
+from fastprune.components.summarise import summarise
+from fastprune.components.tune import tune
+from fastprune.sweep.config import Model, Sweep
+from fastprune.sweep.graph import Stage, parameters, run_of, stages_of_sweep
 
-COMPONENTS = {component.name.replace("-", "_"): component for component in (
-    prepare, evaluate_dense, profile, fisher, fisher_shard, merge_fisher, budget, search, rearrange, tune,
-    evaluate_pruned, report, register, summarise, gate)}
+COMPONENTS = {
+    component.name.replace("-", "_"): component
+    for component in (
+        prepare,
+        evaluate_dense,
+        profile,
+        fisher,
+        fisher_shard,
+        merge_fisher,
+        budget,
+        search,
+        rearrange,
+        tune,
+        evaluate_pruned,
+        report,
+        register,
+        summarise,
+        gate,
+    )
+}
 
 
 def define(sweep: Sweep):
@@ -39,10 +56,17 @@ def define(sweep: Sweep):
     there is one, ``summary_n``.
     """
     stages = stages_of_sweep(sweep)
-    kinds = {"pruned": List[dsl.Model], "report": List[dsl.Artifact], "summary": dsl.Artifact}
+    kinds = {"pruned": list[dsl.Model], "report": list[dsl.Artifact], "summary": dsl.Artifact}
     made = {output for stage in stages for output in stage.outputs}
-    outputs = NamedTuple("Outputs", [(f"{name}_{number}", kind) for number in range(len(sweep.models))
-                                     for name, kind in kinds.items() if name in made])
+    outputs = NamedTuple(
+        "Outputs",
+        [
+            (f"{name}_{number}", kind)
+            for number in range(len(sweep.models))
+            for name, kind in kinds.items()
+            if name in made
+        ],
+    )
 
     @dsl.pipeline(name=sweep.name, description="Prune fine-tuned encoders without retraining.")
     def pipeline(tracking_uri: str = sweep.tracking.uri) -> outputs:
@@ -76,20 +100,29 @@ class _Made:
 def _of_model(sweep: Sweep, model: Model, stages: tuple[Stage, ...], tracking_uri) -> _Made:
     """Add the tasks of a model."""
     made, run = _Made(), None
-    for scope, group in groupby(stages, lambda stage: stage.scope):
+    for scope, found in groupby(stages, lambda stage: stage.scope):
+        group = list(found)
         if scope == "model":
             for stage in group:
                 if stage.name == "prepare":
-                    own = {"run_settings": json.dumps(run_of(sweep, model)),
-                           "pipeline_job": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+                    own = {
+                        "run_settings": json.dumps(run_of(sweep, model)),
+                        "pipeline_job": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+                    }
                 else:
                     own = {"run": run}
                 task = _add_task(sweep, model, stage, made, tracking_uri=tracking_uri, **own)
                 run = run or task.outputs["run"]
             continue
-        items = list(range(sweep.fisher_shards)) if scope == "shard" else [
-            json.dumps({"settings": budget.settings, "run": run_of(sweep, model, budget)}) for budget in sweep.budgets]
-        group, inner = list(group), run
+        items = (
+            list(range(sweep.fisher_shards))
+            if scope == "shard"
+            else [
+                json.dumps({"settings": budget.settings, "run": run_of(sweep, model, budget)})
+                for budget in sweep.budgets
+            ]
+        )
+        inner = run
         with dsl.ParallelFor(items, parallelism=sweep.cluster.parallelism) as item:
             for stage in group:
                 own = {scope: item} if stage.name in ("fisher_shard", "budget") else {}
@@ -101,8 +134,9 @@ def _of_model(sweep: Sweep, model: Model, stages: tuple[Stage, ...], tracking_ur
 
 
 def _add_task(sweep: Sweep, model: Model, stage: Stage, made: _Made, **own) -> dsl.PipelineTask:
-    task = COMPONENTS[stage.name](**{name: made[name] for name in stage.inputs}, **parameters(sweep, model, stage),
-                                  **own)
+    task = COMPONENTS[stage.name](
+        **{name: made[name] for name in stage.inputs}, **parameters(sweep, model, stage), **own
+    )
     task.after(*(made.tasks[name] for name in stage.after))
     task.set_display_name(f"{stage.name.replace('_', ' ')}: {model.name}")
     _configure(sweep, stage, task)
@@ -113,7 +147,7 @@ def _add_task(sweep: Sweep, model: Model, stage: Stage, made: _Made, **own) -> d
 
 def _configure(sweep: Sweep, stage: Stage, task: dsl.PipelineTask) -> None:
     """Tell a task what the configuration says of its stage; a local run reads none of it but the caching."""
-    settings, cluster, accelerator = sweep.task_settings(stage.name), sweep.cluster, sweep.accelerator(stage.name)
+    settings, cluster, accelerator = (sweep.task_settings(stage.name), sweep.cluster, sweep.accelerator(stage.name))
     task.set_caching_options(settings.caching)
     if cluster.image:
         task.set_container_image(cluster.image)

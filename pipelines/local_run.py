@@ -14,18 +14,20 @@ from pathlib import Path
 
 from kfp import local
 
-from fastprune import mlflow_store, storage, tracking
-from fastprune.config import Sweep
-from pipelines.fork_server import forked_steps
-from pipelines.kubeflow import define
+from fastprune.pipelines.fork_server import forked_steps
+from fastprune.pipelines.kubeflow import define
+from fastprune.store import storage
+from fastprune.sweep.config import Sweep
+from fastprune.tracking import mlflow_store, runs
 
 
 class PipelineError(RuntimeError):
     """A step of a local run failed; the message names it and ends with what it said last."""
 
 
-def run(sweep: Sweep, output_dir: str | Path, *, work_dir: str | Path = ".cache/pipeline",
-        runner: object = None) -> Path:
+def run(
+    sweep: Sweep, output_dir: str | Path, *, work_dir: str | Path = ".cache/pipeline", runner: object = None
+) -> Path:
     """Run a sweep's pipeline on this machine.
 
     Parameters
@@ -55,8 +57,11 @@ def run(sweep: Sweep, output_dir: str | Path, *, work_dir: str | Path = ".cache/
     log_file = work / "pipeline.log"
     os.environ.setdefault("TQDM_MININTERVAL", "10")  # bars become lines of the log
     local.init(runner or local.SubprocessRunner(use_venv=False), pipeline_root=str(work))
-    with (nullcontext() if runner else forked_steps(), open(log_file, "w", encoding="utf-8") as log,
-          redirect_stdout(_Progress(log, sys.stdout))):
+    with (
+        nullcontext() if runner else forked_steps(),
+        open(log_file, "w", encoding="utf-8") as log,
+        redirect_stdout(_Progress(log, sys.stdout)),
+    ):
         try:
             with warnings.catch_warnings():
                 for told in ("You may be attemping to run a task", ".*have no effect in the current local runner"):
@@ -101,7 +106,7 @@ class _Progress:
             elif status:
                 self.screen.write(f"{status.lower():<9}{time.perf_counter() - self.begin:6.1f} s\n")
             self.screen.flush()
-        elif tracking.WITHOUT in plain:
+        elif runs.WITHOUT in plain:
             self.screen.write(f"\n  {plain.strip()}\n  {'':<18}")
         return len(text)
 

@@ -54,10 +54,14 @@ def read_package(path: str | Path) -> Package:
     inputs = spec.root.input_definitions.parameters
     kinds = pipeline_spec_pb2.ParameterType.ParameterTypeEnum
     return Package(
-        path, spec.pipeline_info.name, hashlib.sha256(content).hexdigest(),
+        path,
+        spec.pipeline_info.name,
+        hashlib.sha256(content).hexdigest(),
         {name: kinds.Name(given.parameter_type) for name, given in inputs.items()},
-        frozenset(name for name, given in inputs.items()
-                  if not given.is_optional and not given.HasField("default_value")))
+        frozenset(
+            name for name, given in inputs.items() if not given.is_optional and not given.HasField("default_value")
+        ),
+    )
 
 
 def without_caching(package: str | Path, output: str | Path) -> None:

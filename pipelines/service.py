@@ -70,9 +70,13 @@ def connect(host: str = "", namespace: str = "", token: str = "", cookies: str =
     asked = host or os.environ.get("KF_PIPELINES_ENDPOINT") or "the Kubeflow Pipelines service"
     with _explained(asked, namespace), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of services older than version 2
-        client = _Client(host=host or None, existing_token=token or None, cookies=cookies or None,
-                         credentials=ServiceAccountTokenVolumeCredentials() if token_file else None,
-                         ssl_ca_cert=ca_cert or None)
+        client = _Client(
+            host=host or None,
+            existing_token=token or None,
+            cookies=cookies or None,
+            credentials=ServiceAccountTokenVolumeCredentials() if token_file else None,
+            ssl_ca_cert=ca_cert or None,
+        )
         reached, yours = _guard(client), namespace or client.get_user_namespace() or None
         if not yours and client.get_kfp_healthz().multi_user:
             raise InputError(f"{reached} has several users: name your namespace with --namespace")
@@ -88,9 +92,11 @@ def _guard(client: kfp.Client) -> str:
         answer = ask(*args, **options | {"_request_timeout": TIMEOUT})
         if "json" not in answer.urllib3_response.headers.get("Content-Type", ""):
             # The client would take a page for an empty list.
-            raise InputError(f"{api.configuration.host} answers with a page and not as the API does: a login page, or "
-                             "another server. Set KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES, and check the host "
-                             "(Kubeflow's own serves the API below /pipeline)")
+            raise InputError(
+                f"{api.configuration.host} answers with a page and not as the API does: a login page, or "
+                "another server. Set KF_PIPELINES_TOKEN or KF_PIPELINES_COOKIES, and check the host "
+                "(Kubeflow's own serves the API below /pipeline)"
+            )
         return answer
 
     api.request = request
@@ -109,21 +115,31 @@ def _explained(host: str, namespace: str | None) -> Iterator[None]:
             yield
     except kfp_server_api.ApiException as error:
         status, said = error.status, _message(error)
-        raise InputError(f"{host} " + (
-            "does not know who you are (401). Set KF_PIPELINES_TOKEN, KF_PIPELINES_SA_TOKEN_PATH or "
-            "KF_PIPELINES_COOKIES, to one that has not expired" if status == 401 else
-            f"does not permit it (403: {said}). Ask for the role kubeflow-pipelines-edit in "
-            f"{f'the namespace {namespace}' if namespace else 'your namespace, and name that with --namespace'}"
-            if status == 403 else
-            f"has no such thing (404: {said}). Check the name, the namespace, and that the host is a Kubeflow "
-            "Pipelines 2 service" if status == 404 else
-            f"cannot be trusted ({said}). Name its authority's certificate with --ca-cert" if status == 0 else
-            f"failed ({status}: {said}). Look at the log of its deployment ml-pipeline, then try again" if status >= 500
-            else f"refused ({status}: {said})")) from error
+        raise InputError(
+            f"{host} "
+            + (
+                "does not know who you are (401). Set KF_PIPELINES_TOKEN, KF_PIPELINES_SA_TOKEN_PATH or "
+                "KF_PIPELINES_COOKIES, to one that has not expired"
+                if status == 401
+                else f"does not permit it (403: {said}). Ask for the role kubeflow-pipelines-edit in "
+                f"{f'the namespace {namespace}' if namespace else 'your namespace, and name that with --namespace'}"
+                if status == 403
+                else f"has no such thing (404: {said}). Check the name, the namespace, and that the host is a Kubeflow "
+                "Pipelines 2 service"
+                if status == 404
+                else f"cannot be trusted ({said}). Name its authority's certificate with --ca-cert"
+                if status == 0
+                else f"failed ({status}: {said}). Look at the log of its deployment ml-pipeline, then try again"
+                if status >= 500
+                else f"refused ({status}: {said})"
+            )
+        ) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
         cause = getattr(error, "reason", None) or error
-        raise InputError(f"{host} does not answer ({type(cause).__name__}). Check KF_PIPELINES_ENDPOINT or --host, "
-                         "that the service is up, and the port-forward if there is one") from error
+        raise InputError(
+            f"{host} does not answer ({type(cause).__name__}). Check KF_PIPELINES_ENDPOINT or --host, "
+            "that the service is up, and the port-forward if there is one"
+        ) from error
 
 
 def _message(error: kfp_server_api.ApiException) -> str:

@@ -10,21 +10,39 @@ from datasets import Dataset
 from reviews import TASK, reviews, write_tsv
 from tiny_data import LONG, SINGLE, squad_file, texts
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import (
-    BertConfig,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    PreTrainedTokenizerFast,
-)
+from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from fastprune.data import encode, make_batches, read_table
+
+pytest_plugins = ("tiny_stages", "tiny_releases")
 
 # On models this small a second thread only waits, for a long time where other programs want the cores.
 torch.set_num_threads(1)
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "golden"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = "the a and of in was is it not very good bad film movie dull great who what won king".split()
+WORDS = [
+    "the",
+    "a",
+    "and",
+    "of",
+    "in",
+    "was",
+    "is",
+    "it",
+    "not",
+    "very",
+    "good",
+    "bad",
+    "film",
+    "movie",
+    "dull",
+    "great",
+    "who",
+    "what",
+    "won",
+    "king",
+]
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +149,7 @@ def material(tmp_path_factory, tiny_tokenizer, tiny_bert):
 
 @pytest.fixture(scope="session")
 def golden():
-    """By file, the arrays computed by the published code (see data/README.md), as tensors."""
+    """By file, the arrays computed by the published code (see golden/README.md), as tensors."""
     arrays = {path.stem: dict(np.load(path, allow_pickle=False)) for path in DATA.glob("golden_*.npz")}
     return {
         name: {key: torch.from_numpy(np.asarray(value)) for key, value in content.items()}

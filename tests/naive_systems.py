@@ -3,7 +3,7 @@
 import torch
 from tiny_models import logits_of
 
-from fastprune.masks import Masks, masked
+from fastprune.model.masks import Masks, masked
 
 LENGTHS = [[9, 4, 7], [6], [3, 8]]
 KINDS = ("attention", "ffn")

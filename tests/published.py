@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastprune.macs import MacModel
+from fastprune.search.macs import MacModel
 
 
 def search(

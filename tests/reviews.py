@@ -5,11 +5,11 @@ from click.testing import CliRunner
 from datasets import Dataset
 
 import fastprune
-from fastprune.cli import main
+from fastprune.cli.main import main
 from fastprune.data import Task
 
 TASK = Task("reviews", "classification", "accuracy", ("text",), "label")
-NEUTRAL = "the a and of in was is it film movie who when where what king".split()
+NEUTRAL = ["the", "a", "and", "of", "in", "was", "is", "it", "film", "movie", "who", "when", "where", "what", "king"]
 PAPER = {"selection": "fisher", "tuning": "mask"}
 
 
@@ -20,9 +20,7 @@ def reviews(count, seed):
     rows = []
     for label in labels:
         words = list(rng.choice(NEUTRAL, rng.integers(2, 12)))
-        words.insert(
-            rng.integers(0, len(words) + 1), rng.choice(["good", "great"] if label else ["bad", "dull"])
-        )
+        words.insert(rng.integers(0, len(words) + 1), rng.choice(["good", "great"] if label else ["bad", "dull"]))
         rows.append(" ".join(words))
     return Dataset.from_dict({"text": rows, "label": labels})
 
@@ -46,9 +44,7 @@ def compress(material, **options):
 
 def files_under(folder):
     """What lies in a folder, with its content: to show that a failed command wrote nothing."""
-    return {
-        path.relative_to(folder): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
-    }
+    return {path.relative_to(folder): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def run(*arguments):

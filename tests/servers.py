@@ -64,25 +64,49 @@ def s3(folder: Path) -> Iterator[dict[str, str]]:
 
     folder.mkdir(parents=True)
     rights = [(ADMIN, ["Admin", "Read", "Write", "List"]), (READER, [f"Read:{BUCKET}", f"List:{BUCKET}"])]
-    config = {"identities": [
-        {"name": keys["AWS_ACCESS_KEY_ID"], "actions": actions,
-         "credentials": [{"accessKey": keys["AWS_ACCESS_KEY_ID"], "secretKey": keys["AWS_SECRET_ACCESS_KEY"]}]}
-        for keys, actions in rights]}
+    config = {
+        "identities": [
+            {
+                "name": keys["AWS_ACCESS_KEY_ID"],
+                "actions": actions,
+                "credentials": [{"accessKey": keys["AWS_ACCESS_KEY_ID"], "secretKey": keys["AWS_SECRET_ACCESS_KEY"]}],
+            }
+            for keys, actions in rights
+        ]
+    }
     (folder / "s3.json").write_text(json.dumps(config))
-    ports = dict(zip(("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc"),
-                     free_ports(8)))
-    command = [WEED, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
-               "-master.electionTimeout=1s", "-master.heartbeatInterval=300ms", "-master.volumeSizeLimitMB=1024",
-               "-volume.max=50", "-filer", "-s3", f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0",
-               "-s3.port.lance=0"]
+    ports = dict(
+        zip(("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc"), free_ports(8))
+    )
+    command = [
+        WEED,
+        "server",
+        f"-dir={folder}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-master.electionTimeout=1s",
+        "-master.heartbeatInterval=300ms",
+        "-master.volumeSizeLimitMB=1024",
+        "-volume.max=50",
+        "-filer",
+        "-s3",
+        f"-s3.config={folder / 's3.json'}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+    ]
     for name, port in ports.items():
         command.append(f"-{name.replace('.grpc', '.port.grpc') if 'grpc' in name else name + '.port'}={port}")
     settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}", "AWS_DEFAULT_REGION": "us-east-1", **ADMIN}
 
     def ready() -> bool:  # its own health page answers before it can store anything
-        client = boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"], region_name="us-east-1",
-                              aws_access_key_id=ADMIN["AWS_ACCESS_KEY_ID"],
-                              aws_secret_access_key=ADMIN["AWS_SECRET_ACCESS_KEY"])
+        client = boto3.client(
+            "s3",
+            endpoint_url=settings["AWS_ENDPOINT_URL"],
+            region_name="us-east-1",
+            aws_access_key_id=ADMIN["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=ADMIN["AWS_SECRET_ACCESS_KEY"],
+        )
         try:
             if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
                 client.create_bucket(Bucket=BUCKET)
@@ -109,18 +133,37 @@ def postgres() -> Iterator[str]:
             shutil.chown(folder, found.pw_uid, found.pw_gid)
             user = {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
         data, [port] = folder / "data", free_ports(1)
-        subprocess.run([POSTGRES / "initdb", "-D", data, "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync"],
-                       check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
-        command = [POSTGRES / "postgres", "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-                   "-c", "max_connections=300", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
+        subprocess.run(
+            [POSTGRES / "initdb", "-D", data, "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=folder,
+            **user,
+        )
+        command = [
+            POSTGRES / "postgres",
+            "-D",
+            data,
+            "-p",
+            str(port),
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            "max_connections=300",
+            "-c",
+            f"unix_socket_directories={folder}",
+            "-c",
+            "fsync=off",
+        ]
 
         def ready() -> bool:
             asked = [POSTGRES / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"]
             return subprocess.run(asked, check=False).returncode == 0
 
         with process(command, folder / "postgres.log", ready, stop=signal.SIGINT, cwd=folder, **user):
-            subprocess.run([POSTGRES / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow"],
-                           check=True)
+            subprocess.run(
+                [POSTGRES / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow"], check=True
+            )
             yield f"postgresql://mlflow@127.0.0.1:{port}/mlflow"
 
 
@@ -134,23 +177,52 @@ def mlflow_server(folder: Path, database: str, artifacts: str, environment: dict
     [port] = free_ports(1)
     auth = ConfigParser(interpolation=None)
     auth.read(Path(__file__).parents[1] / "docker" / "auth.ini")
-    auth["mlflow"].update(database_uri=f"sqlite:///{folder}/auth.db",
-                          admin_username=MLFLOW_ADMIN["MLFLOW_TRACKING_USERNAME"],
-                          admin_password=MLFLOW_ADMIN["MLFLOW_TRACKING_PASSWORD"])
+    auth["mlflow"].update(
+        database_uri=f"sqlite:///{folder}/auth.db",
+        admin_username=MLFLOW_ADMIN["MLFLOW_TRACKING_USERNAME"],
+        admin_password=MLFLOW_ADMIN["MLFLOW_TRACKING_PASSWORD"],
+    )
     with open(folder / "auth.ini", "w") as file:
         auth.write(file)
-    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1",
-               "--port", str(port), "--workers", "2", "--backend-store-uri", database,
-               "--artifacts-destination", artifacts]
-    environment = {**os.environ, **environment, "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
-                   "MLFLOW_FLASK_SERVER_SECRET_KEY": "a key of the tests", "MLFLOW_DISABLE_TELEMETRY": "true",
-                   "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--app-name",
+        "basic-auth",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "2",
+        "--backend-store-uri",
+        database,
+        "--artifacts-destination",
+        artifacts,
+    ]
+    environment = {
+        **os.environ,
+        **environment,
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a key of the tests",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         environment.pop(name, None)
 
     address = f"http://127.0.0.1:{port}"
-    with process(command, folder / "mlflow.log", lambda: answers(f"{address}/health"), seconds=180,
-                 stop=signal.SIGTERM, env=environment, cwd=folder):
+    with process(
+        command,
+        folder / "mlflow.log",
+        lambda: answers(f"{address}/health"),
+        seconds=180,
+        stop=signal.SIGTERM,
+        env=environment,
+        cwd=folder,
+    ):
         yield address
 
 
@@ -180,12 +252,20 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def process(command: list, log: Path, ready: Callable[[], bool], *, seconds: float = 60,
-            stop: signal.Signals = signal.SIGKILL, **options) -> Iterator[None]:
+def process(
+    command: list,
+    log: Path,
+    ready: Callable[[], bool],
+    *,
+    seconds: float = 60,
+    stop: signal.Signals = signal.SIGKILL,
+    **options,
+) -> Iterator[None]:
     """A server in a process group of its own, from its being ready to its end."""
     with open(log, "wb") as output:
-        server = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT,
-                                   start_new_session=True, **options)
+        server = subprocess.Popen(
+            list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, start_new_session=True, **options
+        )
     try:
         end = time.monotonic() + seconds
         while not ready():

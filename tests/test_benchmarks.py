@@ -5,27 +5,29 @@ import re
 import statistics
 
 from click.testing import CliRunner
-from test_config import write_config
-from test_latency_search import make_table
-from test_stages import source  # noqa: F401 (a fixture)
+from tiny_config import write_config
+from tiny_tables import make_table
 
-from tests.benchmarks import ablation, accuracy, algorithms, inference, latency, orchestration, stages
+from benchmarks import ablation, accuracy, algorithms, inference, latency, orchestration, stages
 
-SHAPE = "--layers 2 --heads 4 --hidden 32 --filters 64 --tokens 8".split()
+SHAPE = ["--layers", "2", "--heads", "4", "--hidden", "32", "--filters", "64", "--tokens", "8"]
 
 
 def test_stages(capsys):
     costs = stages.main([*SHAPE, "--num-samples", "5", "--batch-size", "3", "--rounds", "2"])
     assert {way: list(stages) for way, stages in costs.items()} == {
         "paper": ["Fisher", "search", "rearrangement", "mask tuning"],
-        "default": ["curvature", "removal costs", "search", "weight reconstruction"]}
+        "default": ["curvature", "removal costs", "search", "weight reconstruction"],
+    }
     measured = [cost for way in costs.values() for stage in way.values() for cost in stage]
     assert len(measured) == 16 and all(cost.seconds > 0 and cost.peak > 1 for cost in measured)
     output = capsys.readouterr().out
     assert "seed 0" in output and "threads" in output and "paper: mask tuning" in output
     assert output.count("paper: kept") == output.count("default: kept") == 2
-    sums = {way: statistics.median(sum(costs[way][stage][turn].seconds for stage in costs[way]) for turn in range(2))
-            for way in costs}
+    sums = {
+        way: statistics.median(sum(costs[way][stage][turn].seconds for stage in costs[way]) for turn in range(2))
+        for way in costs
+    }
     assert f"({sums['default']:.1f} against {sums['paper']:.1f} s)" in output
 
 
@@ -49,19 +51,43 @@ def test_inference(capsys):
 
 def test_latency(capsys):
     """Of blocks that take several times what a layer without them takes: chance leaves no ratio out of reach."""
-    results = latency.main("--layers 2 --heads 4 --hidden 64 --filters 512 --tokens 64 --batch-size 4 --rounds 2 "
-                           "--check 5 --ratios 0.001 0.9 0.95".split())
+    results = latency.main(
+        [
+            "--layers",
+            "2",
+            "--heads",
+            "4",
+            "--hidden",
+            "64",
+            "--filters",
+            "512",
+            "--tokens",
+            "64",
+            "--batch-size",
+            "4",
+            "--rounds",
+            "2",
+            "--check",
+            "5",
+            "--ratios",
+            "0.001",
+            "0.9",
+            "0.95",
+        ]
+    )
     assert results["fewer"] > 10 and len(results["errors"]) == 5
     assert [(ratio, solver) for ratio, solver, *_ in results["rows"]] == [
-        (ratio, solver) for ratio in (0.9, 0.95) for solver in ("exact", "piecewise")]
+        (ratio, solver) for ratio in (0.9, 0.95) for solver in ("exact", "piecewise")
+    ]
     assert all(predicted <= ratio * (1 + 1e-9) for ratio, _, predicted, _ in results["rows"])
     output = capsys.readouterr().out
     assert "median error" in output and "(keep_ratio 0.001) cannot be met" in output
 
 
-def test_orchestration(tmp_path, source):  # noqa: F811
-    done = CliRunner().invoke(orchestration.main, [str(write_config(tmp_path / "c.yaml", source))],
-                              catch_exceptions=False)
+def test_orchestration(tmp_path, source):
+    done = CliRunner().invoke(
+        orchestration.main, [str(write_config(tmp_path / "c.yaml", source))], catch_exceptions=False
+    )
     found = re.findall(r"^([a-zA-Z ]{40}) *([\d.]+) s", done.stdout, re.MULTILINE)
     seconds = {name.strip(): float(value) for name, value in found}
     assert len(seconds) == 6 and min(seconds.values()) > 0
@@ -73,16 +99,37 @@ def test_accuracy(tmp_path, material, capsys):
     """Every row of its table is what compress gives for the same settings."""
     from reviews import compress
 
-    arguments = ["--model", str(material / "model"), "--train-file", str(material / "train.tsv"), "--eval-file",
-                 str(material / "eval.tsv"), "--text-column", "text", "--label-column", "label", "--keep-ratio", "0.5",
-                 "--seed", "1", "--num-samples", "100", "--method", "default", "--method", "paper",
-                 "--output", str(tmp_path / "results.jsonl")]
+    arguments = [
+        "--model",
+        str(material / "model"),
+        "--train-file",
+        str(material / "train.tsv"),
+        "--eval-file",
+        str(material / "eval.tsv"),
+        "--text-column",
+        "text",
+        "--label-column",
+        "label",
+        "--keep-ratio",
+        "0.5",
+        "--seed",
+        "1",
+        "--num-samples",
+        "100",
+        "--method",
+        "default",
+        "--method",
+        "paper",
+        "--output",
+        str(tmp_path / "results.jsonl"),
+    ]
     accuracy.main(arguments, standalone_mode=False)
     rows = {row["method"]: row for row in map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())}
     for method, settings in (("default", {"selection": "surgeon", "tuning": "weights"}), ("paper", {})):
         want = compress(material, num_samples=100, seed=1, **settings).metrics
         assert {name: rows[method][name] for name in ("dense", "pruned", "heads", "filters")} == {
-            name: want[name] for name in ("dense", "pruned", "heads", "filters")}
+            name: want[name] for name in ("dense", "pruned", "heads", "filters")
+        }
     make_table([0.1, 0.4, 0.6, 0.8, 1.0], [0.1 + 0.02 * n for n in range(65)], hidden=32).save(tmp_path / "lut.json")
     accuracy.main([*arguments, "--lut", str(tmp_path / "lut.json")], standalone_mode=False)
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()][2:]
@@ -93,10 +140,26 @@ def test_accuracy(tmp_path, material, capsys):
 
 def test_ablation(material):
     """Each way has its line, what is left out makes a difference, and the library is left as it was."""
-    before = ablation.reconstruction.walk, ablation.curvature.TEMPERATURE
-    found = ablation.main(["--model", str(material / "untrained"), "--train-file", str(material / "train.tsv"),
-                           "--text-column", "text", "--label-column", "label", "--keep-ratio", "0.2", "--num-samples",
-                           "100", "--outside", "40"], standalone_mode=False)[0.2]
-    assert (ablation.reconstruction.walk, ablation.curvature.TEMPERATURE) == before
+    before = ablation.weights.walk, ablation.curvature.TEMPERATURE
+    found = ablation.main(
+        [
+            "--model",
+            str(material / "untrained"),
+            "--train-file",
+            str(material / "train.tsv"),
+            "--text-column",
+            "text",
+            "--label-column",
+            "label",
+            "--keep-ratio",
+            "0.2",
+            "--num-samples",
+            "100",
+            "--outside",
+            "40",
+        ],
+        standalone_mode=False,
+    )[0.2]
+    assert (ablation.weights.walk, ablation.curvature.TEMPERATURE) == before
     assert list(found.index) == list(ablation.WAYS) and found.nunique() > len(found) - 4, found
     assert found["no tuning"] > found["... but all of these: output projections alone"] > found["default"] > 0, found

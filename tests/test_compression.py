@@ -10,13 +10,13 @@ from reviews import PAPER, TASK, compress, reviews
 from tiny_models import build
 
 import fastprune
-from fastprune import checkpoint
-from fastprune.architectures import describe
 from fastprune.compression import table_task
 from fastprune.data import Task, encode, glue_task, make_batches
+from fastprune.data.evaluation import evaluate
 from fastprune.environment import choose_device
-from fastprune.evaluation import evaluate
-from fastprune.masks import masked
+from fastprune.model import checkpoint
+from fastprune.model.architectures import describe
+from fastprune.model.masks import masked
 
 STAGES = {"evaluate_dense", "importance", "search", "tuning", "evaluate_pruned"}
 
@@ -33,9 +33,7 @@ STAGES = {"evaluate_dense", "importance", "search", "tuning", "evaluate_pruned"}
     ],
 )
 def test_compress(material, tmp_path, selection, tuning):
-    chosen = (
-        {"selection": "surgeon"} if selection == "surgeon" else {"selection": "fisher", "fisher": selection}
-    )
+    chosen = {"selection": "surgeon"} if selection == "surgeon" else {"selection": "fisher", "fisher": selection}
     result = compress(material, **chosen, tuning=tuning, output_dir=tmp_path / "out", num_samples=128)
     metrics, manifest = result.metrics, result.manifest
     assert metrics["metric"] == "accuracy"
@@ -124,9 +122,7 @@ def test_sample_and_batch_sizes(material, num_samples, batch_size):
 
 def test_batch_size_hardly_matters(material):
     """Per-sample Fisher and tuning do not depend on how the sample is cut into batches."""
-    one, other = (
-        compress(material, num_samples=64, batch_size=size, tuning="none").masks for size in (64, 7)
-    )
+    one, other = (compress(material, num_samples=64, batch_size=size, tuning="none").masks for size in (64, 7))
     assert torch.equal(one.heads, other.heads)
     assert (one.filters != other.filters).float().mean() < 0.02
 
@@ -171,8 +167,7 @@ def test_the_sample_needs_no_labels_by_default(material, tmp_path):
     )
     settings = {"selection": "surgeon", "tuning": "weights", "num_samples": 50}
     without, with_labels = (
-        compress(material, dataset=path, **settings).model
-        for path in (tmp_path / "texts.tsv", material / "train.tsv")
+        compress(material, dataset=path, **settings).model for path in (tmp_path / "texts.tsv", material / "train.tsv")
     )
     assert checkpoint.digest(without) == checkpoint.digest(with_labels)
 

@@ -1,28 +1,23 @@
-"""Against vectors computed by the authors' published code (see data/README.md)."""
+"""Against vectors computed by the authors' published code (see golden/README.md)."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.sparse.linalg import lsmr
 
-from fastprune.fisher import Fisher
-from fastprune.macs import MacModel
-from fastprune.rearrange import rearrange
-from fastprune.search import search_macs
-from fastprune.tuning import solve_scales
+from fastprune.importance.fisher import Fisher
+from fastprune.search.mac_search import search_macs
+from fastprune.search.macs import MacModel
+from fastprune.search.rearrange import rearrange
+from fastprune.tuning.mask import solve_scales
 
-BUDGETS = {
-    "golden_search": (0.4, 0.5, 0.6, 0.7, 0.8),
-    "golden_search_synthetic": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-}
+BUDGETS = {"golden_search": (0.4, 0.5, 0.6, 0.7, 0.8), "golden_search_synthetic": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}
 CASES = [(name, budget) for name, budgets in BUDGETS.items() for budget in budgets]
 
 
 def inputs(case):
     num_layers, num_heads, num_filters, hidden_size = case["config_L_H_I_D"].tolist()
-    macs = MacModel(
-        num_layers, num_heads, num_filters, hidden_size, hidden_size // num_heads, float(case["seq_len"])
-    )
+    macs = MacModel(num_layers, num_heads, num_filters, hidden_size, hidden_size // num_heads, float(case["seq_len"]))
     return Fisher(case["head_grads"], case["neuron_grads"]), macs
 
 
@@ -35,18 +30,14 @@ def assert_masks(masks, heads, filters):
 def test_fisher_diagonal(golden, name):
     fisher, _ = inputs(golden[name])
     torch.testing.assert_close(fisher.head_importance.float(), golden[name]["head_fisher"], rtol=1e-5, atol=0)
-    torch.testing.assert_close(
-        fisher.filter_importance.float(), golden[name]["neuron_fisher"], rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(fisher.filter_importance.float(), golden[name]["neuron_fisher"], rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("name, budget", CASES)
 def test_search(golden, name, budget):
     fisher, macs = inputs(golden[name])
     case = {
-        key.removeprefix(f"c{budget}_"): value
-        for key, value in golden[name].items()
-        if key.startswith(f"c{budget}_")
+        key.removeprefix(f"c{budget}_"): value for key, value in golden[name].items() if key.startswith(f"c{budget}_")
     }
     masks = search_macs(fisher.head_importance, fisher.filter_importance, macs, budget)
     assert_masks(masks, case["head_mask"], case["neuron_mask"])

@@ -11,13 +11,13 @@ SINGLE = Task("single", "classification", "accuracy", ("text",), "label")
 SCORE = Task("score", "regression", "pearson", ("text",), "label")
 QA = glue_task("squad")
 
-NAMES = "ab cd ef gh ij kl mn op qr st uv wx yz".split()
+NAMES = ["ab", "cd", "ef", "gh", "ij", "kl", "mn", "op", "qr", "st", "uv", "wx", "yz"]
 LONG = " ".join(f"the film {name} was good ." for name in NAMES * 3)
 
 
 def texts(count, longest=12, seed=0):
     rng = np.random.default_rng(seed)
-    words = np.array("good bad film great dull it was not very odd zebra".split())
+    words = np.array(["good", "bad", "film", "great", "dull", "it", "was", "not", "very", "odd", "zebra"])
     return [" ".join(rng.choice(words, rng.integers(1, longest + 1))) for _ in range(count)]
 
 

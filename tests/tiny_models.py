@@ -16,8 +16,8 @@ from transformers import (
 )
 from transformers import models as hf
 
-from fastprune.architectures import Encoder
-from fastprune.masks import Masks
+from fastprune.model.architectures import Encoder
+from fastprune.model.masks import Masks
 
 FAMILIES = {
     "bert": ("Bert", BertConfig, hf.bert),
@@ -32,9 +32,16 @@ VOCABULARY = 50
 
 def unsupported() -> PreTrainedModel:
     """A model of an architecture that is near to BERT, but not supported."""
-    return ElectraForSequenceClassification(ElectraConfig(
-        vocab_size=20, hidden_size=8, embedding_size=8, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=8))
+    return ElectraForSequenceClassification(
+        ElectraConfig(
+            vocab_size=20,
+            hidden_size=8,
+            embedding_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+        )
+    )
 
 
 def build(
@@ -78,9 +85,7 @@ def build(
     return model
 
 
-def random_batches(
-    model: PreTrainedModel, problem: str, lengths: list[list[int]], seed: int = 0
-) -> list[dict]:
+def random_batches(model: PreTrainedModel, problem: str, lengths: list[list[int]], seed: int = 0) -> list[dict]:
     """A batch a list of lengths, padded on the right with tokens that a leak would show."""
     generator = torch.Generator().manual_seed(seed)
     batches = []
@@ -91,9 +96,7 @@ def random_batches(
         batch = {"input_ids": ids, "attention_mask": mask}
         if problem == "question-answering":
             for name in ("start_positions", "end_positions"):
-                batch[name] = torch.tensor(
-                    [int(torch.randint(size, (), generator=generator)) for size in sizes]
-                )
+                batch[name] = torch.tensor([int(torch.randint(size, (), generator=generator)) for size in sizes])
         elif problem == "regression":
             batch["labels"] = torch.randn(len(sizes), generator=generator)
         else:

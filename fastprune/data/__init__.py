@@ -6,6 +6,17 @@ from fastprune.data.tables import read_table
 from fastprune.data.tasks import METRICS, Problem, Task, glue_task, load_glue
 
 __all__ = [
-    "METRICS", "Problem", "Split", "Task", "collate", "draw_sample", "encode", "glue_task", "hold_out", "load_glue",
-    "make_batches", "order_rows", "read_table",
+    "METRICS",
+    "Problem",
+    "Split",
+    "Task",
+    "collate",
+    "draw_sample",
+    "encode",
+    "glue_task",
+    "hold_out",
+    "load_glue",
+    "make_batches",
+    "order_rows",
+    "read_table",
 ]

@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 import transformers
 from datasets import ClassLabel, Dataset
 
-from fastprune.architectures import longest_input
 from fastprune.data.splits import Split, make_split
 from fastprune.data.tables import example_schema
 from fastprune.data.tasks import Task
 from fastprune.errors import InputError
+from fastprune.model.architectures import longest_input
 
 DOC_STRIDE = 128
 
@@ -176,7 +176,9 @@ def _token_columns(encoded: Any, config: transformers.PretrainedConfig) -> dict[
 
 
 def _encode_texts(
-    tokenizer: transformers.PreTrainedTokenizerBase, task: Task, config: transformers.PretrainedConfig,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    task: Task,
+    config: transformers.PretrainedConfig,
     texts: list[list[str]],
 ) -> pa.Table:
     longest, tables = _longest(tokenizer, task, config), []
@@ -265,9 +267,7 @@ def _read_answers(table: Dataset, task: Task, contexts: list[str]) -> list[dict[
     answers = table[name][:]
     for row, (answer, context) in enumerate(zip(answers, contexts, strict=True), start=1):
         if not isinstance(answer, dict) or not {"text", "answer_start"} <= answer.keys():
-            raise InputError(
-                f"{source}: row {row} of column {name!r} does not hold lists text and answer_start"
-            )
+            raise InputError(f"{source}: row {row} of column {name!r} does not hold lists text and answer_start")
         if not answer["text"] or not all(answer["text"]):
             raise InputError(
                 f"{source}: row {row} has no answer in column {name!r}; the unanswerable questions of "

@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from fastprune.data.tasks import Task
 from fastprune.errors import InputError
-from fastprune.losses import LABELS
+from fastprune.model.losses import LABELS
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -94,13 +94,9 @@ class Split:
             examples = pq.read_table(folder / "examples.parquet") if content["examples"] else None
             split = make_split(task, features, examples)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{folder}: holds no complete encoded split ({error}); encode the data again"
-            ) from error
+            raise InputError(f"{folder}: holds no complete encoded split ({error}); encode the data again") from error
         if split.digest != content["digest"]:
-            raise InputError(
-                f"{folder}: the split is not what was saved (its digest differs); encode the data again"
-            )
+            raise InputError(f"{folder}: the split is not what was saved (its digest differs); encode the data again")
         return split
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo
 
 from fastprune.errors import InputError
-from fastprune.storage import local
+from fastprune.store.storage import local
 
 _ANSWERS = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
 
@@ -92,8 +92,7 @@ def _table_of_strings(path: Path, numbered: list[tuple[int, list[str]]]) -> pa.T
     for line_number, row in body:
         if len(row) != len(header):
             raise InputError(
-                f"{path}: line {line_number} has {len(row)} fields where the header has {len(header)}: "
-                f"{header}"
+                f"{path}: line {line_number} has {len(row)} fields where the header has {len(header)}: {header}"
             )
     columns = zip(*(row for _, row in body), strict=True) if body else [()] * len(header)
     return pa.table([pa.array(column, pa.string()) for column in columns], names=header)
@@ -135,8 +134,7 @@ def _read_squad(path: Path) -> pa.Table:
                 "question": question["question"],
                 "context": paragraph["context"],
                 "answers": {
-                    key: [answer[key] for answer in question.get("answers", [])]
-                    for key in ("text", "answer_start")
+                    key: [answer[key] for answer in question.get("answers", [])] for key in ("text", "answer_start")
                 },
             }
             for article in document["data"]
@@ -149,7 +147,6 @@ def _read_squad(path: Path) -> pa.Table:
             f"{path}: not in SQuAD's format of data, paragraphs, qas and answers ({error!r}); "
             f"one record a line belongs in a .jsonl file"
         ) from error
-
 
 
 def example_schema(labelled: bool) -> pa.Schema:

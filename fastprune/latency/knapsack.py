@@ -66,8 +66,11 @@ def solve(values: Sequence[np.ndarray], costs: Sequence[np.ndarray], budget: flo
         worth = sum(value[pick] for value, pick in zip(values, better, strict=True))
         if worth >= best:
             picks, best = better, worth
-    return Choice([int(group[pick]) for group, pick in zip(groups, picks, strict=True)], float(best),
-                  float(best if proven else max(bound, best)))
+    return Choice(
+        [int(group[pick]) for group, pick in zip(groups, picks, strict=True)],
+        float(best),
+        float(best if proven else max(bound, best)),
+    )
 
 
 def _undominated(value: np.ndarray, cost: np.ndarray) -> np.ndarray:
@@ -111,7 +114,7 @@ def _filled(values, costs, reduced, budget: float) -> list[int]:
             pick = picks[group]
             last = int(np.searchsorted(cost, cost[pick] + budget - spent, side="right"))
             if last > pick + 1:
-                upgrade = pick + 1 + int(values[group][pick + 1:last].argmax())
+                upgrade = pick + 1 + int(values[group][pick + 1 : last].argmax())
                 gain = values[group][upgrade] - values[group][pick]
                 if best is None or gain > best:
                     best, choice = gain, (group, upgrade)
@@ -127,14 +130,16 @@ def _program(values, costs, reduced, cores, price: float, budget: float, gap: fl
 
     A partial solution that has lost more than ``gap`` on the bound cannot become better than what is known.
     """
-    cheapest_rest = np.concatenate([np.cumsum([cost[core].min() for cost, core in
-                                               zip(costs[::-1], cores[::-1], strict=True)])[::-1], [0.0]])
+    cheapest_rest = np.concatenate(
+        [np.cumsum([cost[core].min() for cost, core in zip(costs[::-1], cores[::-1], strict=True)])[::-1], [0.0]]
+    )
     spent, worth, lost = np.zeros(1), np.zeros(1), np.zeros(1)
     trail, proven = [], True
     for group, (value, cost, part, core) in enumerate(zip(values, costs, reduced, cores, strict=True)):
         short = part.max() - part[core]
-        state, item = np.nonzero((lost[:, None] + short <= gap)
-                                 & (spent[:, None] + cost[core] <= budget - cheapest_rest[group + 1]))
+        state, item = np.nonzero(
+            (lost[:, None] + short <= gap) & (spent[:, None] + cost[core] <= budget - cheapest_rest[group + 1])
+        )
         if not len(state):
             return None, proven
         new_spent, new_worth = spent[state] + cost[core][item], worth[state] + value[core][item]

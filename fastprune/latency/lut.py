@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from fastprune import storage
-from fastprune.architectures import Encoder
 from fastprune.errors import InputError
-from fastprune.masks import Masks
+from fastprune.model.architectures import Encoder
+from fastprune.model.masks import Masks
+from fastprune.store import storage
 
 Milliseconds = Annotated[float, Field(ge=0)]
 Times = Annotated[list[Milliseconds], Field(min_length=2)]
@@ -76,8 +76,17 @@ class LatencyTable:
     @property
     def key(self) -> str:
         """Names the device and the shape; what a table is stored under."""
-        return table_key(self.device, self.threads, self.hidden_size, self.num_heads, self.num_filters,
-                         self.batch_size, self.seq_len, self.dtype, self.attention)
+        return table_key(
+            self.device,
+            self.threads,
+            self.hidden_size,
+            self.num_heads,
+            self.num_filters,
+            self.batch_size,
+            self.seq_len,
+            self.dtype,
+            self.attention,
+        )
 
     def of_counts(self, heads: list[int], filters: list[int]) -> float:
         """Predicted milliseconds of a model that keeps so many heads and filters in each layer."""
@@ -97,19 +106,26 @@ class LatencyTable:
 
     def check_shape(self, encoder: Encoder) -> None:
         """Raise InputError unless the table is of an encoder's shape."""
-        for name, own, wanted in (("hidden size", self.hidden_size, encoder.hidden_size),
-                                  ("heads", self.num_heads, encoder.num_heads),
-                                  ("filters", self.num_filters, encoder.num_filters)):
+        for name, own, wanted in (
+            ("hidden size", self.hidden_size, encoder.hidden_size),
+            ("heads", self.num_heads, encoder.num_heads),
+            ("filters", self.num_filters, encoder.num_filters),
+        ):
             if own != wanted:
-                raise InputError(f"the look-up table was measured for another shape: {own} {name} where the model has "
-                                 f"{wanted}; make one for this model with `fastprune profile`")
+                raise InputError(
+                    f"the look-up table was measured for another shape: {own} {name} where the model has "
+                    f"{wanted}; make one for this model with `fastprune profile`"
+                )
 
     def warn_unless(self, **here: str) -> None:
         """Warn of each of ``device``, ``dtype`` and ``attention`` that is not as it was when the table was measured."""
         for name, value in here.items():
             if value != getattr(self, name):
-                warnings.warn(f"the look-up table was measured with {name} {getattr(self, name)!r}, and here it is "
-                              f"{value!r}: its predictions hold for where it was measured", stacklevel=2)
+                warnings.warn(
+                    f"the look-up table was measured with {name} {getattr(self, name)!r}, and here it is "
+                    f"{value!r}: its predictions hold for where it was measured",
+                    stacklevel=2,
+                )
 
     @property
     def content(self) -> bytes:
@@ -142,15 +158,28 @@ class LatencyTable:
             return TypeAdapter(cls).validate_json(content)
         except ValidationError as error:
             found = error.errors()[0]
-            raise InputError(f"{path}: not a look-up table of schema version 1 "
-                             f"({'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}); make it again with "
-                             "`fastprune profile`") from error
+            raise InputError(
+                f"{path}: not a look-up table of schema version 1 "
+                f"({'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}); make it again with "
+                "`fastprune profile`"
+            ) from error
 
 
-def table_key(device: str, threads: int, hidden_size: int, num_heads: int, num_filters: int, batch_size: int,
-              seq_len: int, dtype: str, attention: str) -> str:
+def table_key(
+    device: str,
+    threads: int,
+    hidden_size: int,
+    num_heads: int,
+    num_filters: int,
+    batch_size: int,
+    seq_len: int,
+    dtype: str,
+    attention: str,
+) -> str:
     """A file name for a device and a shape, equal for equal ones."""
     slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     threads = f"-{threads}threads" if threads else ""
-    return (f"{slug}{threads}/hidden{hidden_size}-heads{num_heads}-filters{num_filters}-batch{batch_size}"
-            f"-tokens{seq_len}-{dtype}-{attention}")
+    return (
+        f"{slug}{threads}/hidden{hidden_size}-heads{num_heads}-filters{num_filters}-batch{batch_size}"
+        f"-tokens{seq_len}-{dtype}-{attention}"
+    )

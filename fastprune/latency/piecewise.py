@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastprune.masks import Masks
-from fastprune.search import prefix_sums
+from fastprune.model.masks import Masks
+from fastprune.search.mac_search import prefix_sums
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,15 @@ def fit(times: Sequence[float], empty: float = 0.0) -> PiecewiseLinear:
     return best
 
 
-def search_piecewise(head_importance: Tensor, filter_importance: Tensor, attention: PiecewiseLinear,
-                     ffn: PiecewiseLinear, budget: float, *, as_published: bool = False) -> Masks | None:
+def search_piecewise(
+    head_importance: Tensor,
+    filter_importance: Tensor,
+    attention: PiecewiseLinear,
+    ffn: PiecewiseLinear,
+    budget: float,
+    *,
+    as_published: bool = False,
+) -> Masks | None:
     """For every number of blocks dropped, the best units above the thresholds of the others.
 
     A block that is not dropped keeps at least its ``threshold`` units, its base, which it has for the same time. Above
@@ -80,8 +87,8 @@ def search_piecewise(head_importance: Tensor, filter_importance: Tensor, attenti
     heads, filters = _Blocks(head_importance, attention), _Blocks(filter_importance, ffn)
     most_drops = len(head_importance) - as_published
     best, most = None, 0.0
-    for head_drops, above_heads in enumerate(heads.above[:most_drops + 1]):
-        for filter_drops, above_filters in enumerate(filters.above[:most_drops + 1]):
+    for head_drops, above_heads in enumerate(heads.above[: most_drops + 1]):
+        for filter_drops, above_filters in enumerate(filters.above[: most_drops + 1]):
             left = budget - heads.base_cost[head_drops] - filters.base_cost[filter_drops]
             if left < 0:
                 continue
@@ -97,7 +104,7 @@ def search_piecewise(head_importance: Tensor, filter_importance: Tensor, attenti
             if not as_published:
                 worth += heads.base_worth[head_drops] + filters.base_worth[filter_drops]
             if worth > most:
-                most, best = worth, (head_drops, int(num_heads[choice]), filter_drops, int(num_filters[choice]))
+                most, best = (worth, (head_drops, int(num_heads[choice]), filter_drops, int(num_filters[choice])))
     if best is None:
         return None
     return Masks(heads.mask(*best[:2]), filters.mask(*best[2:]))
@@ -118,12 +125,12 @@ class _Blocks:
         self.num_blocks, self.num_units = importance.shape
         self.threshold = fit.threshold
         values, self.order = importance.double().sort(dim=1, descending=True, stable=True)
-        base = values[:, :fit.threshold].sum(1)
+        base = values[:, : fit.threshold].sum(1)
         self.drop_order = base.argsort(stable=True)
         self.ranked, self.above, self.base_cost, self.base_worth = [], [], [], []
         for drops in range(self.num_blocks + 1):
             left = self.drop_order[drops:].sort().values
-            ranked = values[left, fit.threshold:].flatten().sort(descending=True, stable=True)
+            ranked = values[left, fit.threshold :].flatten().sort(descending=True, stable=True)
             self.ranked.append((left, ranked.indices))
             self.above.append(prefix_sums(ranked.values))
             self.base_cost.append(drops * fit.empty + len(left) * fit.constant)
@@ -133,7 +140,7 @@ class _Blocks:
         """Mask [L, units] of the bases that are left and of the best ``num_above`` units above them."""
         left, ranked = self.ranked[drops]
         mask = torch.zeros(self.num_blocks, self.num_units)
-        mask[left[:, None], self.order[left, :self.threshold]] = 1
+        mask[left[:, None], self.order[left, : self.threshold]] = 1
         width = self.num_units - self.threshold
         if width and num_above:
             chosen = ranked[:num_above]

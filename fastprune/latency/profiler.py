@@ -23,14 +23,14 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from fastprune.architectures import Encoder, describe, layers_of, longest_input
 from fastprune.environment import code_version, device_name, driver_version
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable
 from fastprune.latency.timing import Latency, full_batch, milliseconds, steady_allocator, torch_threads
-from fastprune.layerwise import layer_input
-from fastprune.masks import Masks
-from fastprune.surgery import slice_model
+from fastprune.model.architectures import Encoder, describe, layers_of, longest_input
+from fastprune.model.masks import Masks
+from fastprune.model.surgery import slice_model
+from fastprune.tuning.layerwise import layer_input
 
 LAYERS = 4
 """So many layers are run one after the other, so that their weights come from where a model's come from."""
@@ -54,9 +54,19 @@ TOGETHER = 16
 """So many blocks are timed in turn: a busy spell of the machine then costs each a round, which a median forgives."""
 
 
-def profile(config: transformers.PreTrainedConfig, *, batch_size: int, seq_len: int, device: torch.device,
-            dtype: torch.dtype = torch.float32, attention: str = "sdpa", threads: int | None = None,
-            tolerance: float = 0.02, every: bool = False, progress: bool = True) -> LatencyTable:
+def profile(
+    config: transformers.PreTrainedConfig,
+    *,
+    batch_size: int,
+    seq_len: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+    threads: int | None = None,
+    tolerance: float = 0.02,
+    every: bool = False,
+    progress: bool = True,
+) -> LatencyTable:
     """Measure a look-up table for the shape of a model; its weights do not matter and are not read.
 
     Parameters
@@ -111,28 +121,45 @@ def profile(config: transformers.PreTrainedConfig, *, batch_size: int, seq_len: 
         bar.close()
 
     smooth_heads = smooth(heads, range(1, num_heads + 1))
-    curves = [np.array([heads[0].median_ms, *(smooth_heads[n] for n in range(1, num_heads + 1))]),
-              interpolate(filters, num_filters)]
+    curves = [
+        np.array([heads[0].median_ms, *(smooth_heads[n] for n in range(1, num_heads + 1))]),
+        interpolate(filters, num_filters),
+    ]
     # What a layer takes without any unit cannot be told apart by block: half of it each.
     empty = max(curves[0][0] + curves[1][0] - 1, 0) / 2
     tables = [half * np.maximum(curve - curve[0] + empty, 0) for curve in curves]
     return LatencyTable(
-        attention_ms=tables[0].tolist(), ffn_ms=tables[1].tolist(), overhead_ms=overhead,
-        hidden_size=bench.encoder.hidden_size, batch_size=batch_size, seq_len=seq_len,
-        dtype=str(dtype).removeprefix("torch."), attention=attention, device=device_name(device),
+        attention_ms=tables[0].tolist(),
+        ffn_ms=tables[1].tolist(),
+        overhead_ms=overhead,
+        hidden_size=bench.encoder.hidden_size,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        dtype=str(dtype).removeprefix("torch."),
+        attention=attention,
+        device=device_name(device),
         threads=(threads or torch.get_num_threads()) if device.type == "cpu" else 0,
-        measured={name: [[count, *(half * value for value in vars(ratio).values())]
-                         for count, ratio in sorted(found.items())]
-                  for name, found in (("attention", heads), ("ffn", filters))},
-        origin={"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "driver": driver_version(device), "cuda": torch.version.cuda or "",
-                "versions": code_version(),
-                "measurements": len(heads) + len(filters), "seconds": time.perf_counter() - begin,
-                "tolerance": tolerance, "error": error, "model_type": config.model_type})
+        measured={
+            name: [[count, *(half * value for value in vars(ratio).values())] for count, ratio in sorted(found.items())]
+            for name, found in (("attention", heads), ("ffn", filters))
+        },
+        origin={
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "driver": driver_version(device),
+            "cuda": torch.version.cuda or "",
+            "versions": code_version(),
+            "measurements": len(heads) + len(filters),
+            "seconds": time.perf_counter() - begin,
+            "tolerance": tolerance,
+            "error": error,
+            "model_type": config.model_type,
+        },
+    )
 
 
-def sample_filters(num_filters: int, measure: Callable[[list[int]], dict[int, Latency]], tolerance: float,
-                   limit: int) -> tuple[dict[int, Latency], float]:
+def sample_filters(
+    num_filters: int, measure: Callable[[list[int]], dict[int, Latency]], tolerance: float, limit: int
+) -> tuple[dict[int, Latency], float]:
     """Measure few numbers of filters, more where straight lines between them are off.
 
     Multiples of ``TILE`` are one curve and all others another, see :func:`interpolate`. An interval whose middle is not
@@ -159,12 +186,14 @@ def sample_filters(num_filters: int, measure: Callable[[list[int]], dict[int, La
     starts = [_spread(aligned, START), _spread(others, START // 2)]
     times = measure(sorted({0, num_filters, *(n for start in starts for n in start)}))
     # All that is left to halve: the curve, the interval's ends as places on it, the error where it was halved last.
-    pending = [(np.inf, curve, curve.index(low), curve.index(high))
-               for curve, start in zip((aligned, others), starts, strict=True)
-               for low, high in pairwise(start)]
+    pending = [
+        (np.inf, curve, curve.index(low), curve.index(high))
+        for curve, start in zip((aligned, others), starts, strict=True)
+        for low, high in pairwise(start)
+    ]
     while (pending := [one for one in pending if one[3] - one[2] > 1 and one[0] > tolerance]) and len(times) < limit:
         pending.sort(key=lambda one: -one[0])
-        now, pending = pending[:limit - len(times)], pending[limit - len(times):]
+        now, pending = pending[: limit - len(times)], pending[limit - len(times) :]
         times |= measure([curve[_between(low, high)] for _, curve, low, high in now])
         for _, curve, low, high in now:
             middle = _between(low, high)
@@ -256,8 +285,10 @@ class Bench:
 
     def sliced(self, heads: int, filters: int) -> Callable[[], None]:
         """Runs the layers with so many heads and filters in each."""
-        masks = Masks(torch.zeros(self.encoder.num_layers, self.encoder.num_heads),
-                      torch.zeros(self.encoder.num_layers, self.encoder.num_filters))
+        masks = Masks(
+            torch.zeros(self.encoder.num_layers, self.encoder.num_heads),
+            torch.zeros(self.encoder.num_layers, self.encoder.num_filters),
+        )
         masks.heads[:, :heads], masks.filters[:, :filters] = 1, 1
         layers = layers_of(slice_model(self.encoder, masks))
         return lambda: self.run(layers)
@@ -272,7 +303,7 @@ class Bench:
         device, anchor = self.encoder.device, self.sliced(*self.half)
         ratios: dict[tuple[int, int], list[float]] = {shape: [] for shape in shapes}
         for first in range(0, len(shapes), TOGETHER):
-            calls = {shape: self.sliced(*shape) for shape in shapes[first:first + TOGETHER]}
+            calls = {shape: self.sliced(*shape) for shape in shapes[first : first + TOGETHER]}
             for call in (anchor, *calls.values()):
                 call()  # warm-up
             for step in range(ROUNDS[1]):
@@ -317,5 +348,6 @@ def thin_model(config: transformers.PreTrainedConfig, attention: str, dtype: tor
     try:
         return auto.from_config(config, attn_implementation=attention, dtype=dtype).eval()
     except (ValueError, ImportError) as error:
-        raise InputError(f"the model cannot be built with the attention implementation {attention!r} "
-                         f"({error}); use sdpa or eager") from error
+        raise InputError(
+            f"the model cannot be built with the attention implementation {attention!r} ({error}); use sdpa or eager"
+        ) from error

@@ -8,13 +8,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from fastprune.choices import Solver
 from fastprune.errors import InputError
 from fastprune.latency import knapsack
 from fastprune.latency.lut import LatencyTable
 from fastprune.latency.piecewise import fit, search_piecewise
-from fastprune.masks import Masks
-from fastprune.search import prefix_sums
+from fastprune.model.masks import Masks
+from fastprune.search.mac_search import prefix_sums
+from fastprune.settings import Solver
 
 
 def smallest_latency(table: LatencyTable, num_layers: int) -> float:
@@ -28,9 +28,11 @@ def check_latency(table: LatencyTable, num_layers: int, keep_ratio: float) -> No
     """Raise InputError unless some model that keeps anything is predicted to be within the budget."""
     dense, smallest = table.dense_ms(num_layers), smallest_latency(table, num_layers)
     if not smallest <= keep_ratio * dense:
-        raise InputError(f"a latency of {keep_ratio * dense:.4g} ms (keep_ratio {keep_ratio:.4g}) cannot be met: the "
-                         f"smallest model takes {_rounded_up(smallest)} ms on {table.device}; its keep_ratio is "
-                         f"{_rounded_up(smallest / dense)}")
+        raise InputError(
+            f"a latency of {keep_ratio * dense:.4g} ms (keep_ratio {keep_ratio:.4g}) cannot be met: the "
+            f"smallest model takes {_rounded_up(smallest)} ms on {table.device}; its keep_ratio is "
+            f"{_rounded_up(smallest / dense)}"
+        )
 
 
 def _rounded_up(value: float) -> str:
@@ -38,8 +40,14 @@ def _rounded_up(value: float) -> str:
     return f"{Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(value):f}"
 
 
-def search_latency(head_importance: Tensor, filter_importance: Tensor, table: LatencyTable, keep_ratio: float, *,
-                   solver: Solver = "exact") -> Masks:
+def search_latency(
+    head_importance: Tensor,
+    filter_importance: Tensor,
+    table: LatencyTable,
+    keep_ratio: float,
+    *,
+    solver: Solver = "exact",
+) -> Masks:
     """The heads and filters of greatest total importance whose predicted latency is within the budget.
 
     Within a block the most important units are the best whatever their number, so a block's choices are its
@@ -93,7 +101,7 @@ def _exact(head_importance: Tensor, filter_importance: Tensor, table: LatencyTab
         mask = torch.zeros(len(row))
         mask[order[:count]] = 1
         rows.append(mask)
-    return Masks(torch.stack(rows[:len(head_importance)]), torch.stack(rows[len(head_importance):]))
+    return Masks(torch.stack(rows[: len(head_importance)]), torch.stack(rows[len(head_importance) :]))
 
 
 def _piecewise(head_importance: Tensor, filter_importance: Tensor, table: LatencyTable, budget: float) -> Masks | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastprune.losses import inputs_of
+from fastprune.model.losses import inputs_of
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt
 
@@ -65,8 +65,9 @@ def milliseconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 @torch.inference_mode()
-def measure_latency(models: Mapping[str, nn.Module], batch: Mapping[str, Tensor], *, repeats: int = 20,
-                    warmup: int = 3) -> dict[str, Latency]:
+def measure_latency(
+    models: Mapping[str, nn.Module], batch: Mapping[str, Tensor], *, repeats: int = 20, warmup: int = 3
+) -> dict[str, Latency]:
     """Time models side by side on one batch, in turn (A B A B ...), so that a busy spell meets them alike.
 
     Parameters

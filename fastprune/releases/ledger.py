@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 from urllib.parse import quote
 
-from fastprune import storage
-from fastprune.documents import Document
 from fastprune.errors import InputError
+from fastprune.store import storage
+from fastprune.store.documents import Document
 
 WAIT = 120
 """Seconds to wait, at most, for another promotion of the same model."""
@@ -72,8 +72,10 @@ def open_ledger(tracking_uri: str) -> Ledger:
     if storage.is_s3(location):
         return StoreLedger(storage.open_store(location), None)
     if "://" in location:
-        raise InputError(f"{location.partition('://')[0]}:// cannot hold the record of releases; set FASTPRUNE_LEDGER "
-                         "to the postgresql:// URL, s3:// prefix or shared folder that your team uses")
+        raise InputError(
+            f"{location.partition('://')[0]}:// cannot hold the record of releases; set FASTPRUNE_LEDGER "
+            "to the postgresql:// URL, s3:// prefix or shared folder that your team uses"
+        )
     return StoreLedger(storage.open_store(location), Path(location))
 
 
@@ -90,8 +92,10 @@ def events(ledger: Ledger, model: str) -> list[Event]:
         event = Event.parse(content, f"the record of {model}, event {len(found) + 1}", "restore it from a backup")
         before = found[-1].digest if found else ""
         if (event.model, event.number, event.after) != (model, len(found) + 1, before):
-            raise InputError(f"the record of {model}: event {event.number} does not follow the one before it: an "
-                             "event was changed or removed; restore the record from a backup")
+            raise InputError(
+                f"the record of {model}: event {event.number} does not follow the one before it: an "
+                "event was changed or removed; restore the record from a backup"
+            )
         found.append(event)
     return found
 
@@ -119,8 +123,10 @@ class StoreLedger:
         except Timeout as error:
             raise InputError(f"{model}: another promotion has been under way for {WAIT} s; try again") from error
         except OSError as error:
-            raise InputError(f"{self.folder}: releases cannot be recorded here ({error.strerror}); ask for the right "
-                             "to write there, or correct FASTPRUNE_LEDGER") from error
+            raise InputError(
+                f"{self.folder}: releases cannot be recorded here ({error.strerror}); ask for the right "
+                "to write there, or correct FASTPRUNE_LEDGER"
+            ) from error
         try:
             yield
         finally:
@@ -143,8 +149,10 @@ class PostgresLedger:
         with self._connection() as connection:
             if connection.execute("SELECT to_regclass('fastprune_releases')").fetchone()[0] is None:
                 connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('fastprune_releases', 0))")
-                connection.execute("CREATE TABLE IF NOT EXISTS fastprune_releases (model text, number integer, "
-                                   "event text NOT NULL, PRIMARY KEY (model, number))")
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS fastprune_releases (model text, number integer, "
+                    "event text NOT NULL, PRIMARY KEY (model, number))"
+                )
 
     @contextmanager
     def lock(self, model: str) -> Iterator[None]:
@@ -160,8 +168,10 @@ class PostgresLedger:
 
     def append(self, event: Event) -> bool:
         with self._connection() as connection:
-            written = connection.execute("INSERT INTO fastprune_releases VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                                         [event.model, event.number, event.content.decode()])
+            written = connection.execute(
+                "INSERT INTO fastprune_releases VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                [event.model, event.number, event.content.decode()],
+            )
             return written.rowcount == 1
 
     @contextmanager
@@ -169,16 +179,20 @@ class PostgresLedger:
         try:
             import psycopg
         except ImportError as error:
-            raise InputError("a record of releases in PostgreSQL needs psycopg: "
-                             "pip install 'fastprune[postgresql]'") from error
+            raise InputError(
+                "a record of releases in PostgreSQL needs psycopg: pip install 'fastprune[postgresql]'"
+            ) from error
         try:
             with psycopg.connect(self.url, connect_timeout=10) as connection:
                 yield connection
         except psycopg.errors.InsufficientPrivilege as error:
-            raise InputError("the database user has no right to the table fastprune_releases; ask for SELECT, and to "
-                             "promote for INSERT") from error
+            raise InputError(
+                "the database user has no right to the table fastprune_releases; ask for SELECT, and to "
+                "promote for INSERT"
+            ) from error
         except psycopg.errors.LockNotAvailable as error:
             raise InputError(f"another promotion has been under way for {WAIT} s; try again") from error
         except psycopg.Error as error:
-            raise InputError(f"the record of releases in PostgreSQL cannot be used ({str(error).strip()}); check "
-                             "FASTPRUNE_LEDGER") from error
+            raise InputError(
+                f"the record of releases in PostgreSQL cannot be used ({str(error).strip()}); check FASTPRUNE_LEDGER"
+            ) from error

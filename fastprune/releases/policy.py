@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from fastprune.documents import Document
 from fastprune.errors import InputError
+from fastprune.store.documents import Document
 
 
 class Policy(Document):
@@ -73,7 +73,7 @@ class Evidence(Document):
     lineage : dict
         ``source_sha256``, ``sample_sha256``, ``evaluation_sha256``, ``seed`` and other facts of its manifest.
     artifact_sha256, weights_sha256, serving_sha256 : str
-        Of the artifact's manifest, of the weights as :func:`fastprune.checkpoint.digest` has it, and of
+        Of the artifact's manifest, of the weights as :func:`fastprune.model.checkpoint.digest` has it, and of
         ``pyfunc_model.py``.
     """
 
@@ -116,8 +116,11 @@ class Verdict(Document):
         return all(check.passed for check in self.checks)
 
     def __str__(self) -> str:
-        return "\n".join(f"  {'passed' if check.passed else 'FAILED':<7} {check.name:<22} required {check.required}, "
-                         f"found {check.found}" for check in self.checks)
+        return "\n".join(
+            f"  {'passed' if check.passed else 'FAILED':<7} {check.name:<22} required {check.required}, "
+            f"found {check.found}"
+            for check in self.checks
+        )
 
 
 def read_policy(path: str | Path) -> Policy:
@@ -142,17 +145,21 @@ def parse_policy(text: str, path: object = "policy") -> Policy:
     except yaml.YAMLError as error:
         raise InputError(f"{path}: neither YAML nor JSON ({str(error).splitlines()[0]})") from error
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}"
-                         for found in error.errors())
+        told = "; ".join(
+            f"{'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}" for found in error.errors()
+        )
         raise InputError(f"{path}: {told}; the fields are {', '.join(Policy.model_fields)}") from error
     if policy == Policy():
-        raise InputError(f"{path}: checks nothing; give at least one of "
-                         f"{', '.join(name for name in Policy.model_fields if name != 'schema_version')}")
+        raise InputError(
+            f"{path}: checks nothing; give at least one of "
+            f"{', '.join(name for name in Policy.model_fields if name != 'schema_version')}"
+        )
     return policy
 
 
-def judge(policy: Policy, candidate: Evidence, champion: Evidence | None, tags: Mapping[str, str],
-          by: str) -> list[Check]:
+def judge(
+    policy: Policy, candidate: Evidence, champion: Evidence | None, tags: Mapping[str, str], by: str
+) -> list[Check]:
     """Every check of the policy, in its order, passed or failed.
 
     Parameters
@@ -168,29 +175,55 @@ def judge(policy: Policy, candidate: Evidence, champion: Evidence | None, tags: 
     checks: list[Check] = []
 
     def check(name: str, required: object, found: object, holds: Callable[[], bool]) -> None:
-        checks.append(Check(name=name, required=str(required), found="not recorded" if found is None else str(found),
-                            passed=found is not None and holds()))
+        checks.append(
+            Check(
+                name=name,
+                required=str(required),
+                found="not recorded" if found is None else str(found),
+                passed=found is not None and holds(),
+            )
+        )
 
     if policy.max_accuracy_drop is not None:
         drop = candidate.dense - candidate.pruned
         # A drop of just the limit passes, though 0.9 - 0.89 is a little more than 0.01.
-        check("max_accuracy_drop", f"at most {policy.max_accuracy_drop:g}", f"{drop:.6g} ({candidate.metric})",
-              lambda: drop <= policy.max_accuracy_drop + 1e-9)
+        check(
+            "max_accuracy_drop",
+            f"at most {policy.max_accuracy_drop:g}",
+            f"{drop:.6g} ({candidate.metric})",
+            lambda: drop <= policy.max_accuracy_drop + 1e-9,
+        )
     if policy.min_speedup is not None:
         speedup = candidate.speedup
-        check("min_speedup", f"at least {policy.min_speedup:g}", None if speedup is None else f"{speedup:.4g}",
-              lambda: speedup >= policy.min_speedup)
+        check(
+            "min_speedup",
+            f"at least {policy.min_speedup:g}",
+            None if speedup is None else f"{speedup:.4g}",
+            lambda: speedup >= policy.min_speedup,
+        )
     if policy.max_megabytes is not None:
-        check("max_megabytes", f"at most {policy.max_megabytes:g}", f"{candidate.megabytes:.6g}",
-              lambda: candidate.megabytes <= policy.max_megabytes)
+        check(
+            "max_megabytes",
+            f"at most {policy.max_megabytes:g}",
+            f"{candidate.megabytes:.6g}",
+            lambda: candidate.megabytes <= policy.max_megabytes,
+        )
     if policy.same_evaluation_data:
         own = candidate.lineage.get("evaluation_sha256")
         needed = champion.lineage.get("evaluation_sha256") if champion else own
-        check("same_evaluation_data", f"{needed} (the champion's)" if champion else "any: there is no champion", own,
-              lambda: own == needed)
+        check(
+            "same_evaluation_data",
+            f"{needed} (the champion's)" if champion else "any: there is no champion",
+            own,
+            lambda: own == needed,
+        )
     for name, pattern in policy.required_tags.items():
-        check(f"required_tags.{name}", pattern, tags.get(name),
-              lambda name=name, pattern=pattern: re.fullmatch(pattern, tags[name]) is not None)
+        check(
+            f"required_tags.{name}",
+            pattern,
+            tags.get(name),
+            lambda name=name, pattern=pattern: re.fullmatch(pattern, tags[name]) is not None,
+        )
     if policy.approvers:
         check("approvers", "one of " + ", ".join(policy.approvers), by, lambda: by in policy.approvers)
     return checks

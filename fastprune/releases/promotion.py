@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fastprune import mlflow_store
 from fastprune.errors import InputError
 from fastprune.releases.ledger import Event, Ledger, events, open_ledger
 from fastprune.releases.policy import Policy, Verdict, judge
 from fastprune.releases.registration import read_evidence
+from fastprune.tracking import mlflow_store
 
 CHAMPION, PREVIOUS = "champion", "previous"
 
@@ -31,8 +31,10 @@ class PolicyNotMet(InputError):
 
     def __init__(self, verdict: Verdict) -> None:
         failed = ", ".join(check.name for check in verdict.checks if not check.passed)
-        super().__init__(f"{verdict.model} version {verdict.version} does not meet the policy ({failed}) and was not "
-                         f"promoted:\n{verdict}")
+        super().__init__(
+            f"{verdict.model} version {verdict.version} does not meet the policy ({failed}) and was not "
+            f"promoted:\n{verdict}"
+        )
         self.verdict = verdict
 
 
@@ -40,8 +42,10 @@ class ChampionMoved(InputError):
     """Another promotion or rollback was first."""
 
     def __init__(self, name: str, expected: str | None, found: str | None) -> None:
-        super().__init__(f"{name}: the champion moved from {_version(expected)} to {_version(found)} meanwhile, so "
-                         "nothing was changed; look at the new champion and decide again")
+        super().__init__(
+            f"{name}: the champion moved from {_version(expected)} to {_version(found)} meanwhile, so "
+            "nothing was changed; look at the new champion and decide again"
+        )
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,9 @@ class State:
     events: tuple[Event, ...]
 
 
-def promote(uri: str, name: str, version: str, policy: Policy, *, why: str, by: str = "",
-            expected: str | None = None) -> Verdict:
+def promote(
+    uri: str, name: str, version: str, policy: Policy, *, why: str, by: str = "", expected: str | None = None
+) -> Verdict:
     """Make a version the champion, if the policy lets it; the former champion becomes ``previous``.
 
     Parameters
@@ -95,9 +100,17 @@ def promote(uri: str, name: str, version: str, policy: Policy, *, why: str, by: 
         evidence = read_evidence(client, name, version)
         compared = state.champion and policy.same_evaluation_data
         champion = read_evidence(client, name, state.champion) if compared else None
-        verdict = Verdict(model=name, version=version, champion=state.champion, by=by, at=_now(), why=why,
-                          policy=policy, evidence_sha256=evidence.digest,
-                          checks=judge(policy, evidence, champion, found.tags, by))
+        verdict = Verdict(
+            model=name,
+            version=version,
+            champion=state.champion,
+            by=by,
+            at=_now(),
+            why=why,
+            policy=policy,
+            evidence_sha256=evidence.digest,
+            checks=judge(policy, evidence, champion, found.tags, by),
+        )
         _publish(client, found, verdict)
         if not verdict.passed:
             raise PolicyNotMet(verdict)
@@ -150,8 +163,10 @@ def _follow(client, ledger: Ledger, name: str) -> State:
         # Killed in its first release, or another model by the name of one that was deleted?
         first = client.get_model_version(name, told[0].to_version)
         if len(told) > 1 or first.tags.get("promotion.verdict_sha256") != told[0].verdict_sha256:
-            raise InputError(f"{name}: was deleted and made again, and its record is of the model before; register the "
-                             "new one under another name")
+            raise InputError(
+                f"{name}: was deleted and made again, and its record is of the model before; register the "
+                "new one under another name"
+            )
         client.set_registered_model_tag(name, FIRST_EVENT, told[0].digest)
     last = told[-1]
     # `previous` first: whoever reads `champion` sees the old one or the new one, never none.
@@ -170,12 +185,22 @@ def _follow(client, ledger: Ledger, name: str) -> State:
     return State(last.to_version, last.from_version, told)
 
 
-def _next(state: State, name: str, action: str, version: str, by: str, why: str, verdict_sha256: str | None = None,
-          ) -> Event:
+def _next(
+    state: State, name: str, action: str, version: str, by: str, why: str, verdict_sha256: str | None = None
+) -> Event:
     """The event that makes a version the champion."""
-    return Event(model=name, number=len(state.events) + 1, action=action, by=by, at=_now(), from_version=state.champion,
-                 to_version=version, why=why, verdict_sha256=verdict_sha256,
-                 after=state.events[-1].digest if state.events else "")
+    return Event(
+        model=name,
+        number=len(state.events) + 1,
+        action=action,
+        by=by,
+        at=_now(),
+        from_version=state.champion,
+        to_version=version,
+        why=why,
+        verdict_sha256=verdict_sha256,
+        after=state.events[-1].digest if state.events else "",
+    )
 
 
 def _move(client, ledger: Ledger, state: State, event: Event) -> Event:
@@ -201,8 +226,12 @@ def _publish(client, version, verdict: Verdict) -> None:
     """Write the verdict into the version's run and tags: who may not do that may not move the alias either."""
     if version.run_id:
         client.log_text(version.run_id, verdict.content.decode(), f"promotion/{verdict.digest}.json")
-    tags = {"promotion.verdict": "passed" if verdict.passed else "failed", "promotion.by": verdict.by,
-            "promotion.at": verdict.at, "promotion.verdict_sha256": verdict.digest}
+    tags = {
+        "promotion.verdict": "passed" if verdict.passed else "failed",
+        "promotion.by": verdict.by,
+        "promotion.at": verdict.at,
+        "promotion.verdict_sha256": verdict.digest,
+    }
     # Those of an earlier promotion under another policy; to delete a tag takes more rights than to promote.
     tags |= {key: "not checked" for key in version.tags if key.startswith("promotion.check.")}
     for check in verdict.checks:

@@ -37,9 +37,10 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
     @torch.inference_mode()
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         rows = self._rows(model_input)
-        answer = {"classification": self._classify, "regression": self._value,
-                  "question-answering": self._answer}[self.settings["problem"]]
-        batches = [answer(rows[first:first + BATCH]) for first in range(0, len(rows), BATCH)]
+        answer = {"classification": self._classify, "regression": self._value, "question-answering": self._answer}[
+            self.settings["problem"]
+        ]
+        batches = [answer(rows[first : first + BATCH]) for first in range(0, len(rows), BATCH)]
         return pd.concat(batches, ignore_index=True)
 
     def _rows(self, table: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -57,26 +58,34 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
         return list(table[columns].astype(str).itertuples(index=False, name=None))
 
     def _encode(self, rows, **options):
-        return self.tokenizer(*map(list, zip(*rows)), padding=True, max_length=self.max_length,
-                              return_tensors="pt", **options)
+        return self.tokenizer(
+            *map(list, zip(*rows)), padding=True, max_length=self.max_length, return_tensors="pt", **options
+        )
 
     def _classify(self, rows) -> pd.DataFrame:
         probabilities = self.model(**self._encode(rows, truncation=True)).logits.softmax(-1).numpy()
         names = [self.model.config.id2label[index] for index in range(probabilities.shape[1])]
         best = probabilities.argmax(1)
-        return pd.DataFrame({
-            "label": [names[index] for index in best],
-            "probability": probabilities.max(1).astype(float),
-            "probabilities": [json.dumps(dict(zip(names, map(float, row)))) for row in probabilities],
-        })
+        return pd.DataFrame(
+            {
+                "label": [names[index] for index in best],
+                "probability": probabilities.max(1).astype(float),
+                "probabilities": [json.dumps(dict(zip(names, map(float, row)))) for row in probabilities],
+            }
+        )
 
     def _value(self, rows) -> pd.DataFrame:
         return pd.DataFrame({"value": self.model(**self._encode(rows, truncation=True)).logits[:, 0].double().numpy()})
 
     def _answer(self, rows) -> pd.DataFrame:
         """The best span over all windows of each context."""
-        encoded = self._encode(rows, truncation="only_second", stride=min(128, self.max_length // 3),
-                               return_overflowing_tokens=True, return_offsets_mapping=True)
+        encoded = self._encode(
+            rows,
+            truncation="only_second",
+            stride=min(128, self.max_length // 3),
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
         windows, offsets = encoded.pop("overflow_to_sample_mapping"), encoded.pop("offset_mapping")
         output = self.model(**encoded)
         answers = [("", -np.inf)] * len(rows)
@@ -89,7 +98,7 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
             score, index = spans.masked_fill(~allowed, -torch.inf).flatten().max(0)
             if score > answers[row][1]:
                 first, last = divmod(int(index), len(end))
-                text = rows[row][1][offsets[window, first, 0]:offsets[window, last, 1]]
+                text = rows[row][1][offsets[window, first, 0] : offsets[window, last, 1]]
                 answers[row] = (text, float(score))
         return pd.DataFrame(answers, columns=["answer", "score"])
 

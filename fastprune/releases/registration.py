@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
 
-from fastprune import artifacts, checkpoint, mlflow_store, storage, tracking
-from fastprune.artifacts import Artifact
 from fastprune.errors import InputError
+from fastprune.model import checkpoint
 from fastprune.releases.policy import Evidence, Probe
+from fastprune.store import artifacts, storage
+from fastprune.store.artifacts import Artifact
+from fastprune.tracking import mlflow_store, runs
 
 TOLERANCE = 1e-3
 """Greatest difference of a logit between two machines' arithmetic, absolute or relative."""
@@ -27,14 +29,32 @@ TOLERANCE = 1e-3
 _SERVING = Path(__file__).with_name("pyfunc_model.py")
 _TEXTS = ["A warm, funny and clever film.", "It was dull from beginning to end!", "Who won? The king did; nobody else."]
 _ORIGIN = ("source_sha256", "sample_sha256", "evaluation_sha256", "seed")
-_LINEAGE = (*_ORIGIN, "source_model", "task", "sample_size", "keep_ratio", "selection", "fisher", "tuning",
-            "macs_before", "macs_after")
+_LINEAGE = (
+    *_ORIGIN,
+    "source_model",
+    "task",
+    "sample_size",
+    "keep_ratio",
+    "selection",
+    "fisher",
+    "tuning",
+    "macs_before",
+    "macs_after",
+)
 _FIGURES = ("metric", "dense", "pruned", "speedup", "megabytes", "artifact_sha256", "weights_sha256")
 _OWN_TAGS = {*_LINEAGE, *_FIGURES, "evidence_sha256", "code", "registered_by"}
 
 
-def register(uri: str, model_dir: str | Path, name: str, metrics: Mapping, *, run_id: str = "", by: str = "",
-             tags: Mapping[str, str] | None = None) -> str:
+def register(
+    uri: str,
+    model_dir: str | Path,
+    name: str,
+    metrics: Mapping,
+    *,
+    run_id: str = "",
+    by: str = "",
+    tags: Mapping[str, str] | None = None,
+) -> str:
     """Make a pruned model a version of a registered model; a version that holds just this model is found again.
 
     Parameters
@@ -85,9 +105,16 @@ def register(uri: str, model_dir: str | Path, name: str, metrics: Mapping, *, ru
                 artifact.write(record)
                 (record / "evidence.json").write_bytes(evidence.content)
                 version = log_version(
-                    uri, run_id, model_dir, name, problem=manifest["problem"], text_columns=manifest["text_columns"],
-                    max_length=manifest["max_length"], record=record,
-                    tags={**lineage_tags(evidence), "registered_by": by, **tracking.workflow_tags(), **tags})
+                    uri,
+                    run_id,
+                    model_dir,
+                    name,
+                    problem=manifest["problem"],
+                    text_columns=manifest["text_columns"],
+                    max_length=manifest["max_length"],
+                    record=record,
+                    tags={**lineage_tags(evidence), "registered_by": by, **runs.workflow_tags(), **tags},
+                )
         _close(client, client.get_model_version(name, version))
     return version
 
@@ -97,11 +124,15 @@ def _manifest(model_dir: Path) -> dict:
         manifest = json.loads((model_dir / checkpoint.MANIFEST).read_text(encoding="utf-8"))
         missing = {"problem", "text_columns", "max_length", "versions", *_ORIGIN} - manifest.keys()
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{model_dir}: no readable {checkpoint.MANIFEST} here; give the folder of a pruned model (the "
-                         "output folder of `fastprune compress`)") from error
+        raise InputError(
+            f"{model_dir}: no readable {checkpoint.MANIFEST} here; give the folder of a pruned model (the "
+            "output folder of `fastprune compress`)"
+        ) from error
     if missing:
-        raise InputError(f"{model_dir / checkpoint.MANIFEST}: has no {', '.join(sorted(missing))}; prune the model "
-                         "again with this version of fastprune")
+        raise InputError(
+            f"{model_dir / checkpoint.MANIFEST}: has no {', '.join(sorted(missing))}; prune the model "
+            "again with this version of fastprune"
+        )
     return manifest
 
 
@@ -109,8 +140,13 @@ def seal(model_dir: Path, manifest: Mapping) -> Artifact:
     """The manifest of a model's folder: its own, proved, or one made here for a folder of ``fastprune compress``."""
     if (model_dir / artifacts.MANIFEST).is_file():
         return artifacts.read(model_dir, artifacts.KINDS["pruned"])
-    return Artifact(kind=artifacts.KINDS["pruned"], stage="compress", files=artifacts.list_files(model_dir),
-                    origin={name: manifest[name] for name in _ORIGIN}, code=manifest["versions"])
+    return Artifact(
+        kind=artifacts.KINDS["pruned"],
+        stage="compress",
+        files=artifacts.list_files(model_dir),
+        origin={name: manifest[name] for name in _ORIGIN},
+        code=manifest["versions"],
+    )
 
 
 def gather(model_dir: Path, manifest: Mapping, metrics: Mapping, artifact: Artifact) -> Evidence:
@@ -119,18 +155,25 @@ def gather(model_dir: Path, manifest: Mapping, metrics: Mapping, artifact: Artif
     own = {
         "megabytes": sum(file.bytes for name, file in artifact.files.items() if name.endswith(".safetensors")) / 1e6,
         "lineage": {name: manifest.get(name) for name in _LINEAGE} | {"code": artifact.code.get("fastprune", "")},
-        "artifact_sha256": artifact.digest, "weights_sha256": checkpoint.digest(model),
+        "artifact_sha256": artifact.digest,
+        "weights_sha256": checkpoint.digest(model),
         "serving_sha256": storage.sha256_of(_SERVING),
         "probe": probe(model, model_dir, manifest),
     }
     try:
         latency = metrics.get("latency_ms")
-        return Evidence(metric=metrics["metric"], dense=metrics["dense"], pruned=metrics["pruned"],
-                        speedup=latency["dense"] / latency["pruned"] if latency else None, **own)
+        return Evidence(
+            metric=metrics["metric"],
+            dense=metrics["dense"],
+            pruned=metrics["pruned"],
+            speedup=latency["dense"] / latency["pruned"] if latency else None,
+            **own,
+        )
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"the metrics of {model_dir} hold no sound metric, dense, pruned and latency_ms "
-                         f"({' '.join(repr(error).split())}); give the metrics.json that the compression wrote"
-                         ) from error
+        raise InputError(
+            f"the metrics of {model_dir} hold no sound metric, dense, pruned and latency_ms "
+            f"({' '.join(repr(error).split())}); give the metrics.json that the compression wrote"
+        ) from error
 
 
 def probe(model, model_dir: Path, manifest: Mapping) -> Probe:
@@ -163,12 +206,13 @@ def find_version(client, name: str, artifact_sha256: str) -> str:
 
 def _registration_run(uri: str, client, name: str, artifact: Artifact) -> str:
     """The run of a registration that was cut off, or a new one."""
-    experiment = tracking.experiment_id(uri, client)
+    experiment = runs.experiment_id(uri, client)
     begun = client.search_runs([experiment], f"tags.registers = '{artifact.digest}'")
     if begun:
         return begun[0].info.run_id
-    return client.create_run(experiment, run_name=f"register {name}",
-                             tags={"registers": artifact.digest, **tracking.workflow_tags()}).info.run_id
+    return client.create_run(
+        experiment, run_name=f"register {name}", tags={"registers": artifact.digest, **runs.workflow_tags()}
+    ).info.run_id
 
 
 def _discard_unregistered(client, run_id: str) -> None:
@@ -188,9 +232,18 @@ def _close(client, version) -> None:
         client.set_terminated(version.run_id)
 
 
-def log_version(uri: str, run_id: str, model_dir: str | Path, name: str, *, problem: str,
-                text_columns: Iterable[str] = (), max_length: int = 128, record: Path | None = None,
-                tags: Mapping[str, str] | None = None) -> str:
+def log_version(
+    uri: str,
+    run_id: str,
+    model_dir: str | Path,
+    name: str,
+    *,
+    problem: str,
+    text_columns: Iterable[str] = (),
+    max_length: int = 128,
+    record: Path | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> str:
     """Log a pruned model under a run and register it, tags and all, in one step.
 
     The version loads with ``mlflow.pyfunc.load_model``: the saved folder travels as it is beside
@@ -242,8 +295,9 @@ def log_version(uri: str, run_id: str, model_dir: str | Path, name: str, *, prob
             except mlflow.MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            registered = client.create_model_version(name, logged.model_uri, run_id, tags=dict(tags or {}),
-                                                     model_id=logged.model_id)
+            registered = client.create_model_version(
+                name, logged.model_uri, run_id, tags=dict(tags or {}), model_id=logged.model_id
+            )
     return str(registered.version)
 
 
@@ -270,15 +324,17 @@ def read_evidence(client, name: str, version: str) -> Evidence:
 def _check_evidence(path: Path, tags: Mapping[str, str], what: str) -> Evidence:
     if not tags.get("evidence_sha256"):
         raise InputError(f"{what}: has no evidence; register the model with `fastprune register`")
-    return Evidence.parse(_proved(path, tags["evidence_sha256"], what), f"{what}: its evidence",
-                          "register the model again")
+    return Evidence.parse(
+        _proved(path, tags["evidence_sha256"], what), f"{what}: its evidence", "register the model again"
+    )
 
 
 def _proved(path: Path, sha256: str, what: str) -> bytes:
     """The content of a file that was registered, once it has proved to be that."""
     if not path.is_file() or storage.sha256_of(path) != sha256:
-        raise InputError(f"{what}: {path.name} is missing or not what was registered (SHA-256 differs); register the "
-                         "model again")
+        raise InputError(
+            f"{what}: {path.name} is missing or not what was registered (SHA-256 differs); register the model again"
+        )
     return path.read_bytes()
 
 
@@ -292,9 +348,11 @@ def _download(client, name: str, version: str, folder: str, path: str = "") -> s
     try:
         return get_artifact_repository(uri, tracking_uri=client.tracking_uri).download_artifacts(path, dst_path=folder)
     except (OSError, MlflowException) as error:
-        raise InputError(f"{name} version {version}: {path or 'its files'} cannot be downloaded from {uri} "
-                         f"({str(error).splitlines()[0]}); check that they may be read, and if they are gone register "
-                         "the model again") from error
+        raise InputError(
+            f"{name} version {version}: {path or 'its files'} cannot be downloaded from {uri} "
+            f"({str(error).splitlines()[0]}); check that they may be read, and if they are gone register "
+            "the model again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -336,8 +394,10 @@ def verify(uri: str, name: str, version: str) -> Proof:
             raise InputError(f"{what}: its weights are not those that were registered; register the model again")
         difference = _difference(evidence.probe, probe(model, model_dir, _manifest(model_dir)))
         if not difference <= TOLERANCE:
-            raise InputError(f"{what}: its logits differ by {difference:.3g} from those at registration, more than "
-                             f"{TOLERANCE:g}: compare the versions of torch and transformers with its requirements.txt")
+            raise InputError(
+                f"{what}: its logits differ by {difference:.3g} from those at registration, more than "
+                f"{TOLERANCE:g}: compare the versions of torch and transformers with its requirements.txt"
+            )
         return Proof(version, len(artifact.files), sum(file.bytes for file in artifact.files.values()), difference)
 
 

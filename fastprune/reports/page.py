@@ -25,8 +25,13 @@ STYLE = {
     "ytick.major.size": 0,
 }
 
-_TEMPLATES = jinja2.Environment(loader=jinja2.PackageLoader("fastprune.reports"), autoescape=True, trim_blocks=True,
-                                lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("fastprune.reports"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
 
 
 def render(template: str, **values) -> str:
@@ -39,4 +44,4 @@ def svg(figure: Figure) -> Markup:
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    return Markup(text[text.index("<svg"):])
+    return Markup(text[text.index("<svg") :])

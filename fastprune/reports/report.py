@@ -76,8 +76,13 @@ def _head_figure(kept: Sequence[Sequence[int]], num_heads: int) -> Figure:
     figure, axes = _layer_axes(len(kept))
     for layer, row in enumerate(kept):
         colours = [KEPT if head in row else PRUNED for head in range(num_heads)]
-        axes.barh([layer] * num_heads, [0.82] * num_heads, left=[head - 0.41 for head in range(num_heads)],
-                  height=0.74, color=colours)
+        axes.barh(
+            [layer] * num_heads,
+            [0.82] * num_heads,
+            left=[head - 0.41 for head in range(num_heads)],
+            height=0.74,
+            color=colours,
+        )
         axes.text(num_heads - 0.1, layer, f"{len(row)}", va="center", ha="left")
     axes.set_xlim(-0.6, num_heads + 0.9)
     axes.set_xticks(range(0, num_heads, max(1, num_heads // 6)))
@@ -115,37 +120,74 @@ def _budget(metrics: Mapping) -> str:
 
 
 def _subtitle(manifest: Mapping) -> str:
-    return (f"Pruned without retraining, on {manifest['sample_size']:,} examples of {manifest['seq_len']:.0f} tokens "
-            f"on average; seed {manifest['seed']}.")
+    return (
+        f"Pruned without retraining, on {manifest['sample_size']:,} examples of {manifest['seq_len']:.0f} tokens "
+        f"on average; seed {manifest['seed']}."
+    )
 
 
 def _rows(metrics: Mapping, manifest: Mapping) -> list[tuple[str, str, str, str]]:
     """Rows of the comparison: name, dense, pruned, change."""
-    rows = [(f"{_words(metrics['metric'])}, %", f"{100 * metrics['dense']:.2f}", f"{100 * metrics['pruned']:.2f}",
-             _points(metrics, ".2f")),
-            ("MACs of the encoder, per example", _large(manifest["macs_before"]), _large(manifest["macs_after"]),
-             f"{100 * metrics['macs_kept']:.1f}% kept")]
+    rows = [
+        (
+            f"{_words(metrics['metric'])}, %",
+            f"{100 * metrics['dense']:.2f}",
+            f"{100 * metrics['pruned']:.2f}",
+            _points(metrics, ".2f"),
+        ),
+        (
+            "MACs of the encoder, per example",
+            _large(manifest["macs_before"]),
+            _large(manifest["macs_after"]),
+            f"{100 * metrics['macs_kept']:.1f}% kept",
+        ),
+    ]
     if params := metrics.get("params"):
-        rows.append(("parameters", _large(params["dense"]), _large(params["pruned"]),
-                     f"{100 * metrics['params_kept']:.1f}% kept"))
+        rows.append(
+            (
+                "parameters",
+                _large(params["dense"]),
+                _large(params["pruned"]),
+                f"{100 * metrics['params_kept']:.1f}% kept",
+            )
+        )
     if size := metrics.get("megabytes"):
-        rows.append(("weights on disk, MB", f"{size['dense']:.1f}", f"{size['pruned']:.1f}",
-                     f"{100 * size['pruned'] / size['dense']:.1f}% kept"))
+        rows.append(
+            (
+                "weights on disk, MB",
+                f"{size['dense']:.1f}",
+                f"{size['pruned']:.1f}",
+                f"{100 * size['pruned'] / size['dense']:.1f}% kept",
+            )
+        )
     if latency := metrics.get("latency_ms"):
-        rows.append((f"latency, ms (batch of {latency['batch_size']}, {latency['seq_len']} tokens)",
-                     f"{latency['dense']:.1f}", f"{latency['pruned']:.1f}",
-                     f"{latency['dense'] / latency['pruned']:.2f} times as fast"))
+        rows.append(
+            (
+                f"latency, ms (batch of {latency['batch_size']}, {latency['seq_len']} tokens)",
+                f"{latency['dense']:.1f}",
+                f"{latency['pruned']:.1f}",
+                f"{latency['dense'] / latency['pruned']:.2f} times as fast",
+            )
+        )
         if "predicted_pruned" in latency:
-            rows.append(("as predicted by the look-up table, ms", f"{latency['predicted_dense']:.1f}",
-                         f"{latency['predicted_pruned']:.1f}", f"{100 * metrics['latency_kept']:.1f}% kept"))
+            rows.append(
+                (
+                    "as predicted by the look-up table, ms",
+                    f"{latency['predicted_dense']:.1f}",
+                    f"{latency['predicted_pruned']:.1f}",
+                    f"{100 * metrics['latency_kept']:.1f}% kept",
+                )
+            )
     return rows
 
 
 def _cards(metrics: Mapping) -> list[tuple[str, str, str]]:
     """The figures to remember: value, unit, what it is."""
-    cards = [(f"{100 * metrics['pruned']:.1f}", "%", f"{_words(metrics['metric'])} ({_points(metrics, '.1f')})"),
-             (f"{100 * metrics['macs_kept']:.0f}", "%", "of the MACs kept"),
-             (f"{100 * metrics['params_kept']:.0f}", "%", "of the parameters kept")]
+    cards = [
+        (f"{100 * metrics['pruned']:.1f}", "%", f"{_words(metrics['metric'])} ({_points(metrics, '.1f')})"),
+        (f"{100 * metrics['macs_kept']:.0f}", "%", "of the MACs kept"),
+        (f"{100 * metrics['params_kept']:.0f}", "%", "of the parameters kept"),
+    ]
     if latency := metrics.get("latency_ms"):
         cards.insert(2, (f"{latency['dense'] / latency['pruned']:.2f}", "\N{MULTIPLICATION SIGN}", "as fast as dense"))
     return cards
@@ -191,4 +233,3 @@ def _large(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:.0f}"
-

@@ -44,9 +44,17 @@ class Compression:
         """From ``metrics.json``."""
         latency, what = metrics["latency_ms"], "latency" if "latency_kept" in metrics else "MACs"
         sought = " (sought)" if "curve" in metrics else ""
-        return cls(f"{what} {metrics['keep_ratio']:.3g}{sought}", metrics["metric"], metrics["dense"],
-                   metrics["pruned"], metrics["macs_kept"], latency["pruned"] / latency["dense"],
-                   metrics["params_kept"], metrics["megabytes"]["pruned"], version)
+        return cls(
+            f"{what} {metrics['keep_ratio']:.3g}{sought}",
+            metrics["metric"],
+            metrics["dense"],
+            metrics["pruned"],
+            metrics["macs_kept"],
+            latency["pruned"] / latency["dense"],
+            metrics["params_kept"],
+            metrics["megabytes"]["pruned"],
+            version,
+        )
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
@@ -74,18 +82,35 @@ def sum_up(compressions: Sequence[Compression], policy: str = "") -> dict:
     picked = None
     if policy:
         picked = min(accepted, key=costs.__getitem__) if accepted else max(range(len(values)), key=values.__getitem__)
-    return {"cost": cost, "picked": picked,
-            "compressions": [asdict(one) | {"on_front": index in front, "refused": refused[index]}
-                             for index, one in enumerate(compressions)]}
+    return {
+        "cost": cost,
+        "picked": picked,
+        "compressions": [
+            asdict(one) | {"on_front": index in front, "refused": refused[index]}
+            for index, one in enumerate(compressions)
+        ],
+    }
 
 
 def _refusals(one: Compression, policy: str) -> list[str]:
     own = parse_policy(policy).model_copy(update={"same_evaluation_data": False, "required_tags": {}, "approvers": []})
-    evidence = Evidence(metric=one.metric, dense=one.dense, pruned=one.pruned, speedup=1 / one.latency,
-                        megabytes=one.megabytes, lineage={}, artifact_sha256="", weights_sha256="",
-                        serving_sha256="", probe=Probe(texts=[], logits=[]))
-    return [f"{check.name}: {check.found}, required {check.required}"
-            for check in judge(own, evidence, None, {}, "") if not check.passed]
+    evidence = Evidence(
+        metric=one.metric,
+        dense=one.dense,
+        pruned=one.pruned,
+        speedup=1 / one.latency,
+        megabytes=one.megabytes,
+        lineage={},
+        artifact_sha256="",
+        weights_sha256="",
+        serving_sha256="",
+        probe=Probe(texts=[], logits=[]),
+    )
+    return [
+        f"{check.name}: {check.found}, required {check.required}"
+        for check in judge(own, evidence, None, {}, "")
+        if not check.passed
+    ]
 
 
 def plot(summary: Mapping) -> Figure:
@@ -97,12 +122,14 @@ def plot(summary: Mapping) -> Figure:
         axes.plot(*([100 * value for value in values] for values in zip(*front)), color=KEPT, linewidth=1)
         for number, one in enumerate(found):
             place = (100 * one[summary["cost"]], 100 * one["pruned"])
-            axes.plot(*place, "o", color=KEPT if one["on_front"] else RULE,
-                      markersize=9 if number == summary["picked"] else 5)
+            axes.plot(
+                *place, "o", color=KEPT if one["on_front"] else RULE, markersize=9 if number == summary["picked"] else 5
+            )
             axes.annotate(one["label"], place, xytext=(5, -11), textcoords="offset points", color=INK, fontsize=8)
         axes.axhline(100 * found[0]["dense"], color=MUTED, linewidth=0.8, linestyle=":")
-        axes.text(0.01, 100 * found[0]["dense"], " dense", va="bottom", color=MUTED,
-                  transform=axes.get_yaxis_transform())
+        axes.text(
+            0.01, 100 * found[0]["dense"], " dense", va="bottom", color=MUTED, transform=axes.get_yaxis_transform()
+        )
         axes.margins(x=0.15, y=0.15)
         axes.set_xlabel({"macs": "MACs kept, %", "latency": "latency, % of the dense model's"}[summary["cost"]])
         axes.set_ylabel(f"{found[0]['metric'].replace('_', ' ')}, %")
@@ -113,6 +140,11 @@ def plot(summary: Mapping) -> Figure:
 def render(summary: Mapping) -> str:
     """A page of its own."""
     found = summary["compressions"]
-    return page.render("summary.html", title="Accuracy against cost", found=found, picked=summary["picked"],
-                       picture=svg(plot(summary)), metric=found[0]["metric"].replace("_", " "))
-
+    return page.render(
+        "summary.html",
+        title="Accuracy against cost",
+        found=found,
+        picked=summary["picked"],
+        picture=svg(plot(summary)),
+        metric=found[0]["metric"].replace("_", " "),
+    )

@@ -9,18 +9,26 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastprune import storage
-from fastprune.artifacts import makes
-from fastprune.choices import Estimator, Selection
 from fastprune.compression import gather
-from fastprune.curvature import Curvature
-from fastprune.fisher import Fisher
+from fastprune.importance.curvature import Curvature
+from fastprune.importance.fisher import Fisher
+from fastprune.settings import Estimator, Selection
 from fastprune.stages.folders import load_sample, save_fisher, write_record
+from fastprune.store import storage
+from fastprune.store.artifacts import makes
 
 
 @makes("fisher")
-def fisher(*, model: Path, calibration: Path, fisher: Path, selection: Selection = "surgeon",
-           estimator: Estimator = "per_sample", batch_size: int = 32, device: str = "auto") -> dict:
+def fisher(
+    *,
+    model: Path,
+    calibration: Path,
+    fisher: Path,
+    selection: Selection = "surgeon",
+    estimator: Estimator = "per_sample",
+    batch_size: int = 32,
+    device: str = "auto",
+) -> dict:
     """Measure the importance of every head and filter on the pruning sample.
 
     Parameters
@@ -39,9 +47,18 @@ def fisher(*, model: Path, calibration: Path, fisher: Path, selection: Selection
 
 
 @makes("part")
-def fisher_shard(*, model: Path, calibration: Path, part: Path, shard: int, shards: int,
-                 selection: Selection = "surgeon", estimator: Estimator = "per_sample", batch_size: int = 32,
-                 device: str = "auto") -> dict:
+def fisher_shard(
+    *,
+    model: Path,
+    calibration: Path,
+    part: Path,
+    shard: int,
+    shards: int,
+    selection: Selection = "surgeon",
+    estimator: Estimator = "per_sample",
+    batch_size: int = 32,
+    device: str = "auto",
+) -> dict:
     """The pass over one shard of the pruning sample, for :func:`merge_fisher`.
 
     Parameters
@@ -61,9 +78,17 @@ def fisher_shard(*, model: Path, calibration: Path, part: Path, shard: int, shar
 
 
 @makes("fisher")
-def merge_fisher(*, model: Path, calibration: Path, part: Sequence[Path], fisher: Path,
-                 selection: Selection = "surgeon", estimator: Estimator = "per_sample", batch_size: int = 32,
-                 device: str = "auto") -> dict:
+def merge_fisher(
+    *,
+    model: Path,
+    calibration: Path,
+    part: Sequence[Path],
+    fisher: Path,
+    selection: Selection = "surgeon",
+    estimator: Estimator = "per_sample",
+    batch_size: int = 32,
+    device: str = "auto",
+) -> dict:
     """What :func:`fisher` makes, from the parts of all shards.
 
     Parameters

@@ -11,19 +11,20 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastprune import checkpoint, storage
-from fastprune.architectures import Encoder, describe
-from fastprune.artifacts import RECORD
-from fastprune.choices import Estimator, Selection
 from fastprune.compression import importance_of
-from fastprune.constraints import Constraint
-from fastprune.curvature import Curvature
 from fastprune.data import Split, make_batches
 from fastprune.environment import choose_device
-from fastprune.fisher import Fisher
+from fastprune.importance.curvature import Curvature
+from fastprune.importance.fisher import Fisher
 from fastprune.latency.lut import LatencyTable
-from fastprune.macs import MacModel
-from fastprune.masks import Masks
+from fastprune.model import checkpoint
+from fastprune.model.architectures import Encoder, describe
+from fastprune.model.masks import Masks
+from fastprune.search.cost import Constraint
+from fastprune.search.macs import MacModel
+from fastprune.settings import Estimator, Selection
+from fastprune.store import storage
+from fastprune.store.artifacts import RECORD
 
 
 def load_model(model: Path, device: str) -> transformers.PreTrainedModel:
@@ -31,8 +32,9 @@ def load_model(model: Path, device: str) -> transformers.PreTrainedModel:
     return checkpoint.load_dense(model, device=choose_device(device))
 
 
-def load_sample(model: Path, calibration: Path, device: str,
-                batch_size: int) -> tuple[Split, Encoder, list[dict[str, Tensor]]]:
+def load_sample(
+    model: Path, calibration: Path, device: str, batch_size: int
+) -> tuple[Split, Encoder, list[dict[str, Tensor]]]:
     """The pruning sample, the dense model, and the sample's batches for it."""
     split, pad = Split.load(calibration), checkpoint.load_tokenizer(model).pad_token_id
     return split, describe(load_model(model, device)), make_batches(split, batch_size, pad)
@@ -71,27 +73,40 @@ def load_fisher(folder: Path) -> Fisher | None:
     return Fisher.load(path) if path.exists() else None
 
 
-def save_fisher(output: Path, encoder: Encoder, split: Split, information: Curvature | Fisher, begin: float,
-                selection: Selection, estimator: Estimator) -> dict:
+def save_fisher(
+    output: Path,
+    encoder: Encoder,
+    split: Split,
+    information: Curvature | Fisher,
+    begin: float,
+    selection: Selection,
+    estimator: Estimator,
+) -> dict:
     """Write the importance, the MACs and, where rearrangement follows, the gradient rows; return the record."""
     macs = MacModel.of(encoder, split.mean_length)
     with storage.new_folder(output) as folder:
-        save_file(dict(zip(("heads", "filters"), importance_of(encoder, information))),
-                  folder / "importance.safetensors")
+        save_file(
+            dict(zip(("heads", "filters"), importance_of(encoder, information))), folder / "importance.safetensors"
+        )
         if isinstance(information, Fisher):
             information.save(folder / "fisher.safetensors")
         write_json(folder / "macs.json", asdict(macs))
-        return write_record(folder, "fisher", begin, {"examples": len(split), "macs": macs.total},
-                            {"selection": selection, "fisher": estimator})
+        return write_record(
+            folder,
+            "fisher",
+            begin,
+            {"examples": len(split), "macs": macs.total},
+            {"selection": selection, "fisher": estimator},
+        )
 
 
-def save_masks(output: Path, masks: Masks, cost: Constraint, stage: str, begin: float,
-               settings: dict | None = None) -> dict:
+def save_masks(
+    output: Path, masks: Masks, cost: Constraint, stage: str, begin: float, settings: dict | None = None
+) -> dict:
     """Write masks and what they keep, and return the record."""
     with storage.new_folder(output) as folder:
         masks.save(folder / "masks.safetensors")
-        metrics = {**cost.kept(masks), "heads_kept": sum(masks.head_counts),
-                   "filters_kept": sum(masks.filter_counts)}
+        metrics = {**cost.kept(masks), "heads_kept": sum(masks.head_counts), "filters_kept": sum(masks.filter_counts)}
         return write_record(folder, stage, begin, metrics, settings)
 
 

@@ -3,9 +3,9 @@
 A pipeline runs every stage in a process of its own, so all that passes between two stages lies in a folder: weights
 and masks as safetensors, tables as Parquet, the rest as JSON. A folder gets its name only when it is complete.
 The first output of every stage holds ``stage.json``: its name, seconds, settings and metrics; every output is an
-artifact with a manifest (:mod:`fastprune.artifacts`).
+artifact with a manifest (:mod:`fastprune.store.artifacts`).
 
-Which folder goes into which stage stands in :mod:`fastprune.stages.graph`. A ``table`` is given where any budget of the
+Which folder goes into which stage stands in :mod:`fastprune.sweep.graph`. A ``table`` is given where any budget of the
 sweep is latency; the others leave it alone.
 """
 
@@ -16,24 +16,23 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fastprune import checkpoint, storage
-from fastprune.architectures import describe
-from fastprune.artifacts import RECORD, makes
-from fastprune.budget import check_max_drop
-from fastprune.choices import NO_DROP, Kind, Selection, Solver, Tuning
 from fastprune.compression import find_keep_ratio, table_task
 from fastprune.compression import set_apart as set_rows_apart
 from fastprune.compression import tune as tune_model
-from fastprune.constraints import Constraint, check_constraint
 from fastprune.data import Split, draw_sample, encode, glue_task, load_glue, read_table
+from fastprune.data.evaluation import evaluate, majority_metric, refuse_untuned
 from fastprune.environment import choose_device
 from fastprune.errors import InputError
-from fastprune.evaluation import evaluate, majority_metric, refuse_untuned
 from fastprune.latency.lut import LatencyTable
-from fastprune.layerwise import Teacher
-from fastprune.masks import Masks, masked
-from fastprune.rearrange import rearrange as rearrange_masks
-from fastprune.record import compare_latency, make_manifest, size_metrics
+from fastprune.latency.table_store import stored_table
+from fastprune.manifest import compare_latency, make_manifest, size_metrics
+from fastprune.model import checkpoint
+from fastprune.model.architectures import describe
+from fastprune.model.masks import Masks, masked
+from fastprune.search.accuracy_drop import check_max_drop
+from fastprune.search.cost import Constraint, check_constraint
+from fastprune.search.rearrange import rearrange as rearrange_masks
+from fastprune.settings import NO_DROP, Kind, Selection, Solver, Tuning
 from fastprune.stages.folders import (
     load_budget,
     load_fisher,
@@ -49,16 +48,37 @@ from fastprune.stages.folders import (
     write_json,
     write_record,
 )
-from fastprune.table_store import stored_table
+from fastprune.store import storage
+from fastprune.store.artifacts import RECORD, makes
+from fastprune.tuning.layerwise import Teacher
 
 
-@makes(model=("source_sha256",), calibration=("source_sha256", "sample_sha256", "seed"),
-       evaluation=("source_sha256", "evaluation_sha256"),
-       reads=("source", "train_file", "eval_file", "validation_file"))
-def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, task: str = "", train_file: str = "",
-            eval_file: str = "", validation_file: str = "", text_columns: Sequence[str] = (), label_column: str = "",
-            metric: str = "", max_length: int = 0, num_samples: int = 2048, seed: int = 0,
-            selection: Selection = "surgeon", set_apart: bool = False, allow_untuned: bool = False) -> dict:
+@makes(
+    model=("source_sha256",),
+    calibration=("source_sha256", "sample_sha256", "seed"),
+    evaluation=("source_sha256", "evaluation_sha256"),
+    reads=("source", "train_file", "eval_file", "validation_file"),
+)
+def prepare(
+    *,
+    model: Path,
+    calibration: Path,
+    evaluation: Path,
+    source: str,
+    task: str = "",
+    train_file: str = "",
+    eval_file: str = "",
+    validation_file: str = "",
+    text_columns: Sequence[str] = (),
+    label_column: str = "",
+    metric: str = "",
+    max_length: int = 0,
+    num_samples: int = 2048,
+    seed: int = 0,
+    selection: Selection = "surgeon",
+    set_apart: bool = False,
+    allow_untuned: bool = False,
+) -> dict:
     """Freeze everything that a compression reads: model, tokenizer, pruning sample and evaluation data.
 
     Parameters
@@ -82,8 +102,9 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
     """
     begin = time.perf_counter()
     if validation_file and not set_apart:
-        raise InputError("validation_file is read for a budget that is an accuracy drop alone; give set_apart too, or "
-                         "leave it out")
+        raise InputError(
+            "validation_file is read for a budget that is an accuracy drop alone; give set_apart too, or leave it out"
+        )
     if task:
         problem, (train, held_out) = glue_task(task), load_glue(task)
     elif train_file and eval_file:
@@ -106,9 +127,16 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
             validation.save(folder / "validation")
     with storage.new_folder(evaluation) as folder:
         held_out.save(folder)
-    settings = {"source": source, "source_sha256": checkpoint.digest(dense), "task": problem.name,
-                "problem": problem.problem, "metric": problem.metric, "sample_sha256": sample.digest,
-                "evaluation_sha256": held_out.digest, "seed": seed}
+    settings = {
+        "source": source,
+        "source_sha256": checkpoint.digest(dense),
+        "task": problem.name,
+        "problem": problem.problem,
+        "metric": problem.metric,
+        "sample_sha256": sample.digest,
+        "evaluation_sha256": held_out.digest,
+        "seed": seed,
+    }
     metrics = {"sample_size": len(sample), "evaluation_size": len(held_out), "mean_length": sample.mean_length}
     with storage.new_folder(model) as folder:
         dense.save_pretrained(folder)
@@ -117,8 +145,15 @@ def prepare(*, model: Path, calibration: Path, evaluation: Path, source: str, ta
 
 
 @makes("dense")
-def evaluate_dense(*, model: Path, evaluation: Path, dense: Path, batch_size: int = 32, device: str = "auto",
-                   allow_untuned: bool = False) -> dict:
+def evaluate_dense(
+    *,
+    model: Path,
+    evaluation: Path,
+    dense: Path,
+    batch_size: int = 32,
+    device: str = "auto",
+    allow_untuned: bool = False,
+) -> dict:
     """Measure the dense model, and refuse one that does no better than the majority class.
 
     Parameters
@@ -137,8 +172,16 @@ def evaluate_dense(*, model: Path, evaluation: Path, dense: Path, batch_size: in
 
 
 @makes("table", reads=("lut",))
-def profile(*, model: Path, table: Path, lut: str = "", lut_store: str = "", latency_batch_size: int = 8,
-            latency_seq_len: int = 64, device: str = "auto") -> dict:
+def profile(
+    *,
+    model: Path,
+    table: Path,
+    lut: str = "",
+    lut_store: str = "",
+    latency_batch_size: int = 8,
+    latency_seq_len: int = 64,
+    device: str = "auto",
+) -> dict:
     """Get the look-up table of this device for a latency budget: the given one, the store's, or a new one.
 
     Parameters
@@ -158,20 +201,38 @@ def profile(*, model: Path, table: Path, lut: str = "", lut_store: str = "", lat
     if lut:
         found, origin = LatencyTable.load(storage.local(lut)), lut
     else:
-        found, origin = stored_table(lut_store, encoder, choose_device(device), batch_size=latency_batch_size,
-                                     seq_len=latency_seq_len)
+        found, origin = stored_table(
+            lut_store, encoder, choose_device(device), batch_size=latency_batch_size, seq_len=latency_seq_len
+        )
     found.check_shape(encoder)
     with storage.new_folder(table) as folder:
         found.save(folder / "lut.json")
-        return write_record(folder, "profile", begin, {"latency_ms_dense": found.dense_ms(encoder.num_layers)},
-                       {"lut": found.key, "lut_from": origin})
+        return write_record(
+            folder,
+            "profile",
+            begin,
+            {"latency_ms_dense": found.dense_ms(encoder.num_layers)},
+            {"lut": found.key, "lut_from": origin},
+        )
 
 
 @makes("chosen")
-def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, constraint: Kind = "macs",
-           keep_ratio: float = 0.0, latency_ms: float | None = None, max_accuracy_drop: float = NO_DROP,
-           table: Path | None = None, solver: Solver = "exact", tuning: Tuning = "weights", batch_size: int = 32,
-           device: str = "auto") -> dict:
+def budget(
+    *,
+    model: Path,
+    calibration: Path,
+    fisher: Path,
+    chosen: Path,
+    constraint: Kind = "macs",
+    keep_ratio: float = 0.0,
+    latency_ms: float | None = None,
+    max_accuracy_drop: float = NO_DROP,
+    table: Path | None = None,
+    solver: Solver = "exact",
+    tuning: Tuning = "weights",
+    batch_size: int = 32,
+    device: str = "auto",
+) -> dict:
     """Settle the keep ratio: the given one, that of a latency in milliseconds, or the smallest within an accuracy drop.
 
     Parameters
@@ -195,13 +256,27 @@ def budget(*, model: Path, calibration: Path, fisher: Path, chosen: Path, constr
         split, encoder, batches = load_sample(model, calibration, device, batch_size)
         importance, pad = load_importance(fisher), checkpoint.load_tokenizer(model).pad_token_id
         teacher = Teacher(encoder, batches, keep=True) if tuning == "weights" else None
-        curve = find_keep_ratio(encoder, importance, load_fisher(fisher), cost, batches, tuning,
-                                Split.load(calibration / "validation"), max_accuracy_drop, pad_token_id=pad,
-                                teacher=teacher)
+        curve = find_keep_ratio(
+            encoder,
+            importance,
+            load_fisher(fisher),
+            cost,
+            batches,
+            tuning,
+            Split.load(calibration / "validation"),
+            max_accuracy_drop,
+            pad_token_id=pad,
+            teacher=teacher,
+        )
         metrics = {"keep_ratio": curve.keep_ratio, "curve": asdict(curve)}
     with storage.new_folder(chosen) as folder:
-        return write_record(folder, "budget", begin, metrics,
-                            {"constraint": constraint, "solver": solver, "max_accuracy_drop": max_accuracy_drop})
+        return write_record(
+            folder,
+            "budget",
+            begin,
+            metrics,
+            {"constraint": constraint, "solver": solver, "max_accuracy_drop": max_accuracy_drop},
+        )
 
 
 @makes("searched")
@@ -238,9 +313,21 @@ def rearrange(*, fisher: Path, chosen: Path, searched: Path, rearranged: Path, t
 
 
 @makes("pruned", "tuned")
-def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, chosen: Path, rearranged: Path,
-         pruned: Path, tuned: Path, table: Path | None = None, tuning: Tuning = "weights", batch_size: int = 32,
-         device: str = "auto") -> dict:
+def tune(
+    *,
+    model: Path,
+    calibration: Path,
+    evaluation: Path,
+    fisher: Path,
+    chosen: Path,
+    rearranged: Path,
+    pruned: Path,
+    tuned: Path,
+    table: Path | None = None,
+    tuning: Tuning = "weights",
+    batch_size: int = 32,
+    device: str = "auto",
+) -> dict:
     """Cut the pruned units out and make up for them.
 
     Parameters
@@ -255,24 +342,62 @@ def tune(*, model: Path, calibration: Path, evaluation: Path, fisher: Path, chos
     begin = time.perf_counter()
     split, encoder, batches = load_sample(model, calibration, device, batch_size)
     cost, keep_ratio = load_budget(fisher, table, chosen)
-    result = tune_model(encoder, Masks.load(rearranged / "masks.safetensors"), load_importance(fisher), cost,
-                        keep_ratio, batches, split.task.problem, tuning)
+    result = tune_model(
+        encoder,
+        Masks.load(rearranged / "masks.safetensors"),
+        load_importance(fisher),
+        cost,
+        keep_ratio,
+        batches,
+        split.task.problem,
+        tuning,
+    )
     origin = read_json(model / RECORD)["settings"]
-    manifest = make_manifest(encoder, cost, result, source=origin["source"], source_digest=origin["source_sha256"],
-                             sample=split, evaluation=Split.load(evaluation), seed=origin["seed"],
-                             keep_ratio=keep_ratio, **read_json(fisher / RECORD)["settings"], tuning=tuning)
+    manifest = make_manifest(
+        encoder,
+        cost,
+        result,
+        source=origin["source"],
+        source_digest=origin["source_sha256"],
+        sample=split,
+        evaluation=Split.load(evaluation),
+        seed=origin["seed"],
+        keep_ratio=keep_ratio,
+        **read_json(fisher / RECORD)["settings"],
+        tuning=tuning,
+    )
     save_masks(tuned, result.masks, cost, "tune", begin)
-    record = record_of("tune", begin, size_metrics(encoder, cost, result, keep_ratio),
-                   {"tuning": tuning, "stopped": result.stopped or "", "problem": split.task.problem,
-                    "text_columns": split.task.text_columns, "max_length": split.task.max_length})
+    record = record_of(
+        "tune",
+        begin,
+        size_metrics(encoder, cost, result, keep_ratio),
+        {
+            "tuning": tuning,
+            "stopped": result.stopped or "",
+            "problem": split.task.problem,
+            "text_columns": split.task.text_columns,
+            "max_length": split.task.max_length,
+        },
+    )
     checkpoint.save(pruned, result.model, checkpoint.load_tokenizer(model), manifest, stage=record)
     return record
 
 
 @makes("measured")
-def evaluate_pruned(*, model: Path, evaluation: Path, chosen: Path, searched: Path, rearranged: Path, pruned: Path,
-                    measured: Path, table: Path | None = None, batch_size: int = 32, device: str = "auto",
-                    every_stage: bool = True) -> dict:
+def evaluate_pruned(
+    *,
+    model: Path,
+    evaluation: Path,
+    chosen: Path,
+    searched: Path,
+    rearranged: Path,
+    pruned: Path,
+    measured: Path,
+    table: Path | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    every_stage: bool = True,
+) -> dict:
     """Measure the pruned model as it was saved, side by side with the dense one.
 
     Parameters
@@ -289,10 +414,13 @@ def evaluate_pruned(*, model: Path, evaluation: Path, chosen: Path, searched: Pa
     metrics = {"pruned": evaluate(small, split, pad_token_id=pad, batch_size=batch_size)["metric"]}
     if every_stage:
         encoder = describe(dense)
-        named = {name: Masks.load(folder / "masks.safetensors")
-                 for name, folder in (("search", searched), ("rearrange", rearranged))}
+        named = {
+            name: Masks.load(folder / "masks.safetensors")
+            for name, folder in (("search", searched), ("rearrange", rearranged))
+        }
         if named["search"].kept_heads == named["rearrange"].kept_heads and (
-                named["search"].kept_filters == named["rearrange"].kept_filters):
+            named["search"].kept_filters == named["rearrange"].kept_filters
+        ):
             del named["rearrange"]  # nothing was swapped: the same model again
         for name, masks in named.items():
             with masked(encoder, masks.heads.to(encoder.device), masks.filters.to(encoder.device)):
@@ -307,8 +435,19 @@ def evaluate_pruned(*, model: Path, evaluation: Path, chosen: Path, searched: Pa
 
 
 @makes("report")
-def report(*, model: Path, dense: Path, fisher: Path, chosen: Path, searched: Path, rearranged: Path,
-           pruned: Path, measured: Path, report: Path, table: Path | None = None) -> dict:
+def report(
+    *,
+    model: Path,
+    dense: Path,
+    fisher: Path,
+    chosen: Path,
+    searched: Path,
+    rearranged: Path,
+    pruned: Path,
+    measured: Path,
+    report: Path,
+    table: Path | None = None,
+) -> dict:
     """Sum the compression up.
 
     Parameters

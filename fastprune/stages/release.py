@@ -7,15 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fastprune import mlflow_store, storage, tracking
 from fastprune.errors import InputError
 from fastprune.stages.folders import read_json, record_of, write_json
+from fastprune.store import storage
+from fastprune.tracking import mlflow_store, runs
 
 _log = logging.getLogger(__name__)
 
 
-def register(*, pruned: Path, report: Path, released: Path, model_name: str, run_id: str = "",
-             tracking_uri: str = "") -> dict:
+def register(
+    *, pruned: Path, report: Path, released: Path, model_name: str, run_id: str = "", tracking_uri: str = ""
+) -> dict:
     """Log the compression as a whole, register its model, and close its run.
 
     Parameters
@@ -26,18 +28,25 @@ def register(*, pruned: Path, report: Path, released: Path, model_name: str, run
     """
     begin = time.perf_counter()
     metrics = read_json(report / "metrics.json")
-    tracking.log(tracking_uri, run_id, metrics=metrics, artifacts=sorted(report.glob("*.*")))
-    tracking.log(tracking_uri, run_id, artifacts=[pruned / "manifest.json"])
-    tracking.log_curve(tracking_uri, run_id, metrics.get("curve", {}).get("points", []))
+    runs.log(tracking_uri, run_id, metrics=metrics, artifacts=sorted(report.glob("*.*")))
+    runs.log(tracking_uri, run_id, artifacts=[pruned / "manifest.json"])
+    runs.log_curve(tracking_uri, run_id, metrics.get("curve", {}).get("points", []))
     made = {"model_name": model_name, "version": _register(tracking_uri, run_id, pruned, model_name, metrics)}
-    tracking.end(tracking_uri, run_id)
+    runs.end(tracking_uri, run_id)
     with storage.new_folder(released) as folder:
         write_json(folder / "released.json", made)
     return record_of("register", begin, {}, made)
 
 
-def summarise(*, report: Sequence[Path], released: Sequence[Path], summary: Path, policy: str = "", run_id: str = "",
-              tracking_uri: str = "") -> dict:
+def summarise(
+    *,
+    report: Sequence[Path],
+    released: Sequence[Path],
+    summary: Path,
+    policy: str = "",
+    run_id: str = "",
+    tracking_uri: str = "",
+) -> dict:
     """Hold a model's compressions against each other and against the policy.
 
     Parameters
@@ -50,20 +59,23 @@ def summarise(*, report: Sequence[Path], released: Sequence[Path], summary: Path
     from fastprune.reports.summary import Compression, plot, render, sum_up  # matplotlib
 
     begin = time.perf_counter()
-    compressions = [Compression.of(read_json(one / "metrics.json"), read_json(two / "released.json")["version"])
-                    for one, two in zip(report, released, strict=True)]
+    compressions = [
+        Compression.of(read_json(one / "metrics.json"), read_json(two / "released.json")["version"])
+        for one, two in zip(report, released, strict=True)
+    ]
     found = sum_up(compressions, policy)
     with storage.new_folder(summary) as folder:
         write_json(folder / "summary.json", found)
         (folder / "summary.html").write_text(render(found), encoding="utf-8")
         plot(found).savefig(folder / "pareto.png", dpi=150)
-    tracking.log(tracking_uri, run_id, artifacts=sorted(summary.iterdir()))
-    tracking.end(tracking_uri, run_id)
+    runs.log(tracking_uri, run_id, artifacts=sorted(summary.iterdir()))
+    runs.end(tracking_uri, run_id)
     return record_of("summarise", begin, {"compressions": len(compressions)}, {"picked": found["picked"]})
 
 
-def gate(*, summary: Path, verdict: Path, model_name: str, policy: str, run_id: str = "",
-         tracking_uri: str = "") -> dict:
+def gate(
+    *, summary: Path, verdict: Path, model_name: str, policy: str, run_id: str = "", tracking_uri: str = ""
+) -> dict:
     """Promote the compression that the summary picked, if the whole policy accepts it.
 
     Parameters
@@ -78,11 +90,11 @@ def gate(*, summary: Path, verdict: Path, model_name: str, policy: str, run_id: 
     made = {"version": version, "promotion": _promote(tracking_uri, run_id, model_name, version, policy)}
     with storage.new_folder(verdict) as folder:
         write_json(folder / "verdict.json", made)
-    tracking.end(tracking_uri, run_id)
+    runs.end(tracking_uri, run_id)
     return record_of("gate", begin, {}, made)
 
 
-@tracking.best_effort("")
+@runs.best_effort("")
 def _register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mapping) -> str:
     """The version, empty where it failed: a registration costs a compression nothing."""
     if not run_id:
@@ -96,7 +108,7 @@ def _register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mappin
         return ""
 
 
-@tracking.best_effort("")
+@runs.best_effort("")
 def _promote(uri: str, run_id: str, name: str, version: str, policy: str) -> str:
     """``champion``, or why the version was not promoted; empty where MLflow failed."""
     if not version:

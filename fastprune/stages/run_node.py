@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastprune import storage
-from fastprune.config import Sweep
 from fastprune.errors import InputError
 from fastprune.stages import steps
-from fastprune.stages.graph import Node, nodes, parameters, run_of
+from fastprune.store import storage
+from fastprune.sweep.config import Sweep
+from fastprune.sweep.graph import Node, nodes, parameters, run_of
 
 RUN_ID = "run_id"
 """Beside the folders of a node that opened an MLflow run."""
@@ -56,8 +56,10 @@ def run_node(sweep: Sweep, node: Node, root: str | Path, *, tags: Mapping[str, s
     with tempfile.TemporaryDirectory(prefix="fastprune-") as work:
         remote = storage.is_s3(root)
         place = Path(work) if remote else Path(root, node.name)
-        inputs = {name: [storage.local(f"{root}/{maker}/{output}") for maker, output in makers]
-                  for name, makers in node.inputs.items()}
+        inputs = {
+            name: [storage.local(f"{root}/{maker}/{output}") for maker, output in makers]
+            for name, makers in node.inputs.items()
+        }
         folders = {name: found if name in node.stage.lists else found[0] for name, found in inputs.items()}
         folders |= {name: place / name for name in node.stage.outputs}
         run_id = _run_id(sweep, node, root, tags)

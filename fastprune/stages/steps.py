@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from fastprune import tracking
-from fastprune.stages.graph import STAGES
+from fastprune.sweep.graph import STAGES
+from fastprune.tracking import runs
 
 Folders = Mapping[str, str | Path | Sequence[str | Path] | None]
 
@@ -25,13 +25,15 @@ def open_run(run: Mapping, *, parent: str = "", tracking_uri: str = "", tags: Ma
     """
     if not run:
         return parent
-    return tracking.start(tracking_uri, run["name"], run["parameters"], experiment=run["experiment"], parent=parent,
-                          tags=tags)
+    return runs.start(
+        tracking_uri, run["name"], run["parameters"], experiment=run["experiment"], parent=parent, tags=tags
+    )
 
 
-def run_stage(name: str, folders: Folders, parameters: Mapping = {}, *, run_id: str = "",
-              tracking_uri: str = "") -> dict:
-    """Run a stage of :mod:`fastprune.stages.graph`; return what it has to tell.
+def run_stage(
+    name: str, folders: Folders, parameters: Mapping = {}, *, run_id: str = "", tracking_uri: str = ""
+) -> dict:
+    """Run a stage of :mod:`fastprune.sweep.graph`; return what it has to tell.
 
     Parameters
     ----------
@@ -43,7 +45,7 @@ def run_stage(name: str, folders: Folders, parameters: Mapping = {}, *, run_id: 
         From :func:`open_run`, in whichever process; empty tracks nothing.
     """
     paths = {key: _path(value) for key, value in folders.items()}
-    with tracking.stage(tracking_uri, run_id, name) as log:
+    with runs.stage(tracking_uri, run_id, name) as log:
         [stage] = [stage for stage in STAGES if stage.name == name]
         run = getattr(import_module(f"fastprune.stages.{stage.module}"), name)  # torch: its seconds are the stage's
         tracked = {"run_id": run_id, "tracking_uri": tracking_uri} if stage.releases else {}
@@ -51,16 +53,24 @@ def run_stage(name: str, folders: Folders, parameters: Mapping = {}, *, run_id: 
         log.record(record)
         if name == "prepare":
             data = parameters["task"]
-            tracking.log_data(tracking_uri, run_id, record, {"sample": data or parameters["train_file"],
-                                                             "evaluation": data or parameters["eval_file"]})
+            runs.log_data(
+                tracking_uri,
+                run_id,
+                record,
+                {"sample": data or parameters["train_file"], "evaluation": data or parameters["eval_file"]},
+            )
         if name in _SHOWN:
             output, file = _SHOWN[name]
             log.artifacts.append(paths[output] / file)
     return record
 
 
-_SHOWN = {"profile": ("table", "lut.json"), "search": ("searched", "masks.safetensors"),
-          "rearrange": ("rearranged", "masks.safetensors"), "tune": ("tuned", "masks.safetensors")}
+_SHOWN = {
+    "profile": ("table", "lut.json"),
+    "search": ("searched", "masks.safetensors"),
+    "rearrange": ("rearranged", "masks.safetensors"),
+    "tune": ("tuned", "masks.safetensors"),
+}
 """Small files that go into the run of the stage that makes them."""
 
 

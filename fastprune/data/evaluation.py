@@ -1,0 +1,238 @@
+"""How good a model is on a split, and what always giving one answer would reach."""
+
+import re
+import string
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from tqdm import tqdm
+
+from fastprune.data import Split, collate, order_rows
+from fastprune.errors import InputError
+from fastprune.model.losses import inputs_of
+
+N_BEST = 20
+MAX_ANSWER_TOKENS = 30
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    *,
+    pad_token_id: int,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Measure a model in evaluation mode on a labelled split.
+
+    Features run in batches of like length; neither their order nor the batch size changes the result beyond
+    rounding.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face model with the head of the split's problem.
+    split
+        Labelled; for question answering encoded with ``for_evaluation=True``.
+    pad_token_id, batch_size
+        How to batch.
+    device
+        Moves the model there; by default it stays where it is.
+    progress
+        Show a bar on a terminal.
+
+    Returns
+    -------
+    dict
+        ``metric``, the task's primary one; every metric of the problem by name, as fractions (of 1, not of
+        100); and ``n``, the number of examples. ``f1`` is that of class 1 where there are two classes, else
+        the mean over classes.
+
+    Raises
+    ------
+    InputError
+        If the split lacks labels or examples, or the model's outputs are not finite.
+    """
+    problem = split.task.problem
+    if not split.labelled:
+        raise InputError(f"task {split.task.name!r}: the split has no labels to evaluate on")
+    if problem == "question-answering" and split.examples is None:
+        raise InputError(f"task {split.task.name!r}: encode the questions with for_evaluation=True")
+    if device is not None:
+        model.to(device)
+    device = next(model.parameters()).device
+
+    outputs: list[np.ndarray | None] = [None] * len(split)
+    batches = order_rows(split, batch_size)
+    with _eval_mode(model):
+        for rows in tqdm(batches, desc="evaluate", leave=False, disable=None if progress else True):
+            result = model(**inputs_of(collate(split, rows, pad_token_id), device))
+            if problem == "question-answering":
+                scores = torch.stack([result.start_logits, result.end_logits], dim=1)
+            else:
+                scores = result.logits
+            scores = scores.float().cpu().numpy()
+            if not np.isfinite(scores).all():
+                raise InputError(
+                    "the model's outputs are not finite; look for NaN in its weights, load them in float32"
+                )
+            for row, score in zip(rows, scores, strict=True):
+                outputs[row] = score
+
+    if problem == "question-answering":
+        metrics = squad_metrics(_read_answers(split, outputs), split.examples)
+        count = len(split.examples)
+    else:
+        scores, labels, count = np.stack(outputs), np.asarray(split.features["labels"][:]), len(split)
+        if problem == "regression":
+            metrics = _regression_metrics(scores[:, 0], labels)
+        else:
+            metrics = _classification_metrics(scores.argmax(axis=1), labels, scores.shape[1])
+    return {"metric": metrics[split.task.metric], **metrics, "n": count}
+
+
+@contextmanager
+def _eval_mode(model: nn.Module):
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def _classification_metrics(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, float]:
+    from sklearn.metrics import (  # a second, and few stages evaluate
+        accuracy_score,
+        f1_score,
+        matthews_corrcoef,
+    )
+
+    average = "binary" if num_classes == 2 else "macro"
+    with warnings.catch_warnings():
+        # Labels or predictions all of one class are no accident here: majority_metric asks for that.
+        warnings.simplefilter("ignore", UserWarning)
+        correlation = matthews_corrcoef(labels, predictions)
+    return {
+        "accuracy": float(accuracy_score(labels, predictions)),
+        "f1": float(f1_score(labels, predictions, average=average, zero_division=0.0)),
+        "matthews_correlation": float(correlation),
+    }
+
+
+def _regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Correlations; 0 where predictions or labels are constant, since they then tell nothing."""
+    from scipy.stats import pearsonr, spearmanr  # half a second
+
+    if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+        pearson = spearman = 0.0
+    else:
+        pearson = float(pearsonr(predictions, labels).statistic)
+        spearman = float(spearmanr(predictions, labels).statistic)
+    return {"pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2}
+
+
+def _read_answers(split: Split, logits: list[np.ndarray]) -> dict[str, str]:
+    """Return the best answer of each question over its features.
+
+    Of each feature, the ``N_BEST`` best first tokens and the ``N_BEST`` best last tokens are paired; a pair
+    is an answer if it lies in the context, in order, in at most ``MAX_ANSWER_TOKENS`` tokens.
+    ``logits`` [2, padded length] a feature.
+    """
+    contexts = dict(zip(split.examples["id"], split.examples["context"], strict=True))
+    best: dict[str, tuple[float, str]] = {}
+    features = split.features.select_columns(["example_id", "offset_mapping"])
+    for feature, scores in zip(features, logits, strict=True):
+        offsets = np.asarray(feature["offset_mapping"])
+        first, last = np.argsort(-scores[:, : len(offsets)], axis=1, kind="stable")[:, :N_BEST]
+        tokens = last[None, :] - first[:, None] + 1
+        in_context = (offsets[first, :1] >= 0) & (offsets[last, 0] >= 0)
+        allowed = in_context & (tokens >= 1) & (tokens <= MAX_ANSWER_TOKENS)
+        sums = np.where(allowed, scores[0, first][:, None] + scores[1, last], -np.inf)
+        i, j = np.unravel_index(sums.argmax(), sums.shape)
+        example = feature["example_id"]
+        if allowed[i, j] and (example not in best or sums[i, j] > best[example][0]):
+            answer = contexts[example][offsets[first[i], 0] : offsets[last[j], 1]]
+            best[example] = (sums[i, j], answer)
+    return {example: answer for example, (_, answer) in best.items()}
+
+
+def squad_metrics(predictions: Mapping[str, str], examples: Dataset) -> dict[str, float]:
+    """Score answers as SQuAD's official v1.1 evaluation does, as fractions of 1.
+
+    Parameters
+    ----------
+    predictions
+        Answer by question id; a question without one scores 0.
+    examples
+        ``id`` and ``answers``; the best match over a question's gold answers counts.
+    """
+    exact, overlap = 0.0, 0.0
+    for example, gold in zip(examples["id"], examples["answers"], strict=True):
+        if example in predictions:
+            exact += max(_normalise(predictions[example]) == _normalise(text) for text in gold["text"])
+            overlap += max(_token_f1(predictions[example], text) for text in gold["text"])
+    return {"squad_f1": overlap / len(examples), "squad_exact_match": exact / len(examples)}
+
+
+def _normalise(answer: str) -> str:
+    """Drop case, punctuation, English articles and extra blanks, in the official order."""
+    kept = "".join(letter for letter in answer.lower() if letter not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+
+
+def _token_f1(prediction: str, gold: str) -> float:
+    predicted, wanted = _normalise(prediction).split(), _normalise(gold).split()
+    shared = sum((Counter(predicted) & Counter(wanted)).values())
+    return 2 * shared / (len(predicted) + len(wanted)) if shared else 0.0
+
+
+def majority_metric(split: Split) -> float:
+    """Return the primary metric of always giving the most frequent class.
+
+    Regression and question answering have no such answer: 0, the correlation of a constant and the score
+    of no answer.
+    """
+    if split.task.problem != "classification":
+        return 0.0
+    labels = np.asarray(split.features["labels"][:])
+    counts = np.bincount(labels, minlength=2)
+    constant = np.full_like(labels, counts.argmax())
+    return _classification_metrics(constant, labels, len(counts))[split.task.metric]
+
+
+def refuse_untuned(metric: float, split: Split, tolerance: float | None = None) -> None:
+    """Refuse a dense model that does no better than always giving the same answer.
+
+    Parameters
+    ----------
+    metric
+        The dense model's primary metric on the split.
+    split
+        What it was measured on.
+    tolerance
+        By how much it must be better; by default 0.01 for accuracy and F1, and 0.1 for correlations and
+        question answering, where guessing gives a little more than 0 (a random model's SQuAD F1 is 0.06).
+
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    if tolerance is None:
+        tolerance = 0.01 if split.task.metric in ("accuracy", "f1") else 0.1
+    baseline = majority_metric(split)
+    if not metric > baseline + tolerance:
+        raise InputError(
+            f"the dense model reaches {split.task.metric} {metric:.4f} on task {split.task.name!r}, where "
+            f"always giving the same answer reaches {baseline:.4f}: it looks not fine-tuned for this task, "
+            f"or its labels are numbered otherwise than the data's; fine-tune it first"
+        )

@@ -1,0 +1,110 @@
+"""Empirical Fisher information of the mask variables (paper, section 3.2, eq. 6).
+
+The importance of a unit is the sum of squared gradients of the loss with respect to its mask variable, taken
+at masks of one. Only the masks get gradients; the weights are frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from fastprune.model.architectures import Encoder
+from fastprune.model.losses import inputs_of, per_example_loss
+from fastprune.model.masks import masked
+from fastprune.settings import Estimator
+
+
+@dataclass(frozen=True)
+class Fisher:
+    """Gradient rows of the mask variables.
+
+    Attributes
+    ----------
+    head_grads : Tensor [N, L, H] float32
+    filter_grads : Tensor [N, L, I] float32
+        A row an example (``per_sample``) or a mini-batch (``per_batch``).
+    """
+
+    head_grads: Tensor
+    filter_grads: Tensor
+
+    @property
+    def head_importance(self) -> Tensor:
+        """Diagonal of the Fisher over heads, [L, H] float64."""
+        return self.head_grads.double().square().sum(0)
+
+    @property
+    def filter_importance(self) -> Tensor:
+        """Diagonal of the Fisher over filters, [L, I] float64."""
+        return torch.stack([layer.double().square().sum(0) for layer in self.filter_grads.unbind(1)])
+
+    def save(self, path: str | Path) -> None:
+        save_file(
+            {"head_grads": self.head_grads.contiguous(), "filter_grads": self.filter_grads.contiguous()}, str(path)
+        )
+
+    @classmethod
+    def merge(cls, parts: Sequence[Fisher]) -> Fisher:
+        """That of all the parts' rows."""
+        return cls(torch.cat([part.head_grads for part in parts]), torch.cat([part.filter_grads for part in parts]))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Fisher:
+        with safe_open(str(path), framework="pt") as file:
+            return cls(file.get_tensor("head_grads"), file.get_tensor("filter_grads"))
+
+
+def estimate_fisher(
+    encoder: Encoder,
+    batches: Sequence[Mapping[str, Tensor]],
+    problem: str,
+    *,
+    estimator: Estimator = "per_sample",
+    progress: bool = True,
+) -> Fisher:
+    """Gradients of the loss with respect to every head's and filter's mask.
+
+    Parameters
+    ----------
+    batches : sequence of dict of Tensor
+        Padded inputs with labels.
+    problem : {"classification", "regression", "question-answering"}
+    estimator : {"per_sample", "per_batch"}
+        ``per_sample`` expands the masks over the batch, so that one backward pass of the summed loss gives every
+        example's own gradient: the Fisher of the paper's eq. 6. ``per_batch`` takes the gradient of each
+        mini-batch's mean loss, as the authors' published code does; examples cancel within a batch.
+
+    Returns
+    -------
+    Fisher
+        ``N`` rows: examples or batches. Memory is that of one batch's activations plus ``4 N L (H + I)`` bytes.
+    """
+    model = encoder.model.eval()
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    head_rows, filter_rows = [], []
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        for batch in tqdm(batches, desc=f"Fisher ({estimator})", unit="batch", disable=not progress):
+            size = (len(batch["input_ids"]),) if estimator == "per_sample" else ()
+            heads = torch.ones(*size, encoder.num_layers, encoder.num_heads, device=encoder.device, requires_grad=True)
+            filters = torch.ones(
+                *size, encoder.num_layers, encoder.num_filters, device=encoder.device, requires_grad=True
+            )
+            with masked(encoder, heads, filters):
+                losses = per_example_loss(model(**inputs_of(batch, encoder.device)), batch, problem)
+            loss = losses.sum() if estimator == "per_sample" else losses.mean()
+            for rows, gradient in zip((head_rows, filter_rows), torch.autograd.grad(loss, (heads, filters))):
+                rows.append(gradient.cpu() if size else gradient.cpu().unsqueeze(0))
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    return Fisher(torch.cat(head_rows), torch.cat(filter_rows))

@@ -1,0 +1,68 @@
+"""Where a team keeps look-up tables: a folder or an ``s3://`` prefix, a file per device and shape."""
+
+from __future__ import annotations
+
+import torch
+
+from fastprune.environment import device_name
+from fastprune.errors import InputError
+from fastprune.latency.lut import LatencyTable, table_key
+from fastprune.latency.profiler import profile
+from fastprune.model.architectures import Encoder
+from fastprune.store import storage
+
+
+def stored_table(
+    root: str, encoder: Encoder, device: torch.device, *, batch_size: int, seq_len: int
+) -> tuple[LatencyTable, str]:
+    """The table of this device for an encoder's shape: the store's, or one measured now and left there for others.
+
+    Of two that measure at once, the first to finish is taken by both.
+
+    Parameters
+    ----------
+    root : str
+        The store; empty measures and keeps nothing.
+    encoder : Encoder
+    device : torch.device
+    batch_size, seq_len : int
+
+    Returns
+    -------
+    table : LatencyTable
+    origin : str
+        Where it is from, in words.
+
+    Raises
+    ------
+    InputError
+        What is stored there is no look-up table, or that of another device or shape.
+    """
+    config = encoder.model.config
+    key = (
+        table_key(
+            device_name(device),
+            torch.get_num_threads() if device.type == "cpu" else 0,
+            encoder.hidden_size,
+            encoder.num_heads,
+            encoder.num_filters,
+            batch_size,
+            seq_len,
+            "float32",
+            config._attn_implementation,
+        )
+        + ".json"
+    )
+    store = storage.open_store(root) if root else None
+    content = store.read(key) if store else None
+    if content is None:
+        table = profile(
+            config, batch_size=batch_size, seq_len=seq_len, device=device, attention=config._attn_implementation
+        )
+        if not store or store.create(key, table.content):
+            return table, "measured now"
+        content = store.read(key)
+    found = LatencyTable.parse(content, f"{root}/{key}")
+    if f"{found.key}.json" != key:
+        raise InputError(f"{root}/{key}: holds the table of {found.key}; remove it, and it is measured again")
+    return found, f"{root}/{key}"

@@ -1,0 +1,76 @@
+"""Masks become a smaller dense model: rows and columns are cut, scales folded into the weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from fastprune.model.architectures import Encoder, layers_of
+from fastprune.model.masks import Masks
+
+
+@torch.no_grad()
+def slice_model(encoder: Encoder, masks: Masks) -> transformers.PreTrainedModel:
+    """Cut the pruned heads and filters out of a dense model.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Of the dense model, which is left as it was.
+    masks : Masks
+        Zero is pruned; another value multiplies the unit's column of the output projection.
+
+    Returns
+    -------
+    PreTrainedModel
+        A ``Pruned...`` class of :mod:`fastprune.model.modeling_fastprune`, in evaluation mode, on the dense model's
+        device. Its logits are those of the dense model under the masks. A layer may keep nothing.
+    """
+    from fastprune.model import modeling_fastprune  # transformers' modelling code: seconds, and few stages need it
+
+    dense = encoder.model
+    config = copy.deepcopy(dense.config)
+    config.kept_heads, config.kept_filters = masks.head_counts, masks.filter_counts
+    config.architectures = [f"Pruned{type(dense).__name__}"]
+    with torch.device("meta"):
+        model = getattr(modeling_fastprune, config.architectures[0])(config)
+    model = model.to(dense.dtype).to_empty(device=dense.device)
+
+    for old, new, heads, filters in zip(encoder.layers, layers_of(model), masks.heads, masks.filters, strict=True):
+        scales = heads.repeat_interleave(encoder.head_size).to(dense.device)
+        filters = filters.to(dense.device)
+        kept = scales.nonzero().flatten()
+        for source, target in ((old.query, new.query), (old.key, new.key), (old.value, new.value)):
+            _cut_rows(source, target, kept)
+        _cut_columns(old.attention_output, new.attention_output, kept, scales)
+        kept = filters.nonzero().flatten()
+        _cut_rows(old.ffn_input, new.ffn_input, kept)
+        _cut_columns(old.ffn_output, new.ffn_output, kept, filters)
+
+    # Everything that pruning does not touch keeps its shape and its values.
+    tensors = dict(dense.named_parameters()) | dict(dense.named_buffers())
+    cut = {
+        id(parameter)
+        for layer in layers_of(model)
+        for linear in (layer.query, layer.key, layer.value, layer.attention_output, layer.ffn_input, layer.ffn_output)
+        for parameter in linear.parameters()
+    }
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if id(tensor) not in cut:
+            tensor.data.copy_(tensors[name])
+    return model.eval()
+
+
+def _cut_rows(source: nn.Linear, target: nn.Linear, kept: Tensor) -> None:
+    target.weight.copy_(source.weight[kept])
+    if source.bias is not None:
+        target.bias.copy_(source.bias[kept])
+
+
+def _cut_columns(source: nn.Linear, target: nn.Linear, kept: Tensor, scales: Tensor) -> None:
+    target.weight.copy_(source.weight[:, kept] * scales[kept])
+    if source.bias is not None:
+        target.bias.copy_(source.bias)

@@ -1,0 +1,70 @@
+"""The smallest model within a loss of accuracy, instead of the most accurate within a budget of MACs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastprune.errors import InputError
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Metrics at the keep ratios that were tried.
+
+    Attributes
+    ----------
+    keep_ratio : float
+        The smallest whose metric is within the allowed drop.
+    points : list of (keep_ratio, metric)
+        In the order in which they were tried.
+    dense : float
+        The dense model's metric on the same data.
+    """
+
+    keep_ratio: float
+    points: list[tuple[float, float]]
+    dense: float
+
+
+def smallest_keep_ratio(
+    metric_at: Callable[[float], float], dense: float, max_drop: float, *, resolution: float = 0.02, least: float = 0.0
+) -> Curve:
+    """Bisect for the smallest keep ratio that loses at most ``max_drop``.
+
+    Parameters
+    ----------
+    metric_at : callable
+        Prunes to a keep ratio and measures the result.
+    dense, max_drop : float
+        The least metric allowed is ``dense - max_drop``, an absolute difference.
+    resolution : float
+        Ends when the ratio is known this closely.
+    least : float
+        No smaller ratio can be pruned to.
+
+    Raises
+    ------
+    InputError
+        ``max_drop`` is not in [0, 1), or even the largest ratio tried loses more.
+    """
+    check_max_drop(max_drop)
+    points: list[tuple[float, float]] = []
+    low, high = least, 1.0
+    while high - low > resolution:
+        ratio = (low + high) / 2
+        points.append((ratio, metric_at(ratio)))
+        low, high = (low, ratio) if points[-1][1] >= dense - max_drop else (ratio, high)
+    if high == 1:
+        ratio, metric = points[-1]
+        raise InputError(
+            f"no budget keeps within an accuracy drop of {max_drop}: keep_ratio {ratio:.3f} still loses "
+            f"{dense - metric:.4f}; allow a greater drop or give a larger sample"
+        )
+    return Curve(high, points, dense)
+
+
+def check_max_drop(max_drop: float) -> None:
+    """Raise InputError unless ``0 <= max_drop < 1``."""
+    if not 0 <= max_drop < 1:
+        raise InputError(f"max_accuracy_drop is an absolute difference of the metric, from 0 up to 1; got {max_drop}")

@@ -1,0 +1,73 @@
+"""Mask search under a MAC budget (paper, section 3.2, algorithm 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastprune.errors import InputError
+from fastprune.model.masks import Masks
+from fastprune.search.macs import MacModel
+
+
+def check_keep_ratio(keep_ratio: float) -> None:
+    """Raise InputError unless ``0 < keep_ratio < 1``."""
+    if not 0 < keep_ratio < 1:
+        raise InputError(
+            f"keep_ratio is the fraction of MACs that is kept, between 0 and 1 (both excluded); got {keep_ratio}"
+        )
+
+
+def search_macs(head_importance: Tensor, filter_importance: Tensor, macs: MacModel, keep_ratio: float) -> Masks:
+    """The heads and filters of greatest total importance within ``keep_ratio`` of the dense MACs.
+
+    All heads cost the same and all filters cost the same, so for each number of heads the best choice is the most
+    important heads and as many of the most important filters as the rest of the budget buys. Trying every
+    number of heads gives the exact optimum of the diagonal objective (paper, eq. 9).
+
+    Parameters
+    ----------
+    head_importance : Tensor [L, H]
+    filter_importance : Tensor [L, I]
+        Diagonal of the Fisher.
+    macs : MacModel
+    keep_ratio : float
+        Fraction of the dense MACs to keep, in (0, 1).
+
+    Returns
+    -------
+    Masks
+        Binary.
+
+    Raises
+    ------
+    InputError
+        ``keep_ratio`` is out of range, or buys neither a head nor a filter.
+    """
+    check_keep_ratio(keep_ratio)
+    budget = keep_ratio * macs.total
+    if budget < min(macs.per_head, macs.per_filter):
+        smallest = min(macs.per_head, macs.per_filter) / macs.total
+        raise InputError(
+            f"keep_ratio {keep_ratio} keeps nothing at all: a single head or filter of this model "
+            f"is {smallest:.2g} of its MACs; raise keep_ratio"
+        )
+    head_values, head_order = head_importance.double().flatten().sort(descending=True, stable=True)
+    filter_values, filter_order = filter_importance.double().flatten().sort(descending=True, stable=True)
+
+    num_heads = torch.arange(len(head_values) + 1, dtype=torch.float64)
+    left = budget - num_heads * macs.per_head
+    affordable = left >= 0
+    num_filters = (left / macs.per_filter).floor().clamp(0, len(filter_values)).long()
+    kept_importance = prefix_sums(head_values) + prefix_sums(filter_values)[num_filters]
+    best = int(kept_importance.masked_fill(~affordable, -1).argmax())
+
+    heads, filters = (torch.zeros_like(head_importance).flatten(), torch.zeros_like(filter_importance).flatten())
+    heads[head_order[:best]] = 1
+    filters[filter_order[: num_filters[best]]] = 1
+    return Masks(heads.view_as(head_importance).float(), filters.view_as(filter_importance).float())
+
+
+def prefix_sums(values: Tensor) -> Tensor:
+    """Sums of the first 0, 1, ..., n values: [n + 1]."""
+    return torch.cat([values.new_zeros(1), values.cumsum(0)])

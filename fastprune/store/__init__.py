@@ -1,0 +1,1 @@
+"""Where artifacts lie: folders and S3, each with the digests that prove it."""

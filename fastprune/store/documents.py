@@ -1,0 +1,40 @@
+"""JSON documents that are known by their digest: manifests, evidence, verdicts, the events of the record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fastprune.errors import InputError
+
+
+class Document(BaseModel):
+    """A document of a stated schema version; equal documents have the same bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    schema_version: Literal[1] = 1
+
+    @property
+    def content(self) -> bytes:
+        return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @classmethod
+    def parse(cls, content: bytes, name: object, remedy: str) -> Self:
+        """Read one; ``name`` says what it is, and ``remedy`` what to do, in what is refused as InputError."""
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            found = error.errors()[0]
+            where = ".".join(map(str, found["loc"]))
+            raise InputError(
+                f"{name}: not sound by schema version 1 ({where + ': ' if where else ''}{found['msg']}); {remedy}"
+            ) from error

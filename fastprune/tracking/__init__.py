@@ -1,0 +1,1 @@
+"""MLflow: which store, who acts there, and the runs of a compression."""

@@ -1,0 +1,129 @@
+"""Which MLflow, who acts there, and what it refuses, said so that a person can act on it."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastprune.errors import InputError
+
+# The client's own defaults retry for a quarter of an hour, and tell MLflow's makers what is used. Four retries, with
+# pauses of 14 s in all, outlast a server's restart.
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def tracking_uri(folder: str | Path = ".") -> str:
+    """Where runs go: ``MLFLOW_TRACKING_URI``, or else a SQLite store in ``folder``.
+
+    Absolute, since it is passed on to processes that run elsewhere.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    prefix = "sqlite:///"
+    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
+        return prefix + str(Path(folder).resolve() / uri.removeprefix(prefix))
+    return uri
+
+
+def artifact_location(uri: str) -> str | None:
+    """``mlruns`` beside a SQLite store; a server has an artifact store of its own."""
+    if uri.startswith("sqlite:///"):
+        return (Path(uri.removeprefix("sqlite:///")).parent / "mlruns").as_uri()
+    return None
+
+
+def connect(uri: str):
+    """A client of a store, with retries that end within two minutes."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error means that the store could not be reached, or answered nothing but failures of its own."""
+    import requests
+    from sqlalchemy.exc import OperationalError
+
+    while error is not None:
+        if isinstance(error, OperationalError):
+            return True
+        if isinstance(error, requests.RequestException):
+            return error.response is None  # else it has answered
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn what a store refuses into an InputError, for commands that are nothing without it."""
+    import requests
+    from mlflow import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, requests.RequestException, SQLAlchemyError) as error:
+        response = getattr(error, "response", None)
+        status = (
+            error.get_http_status_code()
+            if isinstance(error, MlflowException)
+            else (response.status_code if response is not None else None)
+        )
+        where, reason = f"MLflow at {shown(uri)}", (str(error) or type(error).__name__).splitlines()[0]
+        if status == 403 or "Permission denied" in reason:
+            raise InputError(
+                f"{where}: {user(uri)} has no right to do this ({reason}); ask who manages the "
+                "registered model and its experiment for EDIT"
+            ) from error
+        if status == 401 or "not authenticated" in reason:
+            raise InputError(
+                f"{where} does not know you ({reason}); set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD to a user of its own"
+            ) from error
+        if is_away(error):
+            raise InputError(
+                f"{where} cannot be reached ({reason}); check MLFLOW_TRACKING_URI and that the server is up"
+            ) from error
+        raise InputError(f"{where}: {reason}") from error
+
+
+def user(uri: str) -> str:
+    """Who acts: the user that a server is told, or else the one logged in here."""
+    if uri.startswith("http"):
+        from mlflow.utils.credentials import read_mlflow_creds
+
+        if name := read_mlflow_creds().username:
+            return name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user often has no name
+        return f"uid {os.getuid()}"
+
+
+def actor(uri: str, by: str) -> str:
+    """Who acts, or ``by`` where no server says who that is; raises InputError for somebody else's name there."""
+    known = user(uri)
+    if by and by != known and uri.startswith("http"):
+        raise InputError(f"MLflow at {shown(uri)} knows you as {known}, not as {by}; act with your own credentials")
+    return by or known
+
+
+def shown(uri: str) -> str:
+    """A URI without the password in it."""
+    return re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", uri)

@@ -1,0 +1,1 @@
+"""Making up for what was cut (paper, section 3.4)."""

@@ -1,0 +1,318 @@
+"""The walk over the layers that mask tuning and weight reconstruction share (paper, section 3.4).
+
+A sliced student goes beside its teacher, layer by layer, attention before FFN. At each output projection, and if
+wanted at every other linear map, the walk stops and hands out a least-squares system: the student's own inputs to the
+projection against what the teacher puts out there. Whoever solves it changes the student's projection in place, and
+the walk goes on from the changed student, so later systems see the errors that earlier ones left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fastprune.model.architectures import Encoder, Layer, layers_of, task_head_of
+from fastprune.model.losses import inputs_of
+from fastprune.model.masks import Masks
+
+CACHE_BYTES = 2 << 30
+"""Up to here activations that are wanted twice are kept; above, they are computed again."""
+
+
+@dataclass
+class Moments:
+    """Second moments of inputs ``X`` [tokens, n] with a column of ones, against targets ``B`` [tokens, D].
+
+    They are all that a least-squares solver needs, whatever it solves for, and do not grow with the tokens.
+
+    Attributes
+    ----------
+    gram : Tensor [n + 1, n + 1] float64
+        ``[X 1]^T [X 1]``; its last entry is the number of tokens.
+    cross : Tensor [n + 1, D] float64
+        ``[X 1]^T B``.
+    """
+
+    gram: Tensor
+    cross: Tensor
+
+    @classmethod
+    def zeros(cls, linear: nn.Linear, outputs: int | None = None) -> Moments:
+        """For the inputs of ``linear`` against its outputs, or so many others."""
+        rows, options = linear.in_features + 1, {"dtype": torch.float64, "device": linear.weight.device}
+        columns = linear.out_features if outputs is None else outputs
+        return cls(torch.zeros(rows, rows, **options), torch.zeros(rows, columns, **options))
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
+        self.gram += inputs.T @ inputs
+        self.cross += inputs.T @ targets
+
+    def through(self, linear: nn.Linear) -> Moments:
+        """Against what ``linear`` makes of the targets."""
+        return Moments(self.gram, self.cross @ linear.weight.double().T + self.gram[:, -1:] * linear.bias.double())
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.gram + other.gram, self.cross + other.cross)
+
+
+@dataclass(frozen=True)
+class System:
+    """One projection of the student and what it should put out.
+
+    Of an output projection, ``moments.cross`` holds the teacher's output with its residual, less the student's
+    residual, so that the projection (bias included) makes up for what the residual stream lacks. Of any other linear
+    map it holds what the same rows of the teacher's put out. ``held_back`` are the same of the examples that were
+    kept apart for choosing a regularisation. The task head's ``index`` counts its own linear maps.
+    """
+
+    index: int
+    kind: Literal["query", "key", "value", "attention", "ffn_input", "ffn", "head"]
+    projection: nn.Linear
+    moments: Moments
+    held_back: Moments
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What one layer of the teacher adds up to before its two LayerNorms, a tensor [B, T, D] per batch."""
+
+    attention: list[Tensor]
+    ffn: list[Tensor]
+
+
+class Teacher:
+    """The dense model on a sample, layer by layer.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    batches : sequence of dict of Tensor
+        Labels are not read.
+    masks : Masks, optional
+        The teacher runs under these masks. As published, the FFN target of a layer has all of the filters.
+    keep : bool
+        Remember the targets of all layers, so that the next walk over the same sample does not run the teacher
+        again; only done where they fit ``CACHE_BYTES``.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        encoder: Encoder,
+        batches: Sequence[Mapping[str, Tensor]],
+        masks: Masks | None = None,
+        *,
+        keep: bool = False,
+    ):
+        encoder.model.eval()
+        self.encoder, self.masks = encoder, masks
+        self.pads = [batch["attention_mask"].bool().to(encoder.device) for batch in batches]
+        entries = [layer_input(encoder, batch) for batch in batches]
+        self.states = [states for states, _ in entries]
+        self.options = [options for _, options in entries]
+        size = 2 * encoder.num_layers * sum(states.numel() * states.element_size() for states in self.states)
+        self._keep = keep and size <= CACHE_BYTES
+        self._kept: list[Targets] | None = None
+
+    def targets(self) -> Iterator[Targets]:
+        """Of one layer after the other. Without ``keep``, only one layer's are held at a time."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept = []
+        for targets in self._run():
+            if self._keep:
+                kept.append(targets)
+            yield targets
+        if self._keep:
+            self._kept = kept
+
+    @torch.no_grad()
+    def _run(self) -> Iterator[Targets]:
+        states = list(self.states)
+        for index, layer in enumerate(self.encoder.layers):
+            heads = filters = None
+            if self.masks is not None:
+                heads = self.masks.heads[index].repeat_interleave(self.encoder.head_size).to(self.encoder.device)
+                filters = self.masks.filters[index].to(self.encoder.device)
+            targets = Targets([], [])
+            for step, options in enumerate(self.options):
+                context = _context(layer, states[step], options)
+                context = context if heads is None else context * heads
+                targets.attention.append(layer.attention_output(context) + states[step])
+                attended = layer.attention_norm(targets.attention[step])
+                activation = layer.activation(layer.ffn_input(attended))
+                targets.ffn.append(layer.ffn_output(activation) + attended)
+                put_out = targets.ffn[step]
+                if filters is not None:
+                    put_out = layer.ffn_output(activation * filters) + attended
+                states[step] = layer.ffn_norm(put_out)
+            yield targets
+
+
+@torch.no_grad()
+def walk(
+    teacher: Teacher,
+    student: nn.Module,
+    *,
+    first_token: frozenset[tuple[int, str]] = frozenset(),
+    hold_back: int | None = None,
+    every_map: bool = False,
+    progress: bool = True,
+) -> Iterator[System]:
+    """Yield the student's systems in order: layer 0's attention, its FFN, layer 1's attention, ...
+
+    Parameters
+    ----------
+    teacher : Teacher
+    student : PreTrainedModel
+        Sliced from the teacher's model. Projections that the caller changes between two systems stay changed.
+    first_token : set of (layer index, kind)
+        Systems taken from the first ([CLS]) token of each example alone. The inputs of the FFN go with its output,
+        the task head with the last FFN.
+    hold_back : int, optional
+        Every so many examples, one goes into ``held_back`` and not into ``moments``.
+    every_map : bool
+        Also stop at query, key and value (but layer 0's, whose inputs are the teacher's own), at the FFN's input
+        projection and at the task head's linear maps. The teacher must be without masks.
+
+    Notes
+    -----
+    Each layer of either model runs once. Between layers the walk holds the student's hidden states of the sample
+    (``tokens x D``; with ``every_map`` the teacher's too), and within a layer the teacher's states and targets, the
+    student's contexts, and the kept filters' activations when they fit ``CACHE_BYTES``; never a system's
+    ``tokens x n`` matrix.
+    """
+    pads, states, wanted = teacher.pads, list(teacher.states), teacher.states
+    held = _held_back([len(pad) for pad in pads], hold_back, states[0].device)
+    layers = layers_of(student)
+    pairs = zip(layers, teacher.targets(), strict=True)
+    for index, (layer, targets) in enumerate(tqdm(pairs, "tuning", len(layers), unit="layer", disable=not progress)):
+        if every_map and index > 0:
+            rows = [read_tokens(pad) for pad in pads]
+            yield from _systems(
+                index, ("query", "key", "value"), (layer.query, layer.key, layer.value), states, wanted, rows, held
+            )
+        contexts = []
+        moments, apart = Moments.zeros(layer.attention_output), Moments.zeros(layer.attention_output)
+        for step, options in enumerate(teacher.options):
+            contexts.append(_context(layer, states[step], options))
+            rows = read_tokens(pads[step], first_token=(index, "attention") in first_token)
+            _add(moments, apart, rows, held[step], contexts[step], targets.attention[step] - states[step])
+        yield System(index, "attention", layer.attention_output, moments, apart)
+        for step, context in enumerate(contexts):
+            states[step] = layer.attention_norm(layer.attention_output(context) + states[step])
+        del contexts, context
+
+        ffn_rows = [read_tokens(pad, first_token=(index, "ffn") in first_token) for pad in pads]
+        if every_map:
+            attended = [layer.attention_norm(target) for target in targets.attention]
+            yield from _systems(index, ("ffn_input",), (layer.ffn_input,), states, attended, ffn_rows, held)
+            del attended
+        tokens = sum(pad.numel() for pad in pads)
+        cached = tokens * layer.ffn_output.in_features * states[0].element_size() <= CACHE_BYTES
+        activations = []
+        moments, apart = Moments.zeros(layer.ffn_output), Moments.zeros(layer.ffn_output)
+        for step, state in enumerate(states):
+            activation = layer.activation(layer.ffn_input(state))
+            _add(moments, apart, ffn_rows[step], held[step], activation, targets.ffn[step] - state)
+            if cached:
+                activations.append(activation)
+        yield System(index, "ffn", layer.ffn_output, moments, apart)
+        for step, state in enumerate(states):
+            activation = activations[step] if cached else layer.activation(layer.ffn_input(state))
+            states[step] = layer.ffn_norm(layer.ffn_output(activation) + state)
+        del activations, activation
+        if every_map:
+            wanted = [layer.ffn_norm(target) for target in targets.ffn]
+    if every_map:
+        linears, between = task_head_of(student)
+        originals, _ = task_head_of(teacher.encoder.model)
+        for index, (linear, original) in enumerate(zip(linears, originals, strict=True)):
+            yield from _systems(index, ("head",), (linear,), states, wanted, ffn_rows, held)
+            states = [between(linear(state)) for state in states]
+            wanted = [between(original(state)) for state in wanted]
+
+
+def _systems(
+    index: int,
+    kinds: Sequence[str],
+    linears: Sequence[nn.Linear],
+    states: list[Tensor],
+    wanted: list[Tensor],
+    rows: list[Tensor],
+    held: list[Tensor],
+) -> Iterator[System]:
+    """Of linear maps that all read ``states`` where the teacher's read ``wanted``, their weights still its own."""
+    moments, apart = (Moments.zeros(linears[0], linears[0].in_features) for _ in range(2))
+    for step, state in enumerate(states):
+        _add(moments, apart, rows[step], held[step], state, wanted[step])
+    for kind, linear in zip(kinds, linears, strict=True):
+        if linear.out_features:
+            yield System(index, kind, linear, moments.through(linear), apart.through(linear))
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the module whose input was wanted."""
+
+
+def _input_of(module: nn.Module, run) -> tuple[tuple, dict]:
+    """The arguments that ``run()`` calls ``module`` with; the rest of the pass is not computed."""
+    seen = []
+
+    def stop(_, args, kwargs):
+        seen.append((args, kwargs))
+        raise _Reached
+
+    handle = module.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        run()
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def layer_input(encoder: Encoder, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict]:
+    """Hidden states into the first layer [B, T, D], and the attention arguments that every layer gets."""
+    inputs = inputs_of(batch, encoder.device)
+    args, kwargs = _input_of(encoder.layers[0].module, lambda: encoder.model(**inputs))
+    if len(args) > 1:  # BERT's encoders pass the attention mask by position
+        kwargs = {"attention_mask": args[1], **kwargs}
+    return args[0], kwargs
+
+
+def _context(layer: Layer, states: Tensor, kwargs: dict) -> Tensor:
+    """The heads' contexts [B, T, n]: the input of the attention output projection."""
+    args, _ = _input_of(layer.attention_output, lambda: layer.module(states, **kwargs))
+    return args[0]
+
+
+def read_tokens(attention_mask: Tensor, *, first_token: bool = False) -> Tensor:
+    """Which tokens [B, T] count: all but padding, or the first ([CLS]) alone."""
+    if not first_token:
+        return attention_mask
+    rows = torch.zeros_like(attention_mask)
+    rows[:, 0] = True
+    return rows
+
+
+def _held_back(sizes: list[int], hold_back: int | None, device: torch.device) -> list[Tensor]:
+    """For each batch, which of its examples [B] are held back."""
+    order = torch.arange(sum(sizes), device=device)
+    held = torch.zeros_like(order, dtype=torch.bool) if hold_back is None else order % hold_back == hold_back - 1
+    return list(held.split(sizes))
+
+
+def _add(moments: Moments, apart: Moments, rows: Tensor, held: Tensor, inputs: Tensor, targets: Tensor) -> None:
+    """Add a batch's tokens ``rows`` [B, T] to ``moments``, those of ``held`` [B] examples to ``apart``."""
+    for system, chosen in ((moments, rows & ~held[:, None]), (apart, rows & held[:, None])):
+        if chosen.any():
+            system.add(inputs[chosen], targets[chosen])

@@ -1,0 +1,159 @@
+import pytest
+import torch
+from tiny_models import FAMILIES, PROBLEMS, build, logits_of, random_batches, random_masks, unsupported
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
+
+from fastprune.errors import InputError
+from fastprune.model.architectures import describe, layers_of
+from fastprune.model.masks import Masks, masked
+from fastprune.model.surgery import slice_model
+from fastprune.search.macs import MacModel
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_describe(family, problem):
+    model = build(family, problem, num_layers=2, num_filters=20)
+    encoder = describe(model)
+    assert (encoder.num_layers, encoder.num_heads, encoder.num_filters) == (2, 4, 20)
+    assert (encoder.hidden_size, encoder.head_size) == (16, 4)
+    # Every linear layer of the encoder's layers is accounted for, once, by the role its name tells.
+    roles = {
+        "query": ("query", "q_lin"),
+        "key": ("key", "k_lin"),
+        "value": ("value", "v_lin"),
+        "attention_output": ("attention.output.dense", "out_lin"),
+        "ffn_input": ("intermediate.dense", "lin1"),
+        "ffn_output": ("output.dense", "lin2"),
+    }
+    names = {id(module): name for name, module in model.named_modules()}
+    for index, layer in enumerate(encoder.layers):
+        for role, endings in roles.items():
+            assert names[id(getattr(layer, role))].endswith(endings)
+            assert f".{index}." in names[id(getattr(layer, role))]
+        assert names[id(layer.ffn_norm)].endswith(("output.LayerNorm", "output_layer_norm"))
+        assert names[id(layer.attention_norm)].endswith(("attention.output.LayerNorm", "sa_layer_norm"))
+        linears = [module for module in layer.module.modules() if isinstance(module, torch.nn.Linear)]
+        assert len(linears) == len(roles)
+        assert {id(module) for module in linears} == {id(getattr(layer, role)) for role in roles}
+
+
+def gpt2():
+    return GPT2ForSequenceClassification(
+        GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    )
+
+
+@pytest.mark.parametrize("make, named", [(unsupported, "electra"), (gpt2, "gpt2")])
+def test_unsupported_architecture_is_named(make, named):
+    with pytest.raises(InputError, match=f"'{named}' is not supported; supported: bert, roberta"):
+        describe(make())
+
+
+def bert_config(**options):
+    return BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, **options
+    )
+
+
+@pytest.mark.parametrize("kind", [BertModel, BertForMaskedLM])
+def test_refuses_a_model_without_a_task_head(kind):
+    with pytest.raises(InputError, match=f"a {kind.__name__} cannot be pruned"):
+        describe(kind(bert_config()))
+
+
+def test_refuses_a_decoder():
+    with pytest.raises(InputError, match="is_decoder"):
+        describe(BertForSequenceClassification(bert_config(is_decoder=True)))
+
+
+def test_refuses_a_pruned_model():
+    encoder = describe(build())
+    with pytest.raises(InputError, match="already pruned"):
+        describe(slice_model(encoder, Masks.ones(encoder)))
+
+
+# Masks
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masks_scale_what_the_projections_read(family):
+    """The same as scaling the columns of the two output projections."""
+    model, scaled = build(family), build(family)
+    encoder = describe(model)
+    masks = random_masks(encoder, scaled=True)
+    batch = random_batches(model, "classification", [[9, 5]])[0]
+    plain = logits_of(model, batch)
+    with masked(encoder, masks.heads, masks.filters):
+        got = logits_of(model, batch)
+    with torch.no_grad():
+        for layer, heads, filters in zip(layers_of(scaled), masks.heads, masks.filters, strict=True):
+            for head, value in enumerate(heads):
+                layer.attention_output.weight[:, 4 * head : 4 * head + 4] *= value
+            layer.ffn_output.weight *= filters
+    torch.testing.assert_close(got, logits_of(scaled, batch), rtol=0, atol=1e-5)
+    assert (got - plain).abs().max() > 1e-2
+    assert torch.equal(logits_of(model, batch), plain)
+
+
+def test_masks_of_each_example():
+    model = build()
+    encoder = describe(model)
+    batch = random_batches(model, "classification", [[7, 7]])[0]
+    first, second = random_masks(encoder, 0), random_masks(encoder, 1)
+    with masked(encoder, torch.stack([first.heads, second.heads]), torch.stack([first.filters, second.filters])):
+        together = logits_of(model, batch)
+    for row, masks in enumerate((first, second)):
+        with masked(encoder, masks.heads, masks.filters):
+            torch.testing.assert_close(logits_of(model, batch)[row], together[row])
+
+
+def test_masks_come_off_after_an_error():
+    model = build()
+    encoder = describe(model)
+    with pytest.raises(ZeroDivisionError), masked(encoder, *vars(Masks.ones(encoder)).values()):
+        raise ZeroDivisionError
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_counts_and_file_of_masks(tmp_path):
+    masks = Masks(torch.tensor([[0, 0.5, -2.0], [0, 0, 0]]), torch.tensor([[1.0, 0], [0, 1]]))
+    assert masks.kept_heads == [[1, 2], []] and masks.kept_filters == [[0], [1]]
+    assert masks.head_counts == [2, 0] and masks.filter_counts == [1, 1]
+    masks.save(tmp_path / "masks.safetensors")
+    loaded = Masks.load(tmp_path / "masks.safetensors")
+    assert torch.equal(loaded.heads, masks.heads) and torch.equal(loaded.filters, masks.filters)
+
+
+# MACs
+
+
+@pytest.mark.parametrize("kept", ["all", "some"])
+def test_macs_are_those_that_torch_counts(kept):
+    """Of one example of seq_len tokens, by the shapes of the matrices that torch really multiplies."""
+    encoder = describe(build(num_layers=2, attn_implementation="eager"))
+    masks = Masks.ones(encoder) if kept == "all" else random_masks(encoder)
+    model = slice_model(encoder, masks)
+    batch = random_batches(model, "classification", [[11]])[0]
+    with FlopCounterMode(display=False) as counter:
+        logits_of(model, batch)
+    flops = counter.get_flop_counts()["PrunedBertForSequenceClassification.bert.encoder"]
+    macs = MacModel.of(encoder, 11.0)
+    assert sum(flops.values()) / 2 == macs.of_masks(masks)
+    assert macs.of_masks(Masks.ones(encoder)) == macs.total
+    assert macs.kept(masks) == macs.of_masks(masks) / macs.total
+
+
+def test_several_labels_at_once_are_refused():
+    model = build()
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(InputError, match="multi_label_classification.*single label"):
+        describe(model)

@@ -1,0 +1,91 @@
+import pytest
+import torch
+from tiny_models import FAMILIES, PROBLEMS, build, extreme_masks, logits_of, random_batches, random_masks
+
+from fastprune.model.architectures import describe, layers_of
+from fastprune.model.masks import Masks, masked
+from fastprune.model.surgery import slice_model
+
+COMBINATIONS = [(family, problem) for family in FAMILIES for problem in PROBLEMS]
+
+
+def assert_sliced_is_masked(model, masks):
+    encoder = describe(model)
+    batch = random_batches(model, "classification", [[9, 4, 1]])[0]
+    with masked(encoder, masks.heads, masks.filters):
+        want = logits_of(model, batch)
+    sliced = slice_model(encoder, masks)
+    got = logits_of(sliced, batch)
+    assert got.isfinite().all()
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    return sliced
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family, problem", COMBINATIONS)
+def test_sliced_is_masked(family, problem, attention):
+    """One head left; no heads; no filters; neither; uneven."""
+    model = build(family, problem, num_layers=5, attn_implementation=attention)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    dense = logits_of(model, random_batches(model, "classification", [[9, 4, 1]])[0])
+    masks = extreme_masks(describe(model))
+    sliced = assert_sliced_is_masked(model, masks)
+    assert (logits_of(sliced, random_batches(model, "classification", [[9, 4, 1]])[0]) - dense).abs().max() > 1e-2
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not hasattr(model.config, "kept_heads")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("value", [0, 1])
+def test_nothing_kept_and_everything_kept(family, value):
+    model = build(family)
+    ones = Masks.ones(describe(model))
+    assert_sliced_is_masked(model, Masks(ones.heads * value, ones.filters * value))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_is_really_smaller(family):
+    model = build(family)
+    encoder = describe(model)
+    masks = random_masks(encoder)
+    sliced = slice_model(encoder, masks)
+    for layer, heads, filters in zip(layers_of(sliced), masks.head_counts, masks.filter_counts, strict=True):
+        for projection in (layer.query, layer.key, layer.value):
+            assert projection.weight.shape == (4 * heads, 16) and projection.bias.shape == (4 * heads,)
+        assert layer.attention_output.weight.shape == (16, 4 * heads)
+        assert layer.ffn_input.weight.shape == (filters, 16) and layer.ffn_output.weight.shape == (16, filters)
+    pruned_heads, pruned_filters = (int((mask == 0).sum()) for mask in (masks.heads, masks.filters))
+    per_head, per_filter = 4 * (4 * 16) + 3 * 4, 2 * 16 + 1
+    assert model.num_parameters() - sliced.num_parameters() == pruned_heads * per_head + pruned_filters * per_filter
+    assert not sliced.training
+    assert sliced.config.kept_heads == masks.head_counts and sliced.config.kept_filters == masks.filter_counts
+
+
+def test_it_shares_nothing_with_the_dense_model():
+    model = build()
+    encoder = describe(model)
+    batch = random_batches(model, "classification", [[9, 4]])[0]
+    sliced = slice_model(encoder, Masks.ones(encoder))
+    want = logits_of(sliced, batch)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.1)
+    assert torch.equal(logits_of(sliced, batch), want)
+
+
+def test_token_types_reach_the_sliced_model():
+    model = build()
+    encoder = describe(model)
+    sliced = slice_model(encoder, Masks.ones(encoder))
+    ids, types = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1]])
+    with torch.no_grad():
+        want, got = (one(input_ids=ids, token_type_ids=types).logits for one in (model, sliced))
+        other = model(input_ids=ids).logits
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    assert (want - other).abs().max() > 1e-3
+
+
+def test_half_precision_stays():
+    encoder = describe(build().to(torch.bfloat16))
+    sliced = slice_model(encoder, random_masks(encoder, scaled=True))
+    assert {parameter.dtype for parameter in sliced.parameters()} == {torch.bfloat16}

@@ -1,0 +1,62 @@
+"""The smallest model within an accuracy drop."""
+
+import pytest
+from reviews import compress, reviews
+
+from fastprune.compression import set_apart
+from fastprune.errors import InputError
+from fastprune.search.accuracy_drop import smallest_keep_ratio
+
+
+@pytest.mark.parametrize("knee", [0.11, 0.37, 0.5, 0.9])
+def test_bisection_finds_the_knee(knee):
+    curve = smallest_keep_ratio(lambda ratio: 0.9 if ratio >= knee else 0.7, 0.9, 0.01)
+    assert knee <= curve.keep_ratio <= knee + 0.02
+    assert len(curve.points) <= 7
+    assert min(ratio for ratio, metric in curve.points if metric >= 0.89) == curve.keep_ratio
+
+
+def test_the_drop_is_absolute_and_may_be_used_up():
+    curve = smallest_keep_ratio(lambda ratio: 0.8 + 0.1 * ratio, 0.9, 0.05, resolution=1e-6)
+    assert curve.keep_ratio == pytest.approx(0.5, abs=1e-5)
+    assert curve.dense == 0.9
+
+
+def test_a_drop_that_no_budget_keeps_within():
+    with pytest.raises(InputError, match="no budget keeps within.*keep_ratio 0.98.*still loses 0.4"):
+        smallest_keep_ratio(lambda ratio: 0.5, 0.9, 0.01)
+
+
+@pytest.mark.parametrize("drop", [-0.1, 1, 30])
+def test_a_drop_out_of_range(material, drop):
+    with pytest.raises(InputError, match="max_accuracy_drop"):
+        compress(material, max_accuracy_drop=drop)
+
+
+def test_rows_are_set_apart():
+    table = reviews(50, 3)
+    rest, apart = set_apart(table, 0)
+    assert (len(rest), len(apart)) == (40, 10)
+    assert sorted(rest["text"][:] + apart["text"][:]) == sorted(table["text"][:])
+    assert set_apart(table, 0)[1]["text"][:] == apart["text"][:]
+
+
+@pytest.mark.parametrize("options", [{"selection": "surgeon", "tuning": "weights"}, {}])
+def test_compress_within_a_drop(material, options):
+    result = compress(material, max_accuracy_drop=0.02, num_samples=128, **options)
+    curve = result.metrics["curve"]
+    assert result.metrics["keep_ratio"] == curve["keep_ratio"] < 0.9
+    allowed = [ratio for ratio, metric in curve["points"] if metric >= curve["dense"] - 0.02]
+    assert curve["keep_ratio"] == min(allowed)
+    assert len(curve["points"]) == 6
+    assert result.metrics["macs_kept"] <= curve["keep_ratio"]
+    assert result.manifest["sample_size"] == 128
+
+
+def test_a_drop_is_measured_on_the_rows_given_for_it(material):
+    """Then the sample may be all of the training rows."""
+    result = compress(material, max_accuracy_drop=0.02, validation=material / "eval.tsv", num_samples=300)
+    assert result.manifest["sample_size"] == 300
+    assert result.metrics["curve"]["dense"] == result.metrics["dense"]  # both are measured on eval.tsv
+    with pytest.raises(InputError, match="only max_accuracy_drop is measured on it"):
+        compress(material, validation=material / "eval.tsv")

@@ -1,0 +1,103 @@
+import numpy as np
+import published
+import pytest
+import torch
+
+from fastprune.errors import InputError
+from fastprune.search.mac_search import search_macs
+from fastprune.search.macs import MacModel
+
+NUM_LAYERS, NUM_HEADS, NUM_FILTERS = 2, 3, 4
+
+
+def subsets(count):
+    """All masks of so many units: [2 ** count, count]."""
+    return (np.arange(2**count)[:, None] >> np.arange(count)) & 1
+
+
+def best_of_all(heads, filters, macs, keep_ratio):
+    """Greatest importance of any subset within the budget."""
+    some_heads, some_filters = subsets(heads.numel()), subsets(filters.numel())
+    cost = (some_heads.sum(1) * macs.per_head)[:, None] + some_filters.sum(1) * macs.per_filter
+    value = (some_heads @ heads.flatten().numpy())[:, None] + some_filters @ filters.flatten().numpy()
+    return value[cost <= keep_ratio * macs.total].max()
+
+
+def shape(hidden_size=12, head_size=4, seq_len=7.3):
+    return MacModel(NUM_LAYERS, NUM_HEADS, NUM_FILTERS, hidden_size, head_size, seq_len)
+
+
+def importances(kind, generator):
+    heads = torch.rand(NUM_LAYERS, NUM_HEADS, generator=generator, dtype=torch.float64)
+    filters = torch.rand(NUM_LAYERS, NUM_FILTERS, generator=generator, dtype=torch.float64)
+    if kind == "heads matter":
+        heads = heads * 10
+    elif kind == "heavy tailed":
+        heads, filters = (3 / heads).exp(), (3 / filters).exp()
+    elif kind == "ties":
+        heads, filters = (heads * 3).round() * 4, (filters * 2).round()
+    elif kind == "one dead kind":
+        heads = torch.zeros_like(heads)
+    elif kind == "all dead":
+        heads, filters = torch.zeros_like(heads), torch.zeros_like(filters)
+    return heads, filters
+
+
+@pytest.mark.parametrize("kind", ["even", "heads matter", "heavy tailed", "ties", "one dead kind", "all dead"])
+def test_no_subset_is_better(kind):
+    generator = torch.Generator().manual_seed(0)
+    for keep_ratio in (0.06, 0.1, 0.3, 0.45, 0.6, 0.77, 0.9, 0.999):
+        for macs in (shape(), shape(head_size=1), shape(seq_len=90.7)):
+            if keep_ratio * macs.total < min(macs.per_head, macs.per_filter):
+                continue
+            heads, filters = importances(kind, generator)
+            masks = search_macs(heads, filters, macs, keep_ratio)
+            assert masks.heads.shape == heads.shape and masks.filters.shape == filters.shape
+            assert set(torch.cat([masks.heads.flatten(), masks.filters.flatten()]).tolist()) <= {0, 1}
+            assert macs.kept(masks) <= keep_ratio
+            got = (masks.heads * heads).sum() + (masks.filters * filters).sum()
+            assert got == pytest.approx(best_of_all(heads, filters, macs, keep_ratio), rel=1e-12)
+
+
+def test_same_as_the_published_loop():
+    generator = torch.Generator().manual_seed(1)
+    macs = MacModel(4, 8, 64, 64, 8, 53.24)
+    for keep_ratio in (0.2, 0.4, 0.6, 0.8, 0.95):
+        heads = torch.rand(4, 8, generator=generator, dtype=torch.float64) * 8
+        filters = torch.rand(4, 64, generator=generator, dtype=torch.float64)
+        masks = search_macs(heads, filters, macs, keep_ratio)
+        want = published.search(heads, filters, macs, keep_ratio)
+        assert torch.equal(masks.heads.double(), want[0]) and torch.equal(masks.filters.double(), want[1])
+        assert 0 < masks.heads.mean() <= 1 and 0 < masks.filters.mean() <= 1
+
+
+def test_one_scale_for_all_layers():
+    """The budget is spent across layers, not evenly in each."""
+    heads = torch.tensor([[1.0, 1, 1], [9, 9, 9]])
+    filters = torch.tensor([[1.0] * 4, [9.0] * 4])
+    masks = search_macs(heads, filters, shape(), 0.5)
+    assert masks.head_counts == [0, 3] and masks.filter_counts == [0, 4]
+
+
+def test_a_budget_that_buys_one_filter_or_one_head():
+    heads, filters = torch.rand(NUM_LAYERS, NUM_HEADS), torch.rand(NUM_LAYERS, NUM_FILTERS)
+    macs = shape()  # a head costs more than a filter
+    masks = search_macs(heads, filters, macs, 1.001 * macs.per_filter / macs.total)
+    assert sum(masks.head_counts) == 0 and sum(masks.filter_counts) == 1
+    assert masks.filters.flatten()[filters.argmax()] == 1
+    macs = shape(hidden_size=120, head_size=0.1)  # a filter costs more than a head
+    masks = search_macs(heads, filters, macs, 1.001 * macs.per_head / macs.total)
+    assert sum(masks.head_counts) == 1 and sum(masks.filter_counts) == 0
+    assert masks.heads.flatten()[heads.argmax()] == 1
+
+
+def test_a_budget_too_small_to_keep_anything():
+    macs = shape()
+    with pytest.raises(InputError, match="keeps nothing at all.*raise keep_ratio"):
+        search_macs(torch.ones(2, 3), torch.ones(2, 4), macs, 0.99 * macs.per_filter / macs.total)
+
+
+@pytest.mark.parametrize("keep_ratio", [0, 1, 1.2, 60, -0.1, float("nan"), float("inf")])
+def test_a_budget_out_of_range(keep_ratio):
+    with pytest.raises(InputError, match="keep_ratio.*between 0 and 1"):
+        search_macs(torch.ones(2, 3), torch.ones(2, 4), shape(), keep_ratio)

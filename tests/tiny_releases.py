@@ -1,0 +1,50 @@
+"""A store with registered versions of a tiny pruned model."""
+
+import json
+import shutil
+
+import pytest
+
+from fastprune.releases import registration
+from fastprune.releases.policy import Policy
+from fastprune.tracking import mlflow_store
+
+LENIENT = Policy(max_accuracy_drop=1.0)
+NAME = "tiny"
+
+
+def variant(folders, folder, note, **metrics):
+    """The pruned model with another text in its card, and its metrics with other figures."""
+    shutil.copytree(folders["pruned"], folder)
+    (folder / "artifact.json").unlink()
+    (folder / "README.md").write_text(note)
+    known = json.loads((folders["report"] / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(known | metrics))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(folders, tmp_path_factory):
+    """A store with three registered versions, to be copied."""
+    root = tmp_path_factory.mktemp("release")
+    uri = f"sqlite:///{root}/mlflow.db"
+    for note in ("one", "two", "three"):
+        folder = variant(folders, root / note, note)
+        registration.register(
+            uri, folder, NAME, json.loads((folder / "metrics.json").read_text()), by="ann", tags={"owner": "ann"}
+        )
+    return root
+
+
+@pytest.fixture
+def store(made, tmp_path, monkeypatch):
+    """A store of the test's own, with the same three versions."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("FASTPRUNE_LEDGER", raising=False)
+    shutil.copy(made / "mlflow.db", tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def aliases(uri):
+    found = mlflow_store.connect(uri).get_registered_model(NAME).aliases
+    return {alias: str(version) for alias, version in found.items()}

@@ -1,0 +1,134 @@
+import pytest
+import torch
+from naive_systems import KINDS, LENGTHS, naive_system
+from tiny_models import FAMILIES, PROBLEMS, build, one_by_one, random_batches, random_masks
+
+from fastprune.model.architectures import describe
+from fastprune.model.masks import Masks
+from fastprune.model.surgery import slice_model
+from fastprune.tuning.layerwise import Teacher, walk
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_moments_of_every_system(family, problem):
+    model = build(family, problem)
+    encoder = describe(model)
+    masks, teacher_masks = random_masks(encoder, 0), random_masks(encoder, 1)
+    batches = random_batches(model, problem, LENGTHS)
+    first_token = frozenset({(2, "ffn")}) if problem != "question-answering" else frozenset()
+    seen = []
+    for system in walk(
+        Teacher(encoder, batches, teacher_masks), slice_model(encoder, masks), first_token=first_token, progress=False
+    ):
+        seen.append((system.index, system.kind))
+        first = seen[-1] in first_token
+        rows, targets = naive_system(
+            encoder, masks, teacher_masks, batches, system.index, system.kind, first_token=first
+        )
+        kept = (
+            masks.heads[system.index].repeat_interleave(encoder.head_size)
+            if system.kind == "attention"
+            else masks.filters[system.index]
+        ) != 0
+        rows = torch.cat([rows[:, kept], torch.ones(len(rows), 1)], 1)
+        assert len(rows) == (6 if first else sum(map(sum, LENGTHS)))
+        torch.testing.assert_close(system.moments.gram.double(), rows.T @ rows, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(system.moments.cross.double(), rows.T @ targets, rtol=1e-4, atol=1e-3)
+    assert seen == [(index, kind) for index in range(3) for kind in KINDS]
+
+
+def test_later_systems_see_the_changed_student():
+    model = build()
+    encoder = describe(model)
+    masks, teacher_masks = random_masks(encoder, 0), random_masks(encoder, 1)
+    batches = random_batches(model, "classification", LENGTHS)
+    now = Masks(masks.heads.clone(), masks.filters.clone())
+    for system in walk(Teacher(encoder, batches, teacher_masks), slice_model(encoder, masks), progress=False):
+        _, targets = naive_system(encoder, now, teacher_masks, batches, system.index, system.kind, first_token=False)
+        torch.testing.assert_close(system.moments.cross[-1].double(), targets.sum(0), rtol=1e-4, atol=1e-3)
+        system.projection.weight.data.mul_(0.3)
+        (now.heads if system.kind == "attention" else now.filters)[system.index] *= 0.3
+
+
+def test_walk_without_teacher_masks_follows_the_dense_model():
+    model = build()
+    encoder = describe(model)
+    masks = random_masks(encoder)
+    batches = random_batches(model, "classification", LENGTHS)
+    for system in walk(Teacher(encoder, batches), slice_model(encoder, masks), progress=False):
+        _, targets = naive_system(
+            encoder, masks, Masks.ones(encoder), batches, system.index, system.kind, first_token=False
+        )
+        torch.testing.assert_close(system.moments.cross[-1].double(), targets.sum(0), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("first_token", [frozenset(), frozenset({(2, "ffn")})])
+def test_examples_held_back(first_token):
+    """Every third example, wherever it is in its batch, goes apart; no example is lost."""
+    model = build()
+    encoder = describe(model)
+    masks = random_masks(encoder)
+    batches = random_batches(model, "classification", LENGTHS)
+    singles = one_by_one(batches)
+    parts = {
+        "whole": (batches, None),
+        "parted": (batches, 3),
+        "rest": ([singles[i] for i in (0, 1, 3, 4)], None),
+        "apart": ([singles[i] for i in (2, 5)], None),
+    }
+    walks = {
+        name: list(
+            walk(
+                Teacher(encoder, data),
+                slice_model(encoder, masks),
+                first_token=first_token,
+                hold_back=every,
+                progress=False,
+            )
+        )
+        for name, (data, every) in parts.items()
+    }
+    for whole, parted, rest, apart in zip(*walks.values(), strict=True):
+        for got, want in (
+            (parted.moments, rest.moments),
+            (parted.held_back, apart.moments),
+            (parted.moments + parted.held_back, whole.moments),
+        ):
+            torch.testing.assert_close(got.gram, want.gram, rtol=1e-4, atol=1e-3)
+            torch.testing.assert_close(got.cross, want.cross, rtol=1e-4, atol=1e-3)
+        assert not whole.held_back.gram.any()
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_padding_and_batches_do_not_matter(family):
+    model = build(family)
+    encoder = describe(model)
+    masks, teacher_masks = random_masks(encoder, 0), random_masks(encoder, 1)
+    batches = random_batches(model, "classification", LENGTHS)
+    together, alone = (
+        list(walk(Teacher(encoder, data, teacher_masks), slice_model(encoder, masks), progress=False))
+        for data in (batches, one_by_one(batches))
+    )
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.moments.gram, other.moments.gram, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(one.moments.cross, other.moments.cross, rtol=1e-4, atol=1e-3)
+
+
+def test_a_teacher_that_keeps_its_targets():
+    """Another student walks beside it without the teacher being run again, and sees the same targets."""
+    model = build()
+    encoder = describe(model)
+    teacher_masks = random_masks(encoder, 1)
+    batches = random_batches(model, "classification", LENGTHS)
+    teacher = Teacher(encoder, batches, teacher_masks, keep=True)
+    list(walk(teacher, slice_model(encoder, random_masks(encoder, 0)), progress=False))
+    student = slice_model(encoder, random_masks(encoder, 2))
+    want = list(walk(Teacher(encoder, batches, teacher_masks), student, progress=False))
+    calls = []
+    encoder.layers[1].query.register_forward_hook(lambda *_: calls.append(1))
+    got = list(walk(teacher, student, progress=False))
+    assert not calls
+    for one, other in zip(got, want, strict=True):
+        assert torch.equal(one.moments.gram, other.moments.gram)
+        assert torch.equal(one.moments.cross, other.moments.cross)

@@ -1,0 +1,156 @@
+"""Reconstruction of every linear map, and what the curvature reads, against what they stand for."""
+
+import itertools
+
+import pytest
+import torch
+from tiny_models import FAMILIES, PROBLEMS, build, logits_of, random_batches, random_masks
+
+from fastprune.importance.curvature import TEMPERATURE, estimate_curvature
+from fastprune.model import losses
+from fastprune.model.architectures import describe, layers_of, task_head_of
+from fastprune.model.losses import gauss_newton_score
+from fastprune.model.surgery import slice_model
+from fastprune.tuning import weights
+from fastprune.tuning.layerwise import Teacher, walk
+from fastprune.tuning.weights import reconstruct_weights
+
+LENGTHS = [[9, 7, 7, 4], [3, 9, 5, 6], [8, 9, 2, 9], [7, 3, 6, 5]]
+INPUTS = ("query", "key", "value", "ffn_input", "head")
+
+
+def seen_by(model, linear, batches, first_token):
+    """What a linear map reads and puts out when the whole model runs, [tokens, n] and [tokens, D]."""
+    reads, puts = [], []
+    for batch in batches:
+        handle = linear.register_forward_hook(lambda _, args, output: reads.append(args[0]) or puts.append(output))
+        logits_of(model, batch)
+        handle.remove()
+        rows = batch["attention_mask"].bool().clone()
+        if first_token:
+            rows[:, 1:] = False
+        if reads[-1].ndim == 2:  # a pooled head reads one row an example
+            rows = rows[:, 0]
+        reads[-1], puts[-1] = reads[-1][rows], puts[-1][rows]
+    return torch.cat(reads).double(), torch.cat(puts).double()
+
+
+def original_of(encoder, masks, system):
+    """The dense model's linear map that a system's is cut from, and the rows that are kept of it."""
+    if system.kind == "head":
+        linear = task_head_of(encoder.model)[0][system.index]
+        return linear, torch.arange(linear.out_features)
+    heads = masks.heads[system.index].repeat_interleave(encoder.head_size)
+    kept = masks.filters[system.index] if system.kind == "ffn_input" else heads
+    return getattr(encoder.layers[system.index], system.kind), kept.nonzero().flatten()
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_map_is_to_put_out_what_the_dense_model_does(family, problem):
+    model = build(family, problem)
+    encoder = describe(model)
+    masks, batches = random_masks(encoder), random_batches(model, problem, LENGTHS)
+    masks.heads[1], masks.filters[1] = 0, 0
+    student = slice_model(encoder, masks)
+    last = encoder.num_layers - 1
+    first_token = frozenset() if problem == "question-answering" else frozenset({(last, "ffn")})
+    seen = []
+    for system in walk(Teacher(encoder, batches), student, first_token=first_token, every_map=True, progress=False):
+        seen.append((system.kind, system.index))
+        if system.kind in INPUTS:
+            alone = bool(first_token) and seen[-1] in (("ffn_input", last), ("head", 0), ("head", 1))
+            original, kept = original_of(encoder, masks, system)
+            reads, _ = seen_by(student, system.projection, batches, alone)
+            _, puts = seen_by(model, original, batches, alone)
+            reads = torch.cat([reads, torch.ones(len(reads), 1)], 1)
+            torch.testing.assert_close(system.moments.gram, reads.T @ reads, rtol=1e-4, atol=1e-3)
+            torch.testing.assert_close(system.moments.cross, reads.T @ puts[:, kept], rtol=1e-4, atol=1e-3)
+        with torch.no_grad():  # what comes later has to see it
+            system.projection.weight.mul_(0.7)
+    heads = [("head", 0)] if problem == "question-answering" else [("head", 0), ("head", 1)]
+    whole = [("query", 2), ("key", 2), ("value", 2), ("attention", 2), ("ffn_input", 2), ("ffn", 2)]
+    assert seen == [("attention", 0), ("ffn_input", 0), ("ffn", 0), ("attention", 1), ("ffn", 1), *whole, *heads]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_task_head_is_what_makes_the_logits(family, problem):
+    model = build(family, problem)
+    (batch,) = random_batches(model, problem, [[5, 5]])
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        state = getattr(model, model.base_model_prefix)(**inputs).last_hidden_state
+        linears, between = task_head_of(model)
+        state = state if problem == "question-answering" else state[:, 0]
+        for linear in linears[:-1]:
+            state = between(linear(state))
+        logits = linears[-1](state)
+    if problem == "question-answering":
+        logits = logits.permute(2, 0, 1)[:, batch["attention_mask"].bool()]
+    torch.testing.assert_close(logits, logits_of(model, batch))
+
+
+def logit_error(model, dense, batches):
+    return sum(float((logits_of(model, batch) - logits_of(dense, batch)).square().sum()) for batch in batches)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_solving_for_every_map_helps_on_other_examples(family, problem, monkeypatch):
+    model = build(family, problem)
+    encoder = describe(model)
+    masks, teacher = random_masks(encoder), Teacher(encoder, random_batches(model, problem, LENGTHS * 12))
+    others = random_batches(model, problem, LENGTHS * 4, seed=1)
+    every = reconstruct_weights(teacher, masks, problem, progress=False).model
+    monkeypatch.setattr(weights, "walk", lambda *args, every_map, **options: walk(*args, **options))
+    outputs = reconstruct_weights(teacher, masks, problem, progress=False).model
+    assert logit_error(every, model, others) < 0.95 * logit_error(outputs, model, others)
+    for name in ("query", "key", "value"):  # nothing was cut before them
+        first = getattr(layers_of(every)[0], name)
+        assert torch.equal(first.weight, getattr(layers_of(outputs)[0], name).weight)
+
+
+@pytest.mark.parametrize("lengths", [[[4, 3]], [[5, 4, 6], [3]], [[6, 5, 4, 6], [3, 4, 5, 6], [2]]])
+def test_few_examples_do_no_harm(lengths):
+    """Fewer tokens than unknowns, without and with an example held back: the ridge holds."""
+    model = build(num_filters=60)
+    encoder = describe(model)
+    masks = random_masks(encoder)
+    batches, others = (
+        random_batches(model, "classification", data, seed=seed) for data, seed in ((lengths, 0), (LENGTHS * 4, 1))
+    )
+    tuned = reconstruct_weights(Teacher(encoder, batches), masks, "classification", progress=False).model
+    assert logit_error(tuned, model, others) < 1.3 * logit_error(slice_model(encoder, masks), model, others)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_curvature_of_the_last_layer_reads_the_token_that_is_read_on(problem):
+    model = build(problem=problem)
+    encoder, batches = describe(model), random_batches(model, problem, LENGTHS)
+    found = estimate_curvature(encoder, batches, problem, progress=False)
+    for index, alone in ((1, False), (2, problem != "question-answering")):
+        for kind in ("attention", "ffn"):
+            reads, _ = seen_by(model, getattr(encoder.layers[index], f"{kind}_output"), batches, alone)
+            torch.testing.assert_close(
+                getattr(found, f"{kind}_inputs")[index], reads.T @ reads / len(reads), rtol=1e-4, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize(
+    "logits", [[2.0, -1.0], [0.3, 12.0], [1.0, -2.0, 0.5], [0.0, 3.0, -1.0, 1.0], [4.0, -700.0, 3.0, -900.0, -900.0]]
+)
+def test_the_signs_average_out_to_the_gauss_newton_matrix(logits, monkeypatch):
+    """Over all signs exactly, certain predictions and impossible classes included; of two classes by any one draw."""
+    outer = []
+    for signs in itertools.product([-1.0, 1.0], repeat=len(logits)):
+        values = torch.tensor([logits], requires_grad=True)
+        monkeypatch.setattr(losses, "_signs", lambda like, _, signs=signs: torch.tensor([signs]))
+        outputs = type("Output", (), {"logits": values})
+        gauss_newton_score(outputs, "classification", TEMPERATURE, torch.Generator()).backward()
+        outer.append(values.grad[0].outer(values.grad[0]))
+    p = (torch.tensor(logits) / TEMPERATURE).softmax(-1)
+    hessian = p.diag() - p.outer(p)
+    torch.testing.assert_close(torch.stack(outer).mean(0), hessian, rtol=1e-4, atol=1e-6)
+    if len(logits) == 2:
+        assert all(torch.allclose(draw, hessian, rtol=1e-4, atol=1e-6) for draw in outer)
