@@ -17,14 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastprune.compression import measure_importance, table_task, tune
 from fastprune.data import draw_sample, encode, make_batches, read_table
+from fastprune.data.preparation import table_task
 from fastprune.importance import curvature
+from fastprune.importance.selection import selection_of
+from fastprune.method import gather, importance_of, tune
 from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
 from fastprune.model.losses import inputs_of
-from fastprune.search.cost import Constraint
-from fastprune.search.rearrange import rearrange
+from fastprune.search.cost import Cost
+from fastprune.settings import Method
 from fastprune.tuning import weights
 from fastprune.tuning.layerwise import Teacher, walk
 
@@ -83,7 +85,7 @@ def main(
     apart = encode(table.select(np.sort(order[:outside])), tokenizer, task, dense.config, for_evaluation=True)
     sample = draw_sample(rows, num_samples, seed)
     batches, apart = (make_batches(split, 32, tokenizer.pad_token_id) for split in (sample, apart))
-    cost, teacher = (Constraint.of(encoder, sample.mean_length, None, "exact"), Teacher(encoder, batches, keep=True))
+    cost, teacher = (Cost.of(encoder, sample.mean_length, None, "exact"), Teacher(encoder, batches, keep=True))
     wanted = logits(dense, apart)
     print(
         f"{model}: threads {torch.get_num_threads()}, seed {seed}, {num_samples} samples of {len(rows)}, "
@@ -97,12 +99,13 @@ def main(
         with changed():
             key = selection, curvature.TEMPERATURE
             if key not in measured:
-                measured[key] = measure_importance(encoder, batches, task.problem, selection, progress=False)
-            importance, fisher = measured[key]
+                method = Method(selection)
+                information = gather(encoder, batches, task.problem, method, progress=False)
+                measured[key] = importance_of(encoder, information, method), information
+            importance, information = measured[key]
             for ratio in keep_ratios:
                 masks = cost.search(importance, ratio)
-                if fisher is not None:
-                    masks = rearrange(masks, fisher)
+                masks = selection_of(selection).rearrange(masks, information)
                 tuned = tune(
                     encoder,
                     masks,

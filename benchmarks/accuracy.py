@@ -23,18 +23,19 @@ import numpy as np
 import pandas
 import torch
 
-from fastprune.compression import measure_importance, table_task, tune
 from fastprune.data import draw_sample, encode, make_batches, read_table
 from fastprune.data.evaluation import evaluate
+from fastprune.data.preparation import table_task
+from fastprune.importance.selection import selection_of
 from fastprune.latency.lut import LatencyTable
 from fastprune.latency.timing import full_batch, measure_latency
+from fastprune.method import gather, importance_of, make_teacher, tune
 from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks, masked
-from fastprune.search.cost import Constraint
+from fastprune.search.cost import Cost
 from fastprune.search.mac_search import search_macs
-from fastprune.search.rearrange import rearrange
-from fastprune.tuning.layerwise import Teacher
+from fastprune.settings import Method
 
 # name: selection, Fisher estimator, tuning
 METHODS = {
@@ -117,23 +118,24 @@ def main(
                 continue
             reference = reference or score(dense)
             begin = time.perf_counter()
-            importance, fisher = measure_importance(
-                encoder, batches, task.problem, selection, fisher=estimator, progress=False
-            )
+            settings = Method(selection, estimator, tuning)
+            information = gather(encoder, batches, task.problem, settings, progress=False)
+            importance = importance_of(encoder, information, settings)
             measured = time.perf_counter() - begin
-            teacher = Teacher(encoder, batches, keep=True) if tuning == "weights" else None
+            teacher = make_teacher(encoder, batches, tuning, keep=True)
             for ratio, search in wanted:
-                cost = Constraint.of(encoder, seq_len or sample.mean_length, lut, search)
+                cost = Cost.of(encoder, seq_len or sample.mean_length, lut, search)
                 if search == "macs":
-                    cost = Constraint(cost.macs)
+                    cost = Cost(cost.macs)
                     bought = macs_ratio(importance, cost, lut, ratio) if lut else ratio
-                    masks = search_macs(*importance, cost.macs, bought)
+                    masks = search_macs(importance.heads, importance.filters, cost.macs, bought)
                 else:
                     masks = cost.search(importance, ratio)
                 stages = {}
-                for stage in ("search", "rearrange") if fisher is not None else ("search",):
+                rearranges = selection_of(selection).rearranges
+                for stage in ("search", "rearrange") if rearranges else ("search",):
                     if stage == "rearrange":
-                        masks = rearrange(masks, fisher)
+                        masks = selection_of(selection).rearrange(masks, information)
                     if every_stage:
                         with masked(encoder, masks.heads, masks.filters):
                             stages[stage] = score(dense)
@@ -183,12 +185,12 @@ def label(method: str, search: str, lut: LatencyTable | None) -> str:
     return f"{method}, {search}" if lut else method
 
 
-def macs_ratio(importance, cost: Constraint, lut: LatencyTable, keep_ratio: float) -> float:
+def macs_ratio(importance, cost: Cost, lut: LatencyTable, keep_ratio: float) -> float:
     """The greatest ratio of MACs whose masks are predicted to be within a ratio of latency."""
     low, high = 0.02, 0.999
     while high - low > 1e-3:
         middle = (low + high) / 2
-        within = lut.kept(search_macs(*importance, cost.macs, middle)) <= keep_ratio
+        within = lut.kept(search_macs(importance.heads, importance.filters, cost.macs, middle)) <= keep_ratio
         low, high = (middle, high) if within else (low, middle)
     return low
 

@@ -20,8 +20,9 @@ import click
 
 from fastprune.pipelines import local_run
 from fastprune.stages.run_node import run_node
-from fastprune.sweep.config import Sweep, read_config
+from fastprune.sweep.config import Sweep
 from fastprune.sweep.graph import nodes
+from fastprune.sweep.reading import read_config
 from fastprune.tracking import mlflow_store
 
 

@@ -20,7 +20,8 @@ from fastprune.search.mac_search import search_macs
 from fastprune.search.macs import MacModel
 from fastprune.search.rearrange import rearrange
 from fastprune.tuning.layerwise import Teacher
-from fastprune.tuning.mask import Tuned, tune_masks
+from fastprune.tuning.mask import tune_masks
+from fastprune.tuning.method import Tuned
 from fastprune.tuning.weights import reconstruct_weights
 
 Batches = Sequence[dict[str, Tensor]]

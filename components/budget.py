@@ -6,8 +6,8 @@ from fastprune.components import component
 @component
 def budget(
     model: dsl.Input[dsl.Model],
-    calibration: dsl.Input[dsl.Dataset],
-    fisher: dsl.Input[dsl.Artifact],
+    sample: dsl.Input[dsl.Dataset],
+    importance: dsl.Input[dsl.Artifact],
     run: dsl.Input[dsl.Artifact],
     chosen: dsl.Output[dsl.Artifact],
     budget_run: dsl.Output[dsl.Artifact],
@@ -36,8 +36,8 @@ def budget(
         "budget",
         {
             "model": model.path,
-            "calibration": calibration.path,
-            "fisher": fisher.path,
+            "sample": sample.path,
+            "importance": importance.path,
             "table": table and table.path,
             "chosen": chosen.path,
         },

@@ -6,7 +6,7 @@ from fastprune.components import component
 @component
 def prepare(
     model: dsl.Output[dsl.Model],
-    calibration: dsl.Output[dsl.Dataset],
+    sample: dsl.Output[dsl.Dataset],
     evaluation: dsl.Output[dsl.Dataset],
     run: dsl.Output[dsl.Artifact],
     source: str,
@@ -40,7 +40,7 @@ def prepare(
     run.metadata["run_id"] = opened
     record = steps.run_stage(
         "prepare",
-        {"model": model.path, "calibration": calibration.path, "evaluation": evaluation.path},
+        {"model": model.path, "sample": sample.path, "evaluation": evaluation.path},
         {
             "source": source,
             "task": task,
@@ -60,5 +60,5 @@ def prepare(
         run_id=opened,
         tracking_uri=tracking_uri,
     )
-    for artifact, name in ((model, "source"), (calibration, "sample"), (evaluation, "evaluation")):
+    for artifact, name in ((model, "source"), (sample, "sample"), (evaluation, "evaluation")):
         artifact.metadata["sha256"] = record["settings"][f"{name}_sha256"]

@@ -5,7 +5,7 @@ from fastprune.components import component
 
 @component
 def rearrange(
-    fisher: dsl.Input[dsl.Artifact],
+    importance: dsl.Input[dsl.Artifact],
     chosen: dsl.Input[dsl.Artifact],
     searched: dsl.Input[dsl.Artifact],
     run: dsl.Input[dsl.Artifact],
@@ -19,7 +19,7 @@ def rearrange(
     run_stage(
         "rearrange",
         {
-            "fisher": fisher.path,
+            "importance": importance.path,
             "table": table and table.path,
             "chosen": chosen.path,
             "searched": searched.path,

@@ -7,7 +7,7 @@ from fastprune.components import component
 def report(
     model: dsl.Input[dsl.Model],
     dense: dsl.Input[dsl.Metrics],
-    fisher: dsl.Input[dsl.Artifact],
+    importance: dsl.Input[dsl.Artifact],
     chosen: dsl.Input[dsl.Artifact],
     searched: dsl.Input[dsl.Artifact],
     rearranged: dsl.Input[dsl.Artifact],
@@ -29,7 +29,7 @@ def report(
         {
             "model": model.path,
             "dense": dense.path,
-            "fisher": fisher.path,
+            "importance": importance.path,
             "table": table and table.path,
             "chosen": chosen.path,
             "searched": searched.path,

@@ -5,7 +5,7 @@ from fastprune.components import component
 
 @component
 def search(
-    fisher: dsl.Input[dsl.Artifact],
+    importance: dsl.Input[dsl.Artifact],
     chosen: dsl.Input[dsl.Artifact],
     run: dsl.Input[dsl.Artifact],
     searched: dsl.Output[dsl.Artifact],
@@ -17,7 +17,12 @@ def search(
 
     run_stage(
         "search",
-        {"fisher": fisher.path, "table": table and table.path, "chosen": chosen.path, "searched": searched.path},
+        {
+            "importance": importance.path,
+            "table": table and table.path,
+            "chosen": chosen.path,
+            "searched": searched.path,
+        },
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
     )

@@ -6,9 +6,9 @@ from fastprune.components import component
 @component
 def tune(
     model: dsl.Input[dsl.Model],
-    calibration: dsl.Input[dsl.Dataset],
+    sample: dsl.Input[dsl.Dataset],
     evaluation: dsl.Input[dsl.Dataset],
-    fisher: dsl.Input[dsl.Artifact],
+    importance: dsl.Input[dsl.Artifact],
     chosen: dsl.Input[dsl.Artifact],
     rearranged: dsl.Input[dsl.Artifact],
     run: dsl.Input[dsl.Artifact],
@@ -27,9 +27,9 @@ def tune(
         "tune",
         {
             "model": model.path,
-            "calibration": calibration.path,
+            "sample": sample.path,
             "evaluation": evaluation.path,
-            "fisher": fisher.path,
+            "importance": importance.path,
             "table": table and table.path,
             "chosen": chosen.path,
             "rearranged": rearranged.path,

@@ -10,14 +10,14 @@ from fastprune.environment import code_version, device_name
 from fastprune.latency.lut import LatencyTable
 from fastprune.latency.timing import full_batch, measure_latency, torch_threads
 from fastprune.model.architectures import Encoder
-from fastprune.search.cost import Constraint
-from fastprune.tuning.mask import Tuned
+from fastprune.search.cost import Cost
+from fastprune.tuning.method import Tuned
 
 LATENCY_BATCH = 8
 """Examples in the batch on which the dense and the pruned model are timed."""
 
 
-def size_metrics(encoder: Encoder, cost: Constraint, tuned: Tuned, keep_ratio: float) -> dict:
+def size_metrics(encoder: Encoder, cost: Cost, tuned: Tuned, keep_ratio: float) -> dict:
     """What was kept, of ``metrics.json``."""
     return {
         "keep_ratio": keep_ratio,
@@ -70,7 +70,7 @@ def compare_latency(
 
 def make_manifest(
     encoder: Encoder,
-    cost: Constraint,
+    cost: Cost,
     tuned: Tuned,
     *,
     source: str,

@@ -1,24 +1,192 @@
-"""The named alternatives of the method's settings, for what must know them without importing torch."""
+"""What a compression is told: its budget and its method. No torch here: Airflow and the command line read it.
 
-from typing import Literal
+The same two dataclasses serve :func:`fastprune.compress`, the command line and the configuration file, so that each
+refuses the same things with the same words.
+"""
 
-Kind = Literal["macs", "latency"]
+from __future__ import annotations
+
+import pkgutil
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+from fastprune.errors import InputError
+
+Constraint = Literal["macs", "latency"]
 """What a budget is a fraction of."""
 
 Solver = Literal["exact", "piecewise"]
 """Of the search under latency, see :func:`fastprune.latency.search.search_latency`."""
 
-Selection = Literal["surgeon", "fisher"]
-"""What makes a unit important, see :func:`fastprune.compress`."""
-
 Estimator = Literal["per_sample", "per_batch"]
 """Of the Fisher information, see :func:`fastprune.importance.fisher.estimate_fisher`."""
-
-Tuning = Literal["weights", "mask", "none"]
-"""How a pruned model makes up for what it lost, see :func:`fastprune.compress`."""
 
 Glue = Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "squad"]
 """Tasks that bring their data, columns and metric, see :func:`fastprune.data.glue_task`."""
 
-NO_DROP = -1.0
-"""As ``max_accuracy_drop``: there is none, the keep ratio is the one given."""
+
+def _modules(*folder: str) -> tuple[str, ...]:
+    return tuple(sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent.joinpath(*folder))])))
+
+
+SELECTIONS = _modules("importance", "selections")
+"""What makes a unit important: each is a file of :mod:`fastprune.importance.selections`."""
+
+TUNINGS = _modules("tuning", "methods")
+"""How a pruned model makes up for what it lost: each is a file of :mod:`fastprune.tuning.methods`."""
+
+OLD_NAMES = {"fisher": "estimator", "fisher_shards": "importance_shards"}
+"""Names of version 0.1.0 that have changed."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How small the model is to be: exactly one of ``keep_ratio``, ``latency_ms`` and ``max_accuracy_drop``.
+
+    Attributes
+    ----------
+    keep_ratio : float, optional
+        Fraction of the dense model's MACs (or predicted latency) to keep, in (0, 1).
+    latency_ms : float, optional
+        Milliseconds of the look-up table's batch.
+    max_accuracy_drop : float, optional
+        Find the smallest keep ratio whose metric on the validation rows is at most this much below the dense model's,
+        an absolute difference in [0, 1).
+    constraint : {"macs", "latency"}
+        What the budget limits; ``latency_ms`` is always latency.
+
+    Raises
+    ------
+    InputError
+        None or several of the three are given, or one is out of its range.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
+
+    keep_ratio: float | None = None
+    constraint: Constraint | None = None
+    latency_ms: float | None = None
+    max_accuracy_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in _SIZES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InputError(
+                "give one of keep_ratio, latency_ms and max_accuracy_drop; "
+                + (f"here are {' and '.join(given)}" if given else "here is none")
+            )
+        [name], value = given, getattr(self, given[0])
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{name} is a number; got {value!r}")
+        if self.keep_ratio is not None and not 0 < self.keep_ratio < 1:
+            raise InputError(
+                "keep_ratio is the fraction of MACs or latency that is kept, between 0 and 1 (both excluded); "
+                f"got {self.keep_ratio}"
+            )
+        if self.latency_ms is not None and not 0 < self.latency_ms < float("inf"):
+            raise InputError(f"latency_ms is a budget in milliseconds, above 0; got {self.latency_ms}")
+        if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop < 1:
+            raise InputError(
+                "max_accuracy_drop is an absolute difference of the metric, from 0 up to 1; "
+                f"got {self.max_accuracy_drop}"
+            )
+        if self.constraint is None:
+            object.__setattr__(self, "constraint", "macs" if self.latency_ms is None else "latency")
+        _check_choice("constraint", self.constraint, get_args(Constraint))
+        if self.latency_ms is not None and self.constraint != "latency":
+            raise InputError("latency_ms goes with constraint latency; leave constraint out")
+
+    def check_table(self, has_table: bool) -> None:
+        """Raise InputError unless there is a look-up table exactly where the budget is latency."""
+        if self.constraint == "latency" and not has_table:
+            raise InputError("constraint latency needs a look-up table: give --lut (make one with `fastprune profile`)")
+        if self.constraint == "macs" and has_table:
+            raise InputError("a look-up table goes with constraint latency; leave it out under MACs")
+
+    @property
+    def label(self) -> str:
+        """Such as ``macs-0-6``; unique within a sweep."""
+        if self.latency_ms is not None:
+            text = f"{self.latency_ms:g}ms"
+        elif self.max_accuracy_drop is not None:
+            text = f"{self.constraint}-drop-{self.max_accuracy_drop:g}"
+        else:
+            text = f"{self.constraint}-{self.keep_ratio:g}"
+        return re.sub(r"[^a-z0-9]+", "-", text)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was given, and the constraint: the arguments that make this budget again."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+_SIZES = ("keep_ratio", "latency_ms", "max_accuracy_drop")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a model is pruned.
+
+    Attributes
+    ----------
+    selection : str
+        What makes a unit important: ``surgeon``, what its removal costs after compensation (reads no labels), or
+        ``fisher``, the paper's Fisher information with rearrangement (sections 3.2 and 3.3).
+    estimator : {"per_sample", "per_batch"}
+        Of the Fisher: the gradients of examples, or of mini-batches as published.
+    tuning : str
+        ``weights`` solves for every kept linear map as a whole, ``mask`` is the paper's mask tuning (section 3.4),
+        ``none`` only cuts.
+    solver : {"exact", "piecewise"}
+        Of a latency budget: on the table itself, or on the paper's piece-wise linear fit.
+
+    Raises
+    ------
+    InputError
+        A name that is not known.
+    """
+
+    selection: str = "surgeon"
+    estimator: Estimator = "per_sample"
+    tuning: str = "weights"
+    solver: Solver = "exact"
+
+    def __post_init__(self) -> None:
+        _check_choice("selection", self.selection, SELECTIONS)
+        _check_choice("estimator", self.estimator, get_args(Estimator))
+        _check_choice("tuning", self.tuning, TUNINGS)
+        _check_choice("solver", self.solver, get_args(Solver))
+
+
+def settings_of(budget: Budget | None, method: Method | None, given: Mapping[str, Any]) -> tuple[Budget, Method]:
+    """The budget and the method of a call that may give their fields by name instead.
+
+    Raises
+    ------
+    InputError
+        An unknown name, or a field beside the object that holds it.
+    """
+    own = {Budget: {field.name for field in fields(Budget)}, Method: {field.name for field in fields(Method)}}
+    given = {OLD_NAMES.get(name, name): value for name, value in given.items()}
+    if unknown := sorted(given.keys() - own[Budget] - own[Method]):
+        raise InputError(
+            f"{unknown[0]} is not a setting; a budget has {', '.join(sorted(own[Budget]))}, "
+            f"a method {', '.join(sorted(own[Method]))}"
+        )
+    made = []
+    for kind, whole, name in ((Budget, budget, "budget"), (Method, method, "method")):
+        loose = {key: value for key, value in given.items() if key in own[kind] and value is not None}
+        if whole is not None and loose:
+            raise InputError(f"{next(iter(loose))} is given beside {name}, which holds it; give it there alone")
+        if whole is not None and not isinstance(whole, kind):
+            raise InputError(f"{name} is a fastprune.{kind.__name__}; got {whole!r}")
+        made.append(kind(**loose) if whole is None else whole)
+    return made[0], made[1]
+
+
+def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name} {value!r} is not known; use one of {', '.join(known)}")

@@ -7,7 +7,7 @@ import click
 from fastprune.errors import InputError
 from fastprune.pipelines import cluster_cli
 from fastprune.pipelines.local_run import PipelineError
-from fastprune.sweep.config import read_config
+from fastprune.sweep.reading import read_config
 
 
 class _Commands(click.Group):

@@ -24,8 +24,9 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, BaseOperator, Param, literal
 
 from fastprune.errors import InputError
-from fastprune.sweep.config import Sweep, read_config
+from fastprune.sweep.config import Sweep
 from fastprune.sweep.graph import Node, nodes
+from fastprune.sweep.reading import read_config
 
 ROOT = "{{ params.root }}/{{ dag.dag_id }}/{{ run_id }}"
 DEVICE = "{{ params.device }}"

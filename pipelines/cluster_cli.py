@@ -80,7 +80,7 @@ def _compiled(config: Path, no_cache: bool) -> Iterator[tuple]:
     """The sweep of a config file, and its compiled package; whatever is wrong in the file is refused here."""
     from fastprune.pipelines.kubeflow import compile_pipeline
     from fastprune.pipelines.package import read_package, without_caching
-    from fastprune.sweep.config import read_config
+    from fastprune.sweep.reading import read_config
 
     sweep = read_config(config, here=False)
     with TemporaryDirectory() as folder:

@@ -215,7 +215,7 @@ def main(short: bool, keep_ratio: float, num_samples: int, output_dir: Path) -> 
     tuned = time.perf_counter()
 
     from fastprune.pipelines import local_run
-    from fastprune.sweep.config import parse_config
+    from fastprune.sweep.reading import parse_config
     from fastprune.tracking.mlflow_store import tracking_uri
 
     click.echo(f"2. The pipeline, keeping {100 * keep_ratio:g} % of its MACs")

@@ -30,9 +30,7 @@ IMPORTS = (
     *(
         f"fastprune.{name}"
         for name in (
-            "stages.pruning",
-            "stages.fisher",
-            "stages.release",
+            "stages.importance",
             "releases.registration",
             "releases.promotion",
             "reports.report",

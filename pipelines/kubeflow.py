@@ -11,10 +11,10 @@ from kfp import compiler, dsl, kubernetes
 from fastprune.components.budget import budget
 from fastprune.components.evaluate_dense import evaluate_dense
 from fastprune.components.evaluate_pruned import evaluate_pruned
-from fastprune.components.fisher import fisher
-from fastprune.components.fisher_shard import fisher_shard
 from fastprune.components.gate import gate
-from fastprune.components.merge_fisher import merge_fisher
+from fastprune.components.importance import importance
+from fastprune.components.importance_shard import importance_shard
+from fastprune.components.merge_importance import merge_importance
 from fastprune.components.prepare import prepare
 from fastprune.components.profile import profile
 from fastprune.components.rearrange import rearrange
@@ -24,7 +24,8 @@ from fastprune.components.search import search
 from fastprune.components.summarise import summarise
 from fastprune.components.tune import tune
 from fastprune.sweep.config import Model, Sweep
-from fastprune.sweep.graph import Stage, parameters, run_of, stages_of_sweep
+from fastprune.sweep.graph import parameters, run_of, stages_of_sweep
+from fastprune.sweep.stages import Stage
 
 COMPONENTS = {
     component.name.replace("-", "_"): component
@@ -32,9 +33,9 @@ COMPONENTS = {
         prepare,
         evaluate_dense,
         profile,
-        fisher,
-        fisher_shard,
-        merge_fisher,
+        importance,
+        importance_shard,
+        merge_importance,
         budget,
         search,
         rearrange,
@@ -115,7 +116,7 @@ def _of_model(sweep: Sweep, model: Model, stages: tuple[Stage, ...], tracking_ur
                 run = run or task.outputs["run"]
             continue
         items = (
-            list(range(sweep.fisher_shards))
+            list(range(sweep.importance_shards))
             if scope == "shard"
             else [
                 json.dumps({"settings": budget.settings, "run": run_of(sweep, model, budget)})
@@ -125,7 +126,7 @@ def _of_model(sweep: Sweep, model: Model, stages: tuple[Stage, ...], tracking_ur
         inner = run
         with dsl.ParallelFor(items, parallelism=sweep.cluster.parallelism) as item:
             for stage in group:
-                own = {scope: item} if stage.name in ("fisher_shard", "budget") else {}
+                own = {scope: item} if stage.name in ("importance_shard", "budget") else {}
                 task = _add_task(sweep, model, stage, made, tracking_uri=tracking_uri, run=inner, **own)
                 if stage.name == "budget":
                     inner = task.outputs["budget_run"]

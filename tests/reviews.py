@@ -35,10 +35,11 @@ def compress(material, **options):
         "dataset": material / "train.tsv",
         "evaluation": material / "eval.tsv",
         "task": TASK,
-        "keep_ratio": 0.5,
         "device": "cpu",
         "progress": False,
     } | PAPER
+    if not {"keep_ratio", "latency_ms", "max_accuracy_drop", "budget"} & options.keys():
+        settings["keep_ratio"] = 0.5
     return fastprune.compress(material / "model", **settings | options)
 
 
@@ -64,4 +65,6 @@ def table_arguments(material, **options):
         | PAPER
         | options
     )
+    if not {"keep-ratio", "latency-ms", "max-accuracy-drop"} & options.keys():
+        settings["keep-ratio"] = 0.6
     return [part for name, value in settings.items() if value is not None for part in (f"--{name}", value)]

@@ -15,7 +15,7 @@ budgets:
   - keep_ratio: 0.6
   - keep_ratio: 0.5
     constraint: latency
-fisher_shards: 2
+importance_shards: 2
 latency:
   batch_size: 16
 schedule:

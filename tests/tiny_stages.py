@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from fastprune.sweep.graph import stages_of
+from fastprune.sweep.stages import stages_of
 
 WORDS = ["the", "film", "was", "not", "very", "good", "bad", "dull", "great"]
 
@@ -43,7 +43,7 @@ def run_stages(root, **given):
     """Every folder of a compression by name, made by running all of the algorithm's stages in order."""
     made = {}
     for stage in algorithm_stages(latency=given.get("constraint") == "latency"):
-        run = getattr(import_module(f"fastprune.stages.{stage.module}"), stage.name)
+        run = getattr(import_module(stage.place), stage.name)
         parameters = inspect.signature(run).parameters
         made |= {name: root / name for name in stage.outputs}
         paths = {name: made[name] for name in stage.inputs + stage.outputs}

@@ -12,6 +12,7 @@ import click
 import fastprune
 from fastprune.cli import releases
 from fastprune.errors import InputError
+from fastprune.settings import SELECTIONS, TUNINGS
 
 
 class InputErrorGroup(click.Group):
@@ -48,8 +49,13 @@ for _command in releases.COMMANDS:
 @click.option("--label-column", "-Y", help="Column of the label (answers).")
 @click.option("--metric", help="Primary metric; by default accuracy, pearson or squad_f1.")
 @click.option("--max-length", type=click.IntRange(min=8), help="Cut texts at so many tokens.")
-@click.option("--constraint", type=click.Choice(["macs", "latency"]), default="macs", help="What the budget limits.")
-@click.option("--keep-ratio", type=float, default=0.6, help="Fraction of the MACs, or of the latency, to keep.")
+@click.option(
+    "--constraint",
+    type=click.Choice(["macs", "latency"]),
+    default=None,
+    help="What the budget limits; by default MACs.",
+)
+@click.option("--keep-ratio", type=float, help="Fraction of the MACs, or of the latency, to keep.")
 @click.option("--lut", type=click.Path(path_type=Path), help="With --constraint latency: table of `fastprune profile`.")
 @click.option("--latency-ms", type=float, help="Budget in milliseconds of the table's batch, instead of --keep-ratio.")
 @click.option(
@@ -73,19 +79,19 @@ for _command in releases.COMMANDS:
 @click.option("--seed", type=int, default=0, help="Of the drawing of the sample.")
 @click.option(
     "--selection",
-    type=click.Choice(["surgeon", "fisher"]),
+    type=click.Choice(SELECTIONS),
     default="surgeon",
     help="Importance of a unit: removal cost after compensation, or the paper's Fisher with rearrangement.",
 )
 @click.option(
-    "--fisher",
+    "--estimator",
     type=click.Choice(["per_sample", "per_batch"]),
     default="per_sample",
     help="With --selection fisher: the gradients of examples, or of mini-batches as published.",
 )
 @click.option(
     "--tuning",
-    type=click.Choice(["weights", "mask", "none"]),
+    type=click.Choice(TUNINGS),
     default="weights",
     help="Solve for the kept weights as a whole, or scale each unit as in the paper.",
 )
@@ -113,6 +119,7 @@ def compress(
     """Prune MODEL, a local folder or a hub name of a fine-tuned encoder, to a fraction of its MACs or latency."""
     from fastprune import compression
     from fastprune.data import glue_task, load_glue
+    from fastprune.data.preparation import table_task
 
     if not (output_dir or dry_run):
         raise InputError("no --output-dir: name a folder for the pruned model, or use --dry-run")
@@ -129,7 +136,7 @@ def compress(
                 "no data: give --task, or --train-file and --eval-file with --text-column and --label-column"
             )
         columns = tuple(name for name in (text_column, text_column_b) if name)
-        task = compression.table_task(model, columns, label_column, metric, max_length)
+        task = table_task(model, columns, label_column, metric, max_length)
         dataset, evaluation = train_file, eval_file
     compressed = compression.compress(
         model, dataset=dataset, evaluation=evaluation, task=task, output_dir=output_dir, dry_run=dry_run, **settings
@@ -189,7 +196,7 @@ def stage(config: str, task: str, root: str, device: str | None) -> None:
     CONFIG is a file, or env:NAME for a variable that holds a file's content, where there is no file.
     """
     from fastprune.stages.run_node import find_node, run_node
-    from fastprune.sweep.config import parse_config, read_config
+    from fastprune.sweep.reading import parse_config, read_config
 
     source, _, variable = config.partition(":")
     if source != "env":

@@ -36,7 +36,7 @@ _LINEAGE = (
     "sample_size",
     "keep_ratio",
     "selection",
-    "fisher",
+    "estimator",
     "tuning",
     "macs_before",
     "macs_after",

@@ -46,9 +46,8 @@ def smallest_keep_ratio(
     Raises
     ------
     InputError
-        ``max_drop`` is not in [0, 1), or even the largest ratio tried loses more.
+        Even the largest ratio tried loses more.
     """
-    check_max_drop(max_drop)
     points: list[tuple[float, float]] = []
     low, high = least, 1.0
     while high - low > resolution:
@@ -62,9 +61,3 @@ def smallest_keep_ratio(
             f"{dense - metric:.4f}; allow a greater drop or give a larger sample"
         )
     return Curve(high, points, dense)
-
-
-def check_max_drop(max_drop: float) -> None:
-    """Raise InputError unless ``0 <= max_drop < 1``."""
-    if not 0 <= max_drop < 1:
-        raise InputError(f"max_accuracy_drop is an absolute difference of the metric, from 0 up to 1; got {max_drop}")

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
-
-from torch import Tensor
 
 from fastprune.errors import InputError
+from fastprune.importance.selection import Importance
 from fastprune.latency.lut import LatencyTable
 from fastprune.latency.search import check_latency, search_latency, smallest_latency
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
 from fastprune.search.mac_search import check_keep_ratio, search_macs
 from fastprune.search.macs import MacModel
-from fastprune.settings import Kind, Solver
-
-
-def check_constraint(kind: Kind, keep_ratio: float, latency_ms: float | None, has_table: bool) -> None:
-    """Raise InputError unless the settings of a budget belong together; reads no table and no model."""
-    if kind not in get_args(Kind):
-        raise InputError(f"constraint {kind!r} is not known; use one of {', '.join(get_args(Kind))}")
-    if kind == "latency" and not has_table:
-        raise InputError("constraint latency needs a look-up table: give --lut (make one with `fastprune profile`)")
-    if kind == "macs" and (has_table or latency_ms is not None):
-        raise InputError("a look-up table and a budget in milliseconds go with --constraint latency")
-    if latency_ms is not None:
-        if not latency_ms > 0:
-            raise InputError(f"latency_ms is a budget in milliseconds, above 0; got {latency_ms}")
-    else:
-        check_keep_ratio(keep_ratio)
+from fastprune.settings import Budget, Solver
 
 
 @dataclass(frozen=True)
-class Constraint:
+class Cost:
     """The cost model that a search works under.
 
     Attributes
@@ -50,15 +33,13 @@ class Constraint:
     solver: Solver = "exact"
 
     @classmethod
-    def of(
-        cls, encoder: Encoder, seq_len: float, table: LatencyTable | None = None, solver: Solver = "exact"
-    ) -> Constraint:
+    def of(cls, encoder: Encoder, seq_len: float, table: LatencyTable | None = None, solver: Solver = "exact") -> Cost:
         """Raises InputError for a table of another shape."""
         if table is not None:
             table.check_shape(encoder)
         return cls(MacModel.of(encoder, seq_len), table, solver)
 
-    def settle(self, keep_ratio: float, latency_ms: float | None = None) -> float:
+    def settle(self, budget: Budget) -> float:
         """The keep ratio to search at: the given one, or that of a budget in milliseconds.
 
         Raises
@@ -66,19 +47,22 @@ class Constraint:
         InputError
             No model that keeps anything is within the budget, or the dense one is.
         """
-        if self.table is None:
-            check_keep_ratio(keep_ratio)
-            return keep_ratio
-        if latency_ms is not None:
+        keep_ratio = budget.keep_ratio
+        if budget.latency_ms is not None:
+            if self.table is None:
+                raise InputError("latency_ms needs a look-up table: make one with `fastprune profile`")
             dense = self.table.dense_ms(self.macs.num_layers)
-            if latency_ms >= dense:
+            if budget.latency_ms >= dense:
                 raise InputError(
-                    f"latency_ms is {latency_ms:.4g}, and the dense model is predicted to take no more "
+                    f"latency_ms is {budget.latency_ms:.4g}, and the dense model is predicted to take no more "
                     f"than {dense:.4g} ms on {self.table.device}: there is nothing to prune"
                 )
-            keep_ratio = latency_ms / dense
+            keep_ratio = budget.latency_ms / dense
+        if keep_ratio is None:
+            raise InputError("max_accuracy_drop settles no keep ratio before the search for it")
         check_keep_ratio(keep_ratio)
-        check_latency(self.table, self.macs.num_layers, keep_ratio)
+        if self.table is not None:
+            check_latency(self.table, self.macs.num_layers, keep_ratio)
         return keep_ratio
 
     @property
@@ -89,11 +73,11 @@ class Constraint:
         layers = self.macs.num_layers
         return smallest_latency(self.table, layers) / self.table.dense_ms(layers)
 
-    def search(self, importance: tuple[Tensor, Tensor], keep_ratio: float) -> Masks:
-        """The best masks within ``keep_ratio``, by the importance of heads [L, H] and filters [L, I]."""
+    def search(self, importance: Importance, keep_ratio: float) -> Masks:
+        """The best masks within ``keep_ratio``, by importance."""
         if self.table is None:
-            return search_macs(*importance, self.macs, keep_ratio)
-        return search_latency(*importance, self.table, keep_ratio, solver=self.solver)
+            return search_macs(importance.heads, importance.filters, self.macs, keep_ratio)
+        return search_latency(importance.heads, importance.filters, self.table, keep_ratio, solver=self.solver)
 
     def kept(self, masks: Masks) -> dict[str, float]:
         """Fractions of the dense model's cost that masks keep, by name."""

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import transformers
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastprune.compression import importance_of
 from fastprune.data import Split, make_batches
 from fastprune.environment import choose_device
-from fastprune.importance.curvature import Curvature
-from fastprune.importance.fisher import Fisher
+from fastprune.importance.selection import Importance, selection_of
 from fastprune.latency.lut import LatencyTable
 from fastprune.model import checkpoint
 from fastprune.model.architectures import Encoder, describe
 from fastprune.model.masks import Masks
-from fastprune.search.cost import Constraint
+from fastprune.search.cost import Cost
 from fastprune.search.macs import MacModel
-from fastprune.settings import Estimator, Selection
+from fastprune.settings import Method, Solver
 from fastprune.store import storage
 from fastprune.store.artifacts import RECORD
+
+IMPORTANCE = "importance.safetensors"
+INFORMATION = "information.safetensors"
 
 
 def load_model(model: Path, device: str) -> transformers.PreTrainedModel:
@@ -33,17 +33,27 @@ def load_model(model: Path, device: str) -> transformers.PreTrainedModel:
 
 
 def load_sample(
-    model: Path, calibration: Path, device: str, batch_size: int
+    model: Path, sample: Path, device: str, batch_size: int
 ) -> tuple[Split, Encoder, list[dict[str, Tensor]]]:
     """The pruning sample, the dense model, and the sample's batches for it."""
-    split, pad = Split.load(calibration), checkpoint.load_tokenizer(model).pad_token_id
+    split, pad = Split.load(sample), checkpoint.load_tokenizer(model).pad_token_id
     return split, describe(load_model(model, device)), make_batches(split, batch_size, pad)
 
 
-def load_importance(folder: Path) -> tuple[Tensor, Tensor]:
-    """Of heads [L, H] and filters [L, I]."""
-    importance = load_file(folder / "importance.safetensors")
-    return importance["heads"], importance["filters"]
+def load_importance(folder: Path) -> Importance:
+    return Importance.load(folder / IMPORTANCE)
+
+
+def load_method(importance: Path, tuning: str = "weights", solver: Solver = "exact") -> Method:
+    """The method whose importance lies in a folder."""
+    settings = read_json(importance / RECORD)["settings"]
+    return Method(settings["selection"], settings["estimator"], tuning, solver)
+
+
+def load_information(importance: Path, method: Method) -> Any:
+    """What the rearrangement needs; None where none follows."""
+    way = selection_of(method.selection)
+    return way.load(importance / INFORMATION) if way.rearranges else None
 
 
 def load_table(folder: Path | None) -> LatencyTable | None:
@@ -51,8 +61,8 @@ def load_table(folder: Path | None) -> LatencyTable | None:
     return folder and LatencyTable.load(folder / "lut.json")
 
 
-def load_macs(fisher: Path) -> MacModel:
-    return MacModel(**read_json(fisher / "macs.json"))
+def load_macs(importance: Path) -> MacModel:
+    return MacModel(**read_json(importance / "macs.json"))
 
 
 def table_of_budget(table: Path | None, chosen: Path) -> LatencyTable | None:
@@ -60,49 +70,14 @@ def table_of_budget(table: Path | None, chosen: Path) -> LatencyTable | None:
     return load_table(table) if read_json(chosen / RECORD)["settings"]["constraint"] == "latency" else None
 
 
-def load_budget(fisher: Path, table: Path | None, chosen: Path) -> tuple[Constraint, float]:
+def load_budget(importance: Path, table: Path | None, chosen: Path) -> tuple[Cost, float]:
     """What the budget limits, and the keep ratio."""
     record = read_json(chosen / RECORD)
-    cost = Constraint(load_macs(fisher), table_of_budget(table, chosen), record["settings"]["solver"])
+    cost = Cost(load_macs(importance), table_of_budget(table, chosen), record["settings"]["solver"])
     return cost, record["metrics"]["keep_ratio"]
 
 
-def load_fisher(folder: Path) -> Fisher | None:
-    """The gradient rows; None where no rearrangement follows."""
-    path = folder / "fisher.safetensors"
-    return Fisher.load(path) if path.exists() else None
-
-
-def save_fisher(
-    output: Path,
-    encoder: Encoder,
-    split: Split,
-    information: Curvature | Fisher,
-    begin: float,
-    selection: Selection,
-    estimator: Estimator,
-) -> dict:
-    """Write the importance, the MACs and, where rearrangement follows, the gradient rows; return the record."""
-    macs = MacModel.of(encoder, split.mean_length)
-    with storage.new_folder(output) as folder:
-        save_file(
-            dict(zip(("heads", "filters"), importance_of(encoder, information))), folder / "importance.safetensors"
-        )
-        if isinstance(information, Fisher):
-            information.save(folder / "fisher.safetensors")
-        write_json(folder / "macs.json", asdict(macs))
-        return write_record(
-            folder,
-            "fisher",
-            begin,
-            {"examples": len(split), "macs": macs.total},
-            {"selection": selection, "fisher": estimator},
-        )
-
-
-def save_masks(
-    output: Path, masks: Masks, cost: Constraint, stage: str, begin: float, settings: dict | None = None
-) -> dict:
+def save_masks(output: Path, masks: Masks, cost: Cost, stage: str, begin: float, settings: dict | None = None) -> dict:
     """Write masks and what they keep, and return the record."""
     with storage.new_folder(output) as folder:
         masks.save(folder / "masks.safetensors")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from fastprune.sweep.graph import STAGES
+from fastprune.sweep.stages import STAGES
 from fastprune.tracking import runs
 
 Folders = Mapping[str, str | Path | Sequence[str | Path] | None]
@@ -47,7 +47,7 @@ def run_stage(
     paths = {key: _path(value) for key, value in folders.items()}
     with runs.stage(tracking_uri, run_id, name) as log:
         [stage] = [stage for stage in STAGES if stage.name == name]
-        run = getattr(import_module(f"fastprune.stages.{stage.module}"), name)  # torch: its seconds are the stage's
+        run = getattr(import_module(stage.place), name)  # torch: its seconds are the stage's
         tracked = {"run_id": run_id, "tracking_uri": tracking_uri} if stage.releases else {}
         record = run(**paths, **parameters, **tracked)
         log.record(record)

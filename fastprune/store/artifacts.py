@@ -31,12 +31,12 @@ RECORD = "stage.json"
 
 KINDS = {
     "model": "dense-model",
-    "calibration": "sample",
+    "sample": "sample",
     "evaluation": "evaluation-data",
     "dense": "metrics",
     "table": "latency-table",
-    "part": "fisher-part",
-    "fisher": "fisher",
+    "part": "importance-part",
+    "importance": "importance",
     "chosen": "metrics",
     "searched": "masks",
     "rearranged": "masks",

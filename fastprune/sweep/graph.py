@@ -1,197 +1,20 @@
-"""Which stages a sweep has, in which order, and which folders pass between them: the one place that says so.
-
-The pipeline of Kubeflow and the DAG of Airflow are made from it. It imports no torch.
-"""
+"""The tasks of a sweep: every stage of every model, shard and budget, and what each waits for. It imports no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:
-    from fastprune.sweep.config import Budget, Model, Sweep
-
-Scope = Literal["model", "shard", "budget"]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage, and the names of the folders that it reads and makes.
-
-    Attributes
-    ----------
-    name : str
-        Of its function, which takes each folder as a keyword argument of that name, then its own parameters.
-    scope : {"model", "shard", "budget"}
-        It runs once for a model, for every part of its sample, or for every budget.
-    inputs, outputs : tuple of str
-    lists : tuple of str
-        Inputs that are lists, with one folder of every shard or budget.
-    after : tuple of str
-        Stages to wait for although nothing of theirs is read.
-    parameters : tuple of str
-        Keys of the configuration that it takes.
-    module : str
-        Where its function is, in :mod:`fastprune.stages`.
-    """
-
-    name: str
-    scope: Scope
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    after: tuple[str, ...] = ()
-    parameters: tuple[str, ...] = ()
-    lists: tuple[str, ...] = ()
-    module: str = "pruning"
-
-    @property
-    def releases(self) -> bool:
-        """Whether it acts on MLflow itself, and so takes ``run_id`` and ``tracking_uri`` too."""
-        return self.module == "release"
-
-
-_RUNS = ("batch_size", "device")
-_MEASURES = ("selection", "estimator", *_RUNS)
-
-STAGES = (
-    Stage(
-        "prepare",
-        "model",
-        (),
-        ("model", "calibration", "evaluation"),
-        parameters=(
-            "source",
-            "task",
-            "train_file",
-            "eval_file",
-            "validation_file",
-            "text_columns",
-            "label_column",
-            "metric",
-            "max_length",
-            "num_samples",
-            "seed",
-            "selection",
-            "set_apart",
-            "allow_untuned",
-        ),
-    ),
-    # It refuses a model that was never fine-tuned, before the rest costs anything.
-    Stage("evaluate_dense", "model", ("model", "evaluation"), ("dense",), parameters=(*_RUNS, "allow_untuned")),
-    Stage(
-        "profile",
-        "model",
-        ("model",),
-        ("table",),
-        ("evaluate_dense",),
-        parameters=("lut", "lut_store", "latency_batch_size", "latency_seq_len", "device"),
-    ),
-    Stage(
-        "fisher",
-        "model",
-        ("model", "calibration"),
-        ("fisher",),
-        ("evaluate_dense", "profile"),
-        _MEASURES,
-        module="fisher",
-    ),
-    Stage(
-        "fisher_shard",
-        "shard",
-        ("model", "calibration"),
-        ("part",),
-        ("evaluate_dense", "profile"),
-        (*_MEASURES, "shards"),
-        module="fisher",
-    ),
-    Stage(
-        "merge_fisher",
-        "model",
-        ("model", "calibration", "part"),
-        ("fisher",),
-        parameters=_MEASURES,
-        lists=("part",),
-        module="fisher",
-    ),
-    Stage(
-        "budget",
-        "budget",
-        ("model", "calibration", "fisher", "table"),
-        ("chosen",),
-        parameters=("solver", "tuning", *_RUNS),
-    ),
-    Stage("search", "budget", ("fisher", "table", "chosen"), ("searched",)),
-    Stage("rearrange", "budget", ("fisher", "table", "chosen", "searched"), ("rearranged",)),
-    Stage(
-        "tune",
-        "budget",
-        ("model", "calibration", "evaluation", "fisher", "table", "chosen", "rearranged"),
-        ("pruned", "tuned"),
-        parameters=("tuning", *_RUNS),
-    ),
-    Stage(
-        "evaluate_pruned",
-        "budget",
-        ("model", "evaluation", "table", "chosen", "searched", "rearranged", "pruned"),
-        ("measured",),
-        parameters=_RUNS,
-    ),
-    Stage(
-        "report",
-        "budget",
-        ("model", "dense", "table", "fisher", "chosen", "searched", "rearranged", "pruned", "measured"),
-        ("report",),
-    ),
-    Stage("register", "budget", ("pruned", "report"), ("released",), parameters=("model_name",), module="release"),
-    Stage(
-        "summarise",
-        "model",
-        ("report", "released"),
-        ("summary",),
-        parameters=("policy",),
-        lists=("report", "released"),
-        module="release",
-    ),
-    Stage("gate", "model", ("summary",), ("verdict",), parameters=("model_name", "policy"), module="release"),
-)
-
-ACTING = ("prepare", "budget", "register", "summarise", "gate")
-"""Stages that open or change MLflow runs: to skip one because of an earlier run's outputs would leave that undone."""
-
-
-def stages_of(*, latency: bool = False, shards: int = 1, budgets: int = 1, policy: bool = False) -> tuple[Stage, ...]:
-    """The stages that a sweep needs, in order, with the inputs and predecessors that they have there.
-
-    Nothing is profiled without a latency budget; the Fisher is merged only where it was split; a single compression
-    without a policy has nothing to sum up or to promote.
-    """
-    needed = {
-        "profile": latency,
-        "fisher": shards == 1,
-        "fisher_shard": shards > 1,
-        "merge_fisher": shards > 1,
-        "summarise": budgets > 1 or policy,
-        "gate": policy,
-    }
-    stages = [stage for stage in STAGES if needed.get(stage.name, True)]
-    names = {stage.name for stage in stages}
-    made = {output for stage in stages for output in stage.outputs}
-    return tuple(
-        replace(
-            stage,
-            inputs=tuple(name for name in stage.inputs if name in made),
-            after=tuple(name for name in stage.after if name in names),
-        )
-        for stage in stages
-    )
+from fastprune.settings import Budget
+from fastprune.sweep.config import Model, Sweep
+from fastprune.sweep.stages import Stage, stages_of
 
 
 def stages_of_sweep(sweep: Sweep) -> tuple[Stage, ...]:
     """:func:`stages_of` a configuration."""
     return stages_of(
         latency=sweep.has_latency,
-        shards=sweep.fisher_shards,
+        shards=sweep.importance_shards,
         budgets=len(sweep.budgets),
         policy=bool(sweep.release.policy),
     )
@@ -210,7 +33,7 @@ def parameters(sweep: Sweep, model: Model, stage: Stage) -> dict:
             "solver": sweep.latency.solver,
             "latency_batch_size": sweep.latency.batch_size,
             "latency_seq_len": sweep.latency.seq_len,
-            "shards": sweep.fisher_shards,
+            "shards": sweep.importance_shards,
             "model_name": sweep.model_name(model),
             "policy": sweep.release.policy,
         }
@@ -246,7 +69,7 @@ def nodes(sweep: Sweep) -> list[Node]:
     found: list[Node] = []
     places = {
         "model": [(None, None)],
-        "shard": [(None, shard) for shard in range(sweep.fisher_shards)],
+        "shard": [(None, shard) for shard in range(sweep.importance_shards)],
         "budget": [(budget, None) for budget in sweep.budgets],
     }
     for model in sweep.models:
@@ -298,7 +121,7 @@ def run_of(sweep: Sweep, model: Model, budget: Budget | None = None) -> dict:
         "num_samples": sweep.num_samples,
         "seed": sweep.seed,
         "selection": sweep.selection,
-        "fisher": sweep.estimator,
+        "estimator": sweep.estimator,
         "tuning": sweep.tuning,
     }
     if budget := budget or (sweep.budgets[0] if single else None):

@@ -175,7 +175,7 @@ def log_data(uri: str, run_id: str, record: Mapping, sources: Mapping[str, str])
     Parameters
     ----------
     record : mapping
-        What :func:`fastprune.stages.pruning.prepare` returned.
+        What :func:`fastprune.stages.prepare.prepare` returned.
     sources : mapping
         Where the rows of ``sample`` and ``evaluation`` are from: a file, an ``s3://`` location or a data set's name.
     """
@@ -219,7 +219,7 @@ class StageLog:
     artifacts: list[str | Path] = field(default_factory=list)
 
     def record(self, record: Mapping) -> None:
-        """Take over what a function of :mod:`fastprune.stages.pruning` returned."""
+        """Take over what a stage of :mod:`fastprune.stages` returned."""
         self.parameters |= record["settings"]
         self.metrics |= record["metrics"] | {"seconds": record["seconds"]}
 

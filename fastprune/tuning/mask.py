@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-import transformers
 from scipy.sparse.linalg import lsmr
 from torch import Tensor
 
@@ -15,28 +13,10 @@ from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 from fastprune.tuning.layerwise import Moments, Teacher, walk
+from fastprune.tuning.method import Tuned
 
 MAX_SCALE = 10
 """A layer whose scales leave [-MAX_SCALE, MAX_SCALE] ends tuning: its system is too ill-conditioned to trust."""
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A sliced model that makes up for what was cut.
-
-    Attributes
-    ----------
-    model : PreTrainedModel
-        The sliced model, scales or reconstructed weights in its projections.
-    masks : Masks
-        What is kept, with the scales where there are any.
-    stopped : str or None
-        Why tuning ended before the last layer, if it did.
-    """
-
-    model: transformers.PreTrainedModel
-    masks: Masks
-    stopped: str | None = None
 
 
 @torch.no_grad()

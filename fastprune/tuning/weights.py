@@ -18,7 +18,7 @@ from torch import Tensor
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 from fastprune.tuning.layerwise import Moments, Teacher, walk
-from fastprune.tuning.mask import Tuned
+from fastprune.tuning.method import Tuned
 
 RIDGES = tuple(10.0**power for power in range(-4, 3))
 """Strengths tried, as multiples of the mean diagonal of the inputs' covariance."""

@@ -147,7 +147,7 @@ def test_nan_in_a_weight(work):
     model.save_pretrained(work / "model")
     refused(work, "bert.encoder.layer.1.output.dense.weight", "[32, 64]", "NaN")
     with pytest.raises(InputError, match="layer.1.output.dense.weight"):
-        fastprune.compress(model, dataset=work / "train.tsv", evaluation=work / "eval.tsv", task=TASK)
+        fastprune.compress(model, dataset=work / "train.tsv", evaluation=work / "eval.tsv", task=TASK, keep_ratio=0.5)
 
 
 def test_an_output_folder_that_exists(work):
@@ -221,7 +221,9 @@ def test_neither_output_nor_dry_run(work):
 def test_a_model_in_memory_in_half_precision(material, tiny_tokenizer):
     model = checkpoint.load_dense(material / "model").bfloat16()
     with pytest.raises(InputError, match="bfloat16.*float32"):
-        fastprune.compress(model, tiny_tokenizer, material / "train.tsv", evaluation=material / "eval.tsv", task=TASK)
+        fastprune.compress(
+            model, tiny_tokenizer, material / "train.tsv", evaluation=material / "eval.tsv", task=TASK, keep_ratio=0.5
+        )
 
 
 @pytest.mark.parametrize("option", ["selection", "tuning"])

@@ -16,8 +16,8 @@ import pytest
 import requests
 
 import fastprune
-from fastprune.sweep.config import read_config
 from fastprune.sweep.graph import stages_of_sweep
+from fastprune.sweep.reading import read_config
 from tests import reviews, servers
 
 ROOT = Path(fastprune.__file__).parents[1]

@@ -290,7 +290,7 @@ def test_profile_command(material, tmp_path):
         {"latency_ms": 3.0},
         {"keep_ratio": 0.5, "solver": "piecewise"},
         {"keep_ratio": 0.6, "selection": "fisher", "tuning": "mask"},
-        {"keep_ratio": 0.5, "max_accuracy_drop": 0.1},
+        {"max_accuracy_drop": 0.1},
     ],
 )
 def test_compress_under_latency(material, lut, tmp_path, options):
@@ -320,9 +320,9 @@ def test_compress_under_latency(material, lut, tmp_path, options):
 @pytest.mark.parametrize(
     "options, named",
     [
-        (["--constraint", "latency"], "--lut"),
-        (["--lut", "LUT"], "--constraint latency"),
-        (["--latency-ms", "3"], "--constraint latency"),
+        (["--constraint", "latency", "--keep-ratio", "0.6"], "--lut"),
+        (["--lut", "LUT", "--keep-ratio", "0.6"], "constraint latency"),
+        (["--latency-ms", "3"], "--lut"),
         (["--constraint", "latency", "--lut", "LUT", "--latency-ms", "-3"], "latency_ms"),
         (["--constraint", "latency", "--lut", "LUT", "--latency-ms", "0"], "latency_ms"),
         (["--constraint", "latency", "--lut", "LUT", "--latency-ms", "300"], "nothing to prune"),
@@ -340,7 +340,9 @@ def test_wrong_options(material, lut, tmp_path, options, named):
     names = {"LUT": str(lut), "OTHER": str(tmp_path / "other.json")}
     done = run(
         material / "model",
-        *table_arguments(material),
+        *table_arguments(
+            material, **{} if "--keep-ratio" not in options and "--latency-ms" not in options else {"latency-ms": None}
+        ),
         "--output-dir",
         tmp_path / "out",
         *(names.get(option, option) for option in options),

@@ -16,8 +16,8 @@ import yaml
 
 import fastprune
 from fastprune.model.masks import Masks
-from fastprune.sweep.config import read_config
 from fastprune.sweep.graph import nodes
+from fastprune.sweep.reading import read_config
 from tests import servers
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ CLUSTER = {
     },
     "stages": {
         "default": {"cpu": 2, "memory": "8Gi", "retries": 2, "timeout_s": 3600},
-        "fisher_shard": {"accelerator": "v100", "retries": 1, "memory": "16Gi"},
+        "importance_shard": {"accelerator": "v100", "retries": 1, "memory": "16Gi"},
     },
 }
 
@@ -137,7 +137,7 @@ def test_a_dag_has_the_tasks_and_edges_of_its_sweep(described, source):
         source,
         "two",
         budgets=[{"keep_ratio": 0.5}, {"keep_ratio": 0.3}],
-        fisher_shards=2,
+        importance_shards=2,
         cluster=CLUSTER,
         schedule={"cron": "0 30 2 * * mon", "max_concurrency": 3, "catchup": True},
     )
@@ -177,7 +177,7 @@ def test_a_dag_has_the_tasks_and_edges_of_its_sweep(described, source):
 
 
 def test_pods_are_what_the_config_says(described, source):
-    file = write_config(described.configs, source, "two", fisher_shards=2, cluster=CLUSTER)
+    file = write_config(described.configs, source, "two", importance_shards=2, cluster=CLUSTER)
     (described.home / "pod.yaml").write_text("{spec: {serviceAccountName: pruner, containers: [{name: base}]}}")
     found = described.describe(
         FASTPRUNE_AIRFLOW="kubernetes",
@@ -220,7 +220,7 @@ def test_pods_are_what_the_config_says(described, source):
             "AIRFLOW_CTX_TRY_NUMBER": "1",
             "AIRFLOW_CTX_LOGICAL_DATE": "2026-01-01T00:00:00+00:00",
         }
-        on_gpu = node.stage.name == "fisher_shard"
+        on_gpu = node.stage.name == "importance_shard"
         want = {"cpu": "2", "memory": "16Gi", "nvidia.com/gpu": "2"} if on_gpu else {"cpu": "2", "memory": "8Gi"}
         assert container["resources"] == {"limits": want, "requests": want}
         assert spec["nodeSelector"] == ({"pool": "v100"} if on_gpu else {})
@@ -274,7 +274,7 @@ def test_airflow_runs_a_sweep_from_start_to_end(airflow, source, tmp_path):
             airflow.configs,
             source,
             "whole",
-            fisher_shards=2,
+            importance_shards=2,
             tracking={"uri": uri},
             release={"model_name": "tiny", "policy": "../policy.yaml"},
         )

@@ -20,7 +20,7 @@ models:
 budgets:
   - {keep_ratio: 0.6}
   - {keep_ratio: 0.4, constraint: latency}
-fisher_shards: 2
+importance_shards: 2
 schedule: {cron: "0 30 2 * * mon-fri", max_concurrency: 2, enabled: false}
 cluster:
   image: registry.example.com/fastprune:0.1.0

@@ -8,10 +8,12 @@ from tiny_config import write_config
 
 from fastprune.latency.lut import LatencyTable
 from fastprune.pipelines.kubeflow import COMPONENTS
-from fastprune.sweep.config import Budget, read_config
-from fastprune.sweep.graph import STAGES, parameters, run_of, stages_of
+from fastprune.settings import Budget
+from fastprune.sweep.graph import parameters, run_of
+from fastprune.sweep.reading import read_config
+from fastprune.sweep.stages import STAGES, stages_of
 
-OWN = {"prepare": {"run_settings", "pipeline_job"}, "budget": {"budget"}, "fisher_shard": {"shard"}}
+OWN = {"prepare": {"run_settings", "pipeline_job"}, "budget": {"budget"}, "importance_shard": {"shard"}}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
@@ -44,10 +46,10 @@ def sweep(tmp_path, source):
         write_config(
             tmp_path / "c.yaml",
             source,
-            budgets=[Budget(keep_ratio=0.6, constraint="latency").model_dump(exclude_defaults=True)],
+            budgets=[Budget(keep_ratio=0.6, constraint="latency").settings],
             latency={"lut": "lut.json"},
             batch_size=16,
-            fisher_shards=2,
+            importance_shards=2,
             release={"policy": "policy.yaml"},
         )
     )
@@ -63,7 +65,7 @@ def test_their_functions(tmp_path, sweep, monkeypatch):
         function = COMPONENTS[stage.name].python_func
         own = {
             "prepare": [{"run_settings": json.dumps(run_of(sweep, model)), "pipeline_job": "none"}],
-            "fisher_shard": [{"shard": 0}, {"shard": 1}],
+            "importance_shard": [{"shard": 0}, {"shard": 1}],
             "budget": [{"budget": json.dumps({"settings": budget.settings, "run": {}})}],
         }.get(stage.name, [{}])
         for number, given in enumerate(own):

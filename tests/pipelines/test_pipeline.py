@@ -15,8 +15,8 @@ from fastprune.pipelines import kubeflow, local_run
 from fastprune.pipelines.__main__ import main
 from fastprune.releases import promotion
 from fastprune.stages.run_node import run_node
-from fastprune.sweep.config import parse_config, read_config
 from fastprune.sweep.graph import nodes
+from fastprune.sweep.reading import parse_config, read_config
 from fastprune.tracking import mlflow_store
 
 SINGLE = """\
@@ -252,7 +252,7 @@ def test_a_local_run_prunes_tracks_registers_and_promotes(ran, tmp_path):
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
     assert parent.data.metrics["pruned"] == metrics["pruned"]
     assert parent.data.params["keep_ratio"] == "0.5" and parent.data.params["num_samples"] == "48"
-    assert children["fisher"].data.metrics["macs"] > 0
+    assert children["importance"].data.metrics["macs"] > 0
     for run in children.values():
         assert run.data.metrics["seconds"] > 0 and run.data.metrics["system/cpu_utilization_percentage"] >= 0
     assert parent.data.tags["airflow.dag_run_id"] == "scheduled-1"
@@ -288,7 +288,7 @@ def test_a_sweep_has_the_same_models_as_the_tasks_one_by_one(tmp_path, monkeypat
             tmp_path / "c.yaml",
             source,
             batch_size=8,
-            fisher_shards=2,
+            importance_shards=2,
             budgets=[{"keep_ratio": 0.7}, {"keep_ratio": 0.4}],
             release={"policy": "policy.yaml"},
         )
@@ -326,7 +326,7 @@ def test_a_sweep_has_the_same_models_as_the_tasks_one_by_one(tmp_path, monkeypat
                 child.info.run_name for child in runs if child.data.tags.get("mlflow.parentRunId") == run.info.run_id
             }
             assert children == (own if run.info.run_name in compressions else set())
-        assert [run.info.run_name for run in runs].count("merge_fisher") == 1
+        assert [run.info.run_name for run in runs].count("merge_importance") == 1
         picked = summary["compressions"][1]["version"]
         assert str(client.get_model_version_by_alias("tiny-bert", "champion").version) == picked
 

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from fastprune.stages.run_node import run_node
-from fastprune.sweep.config import read_config
 from fastprune.sweep.graph import nodes
+from fastprune.sweep.reading import read_config
 
 
 def main(config: str, root: str) -> None:

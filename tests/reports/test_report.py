@@ -30,7 +30,7 @@ METRICS = {
     "megabytes": {"dense": 90.9, "pruned": 75.5},
     "latency_ms": {"dense": 33.1, "pruned": 21.2, "batch_size": 8, "seq_len": 27},
     "stages": {"search": 0.7871, "rearrange": 0.7912, "tuning": 0.8124},
-    "seconds": {"prepare": 3.1, "fisher": 14.2},
+    "seconds": {"prepare": 3.1, "importance": 14.2},
 }
 
 VOID = {"meta", "link", "br", "path", "use", "image"}

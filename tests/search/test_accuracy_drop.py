@@ -3,7 +3,7 @@
 import pytest
 from reviews import compress, reviews
 
-from fastprune.compression import set_apart
+from fastprune.data.preparation import hold_back
 from fastprune.errors import InputError
 from fastprune.search.accuracy_drop import smallest_keep_ratio
 
@@ -33,12 +33,12 @@ def test_a_drop_out_of_range(material, drop):
         compress(material, max_accuracy_drop=drop)
 
 
-def test_rows_are_set_apart():
+def test_rows_are_hold_back():
     table = reviews(50, 3)
-    rest, apart = set_apart(table, 0)
+    rest, apart = hold_back(table, 0)
     assert (len(rest), len(apart)) == (40, 10)
     assert sorted(rest["text"][:] + apart["text"][:]) == sorted(table["text"][:])
-    assert set_apart(table, 0)[1]["text"][:] == apart["text"][:]
+    assert hold_back(table, 0)[1]["text"][:] == apart["text"][:]
 
 
 @pytest.mark.parametrize("options", [{"selection": "surgeon", "tuning": "weights"}, {}])

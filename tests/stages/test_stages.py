@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
@@ -16,18 +17,20 @@ from fastprune.data import Split
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable
 from fastprune.model.masks import Masks
-from fastprune.stages import fisher as fisher_stages
-from fastprune.stages import pruning
-from fastprune.sweep.config import Budget
-from fastprune.sweep.graph import STAGES
+from fastprune.settings import Budget
+from fastprune.stages import importance as importance_stages
+from fastprune.stages.evaluate_dense import evaluate_dense
+from fastprune.stages.prepare import prepare
+from fastprune.stages.profile import profile
+from fastprune.sweep.stages import STAGES
 
 
 def test_the_table_names_the_folders_that_each_stage_takes():
     made = set()
     for stage in STAGES:
         assert set(stage.inputs) <= made, f"{stage.name} reads what no stage before it made"
-        run = getattr(import_module(f"fastprune.stages.{stage.module}"), stage.name)
-        own = {"fisher_shard": {"shard"}, "budget": {*Budget(keep_ratio=0.5).settings}}.get(stage.name, set())
+        run = getattr(import_module(stage.place), stage.name)
+        own = {"importance_shard": {"shard"}, "budget": {field.name for field in fields(Budget)}}.get(stage.name, set())
         tracked = {"run_id", "tracking_uri"} if stage.releases else set()
         assert {*stage.inputs, *stage.outputs, *stage.parameters, *own, *tracked} == set(
             inspect.signature(run).parameters
@@ -37,7 +40,7 @@ def test_the_table_names_the_folders_that_each_stage_takes():
 
 def test_stages_that_need_no_modelling_code_do_not_import_it():
     """It takes seconds, in every process of a pipeline."""
-    code = "import sys, fastprune.stages.pruning; assert 'transformers.modeling_utils' not in sys.modules"
+    code = "import sys, fastprune.stages.prepare; assert 'transformers.modeling_utils' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -88,14 +91,14 @@ def test_the_smallest_budget_within_an_accuracy_drop(tmp_path, source, options):
 
 def test_an_accuracy_drop_on_rows_of_its_own(tmp_path, source):
     """Then no training row is lost to the sample."""
-    paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
-    pruning.prepare(**paths, **source | {"validation_file": source["eval_file"], "num_samples": 60, "set_apart": True})
+    paths = {name: tmp_path / name for name in ("model", "sample", "evaluation")}
+    prepare(**paths, **source | {"validation_file": source["eval_file"], "num_samples": 60, "set_apart": True})
     held_out = Split.load(paths["evaluation"])
-    assert Split.load(paths["calibration"] / "validation").digest == held_out.digest and len(held_out) == 40
-    assert len(Split.load(paths["calibration"])) == 60
+    assert Split.load(paths["sample"] / "validation").digest == held_out.digest and len(held_out) == 40
+    assert len(Split.load(paths["sample"])) == 60
     paths = {name: tmp_path / f"{name} refused" for name in paths}
     with pytest.raises(InputError, match="validation_file"):
-        pruning.prepare(**paths, **source | {"validation_file": source["eval_file"]})
+        prepare(**paths, **source | {"validation_file": source["eval_file"]})
     assert not any(path.exists() for path in paths.values())
 
 
@@ -114,9 +117,9 @@ def test_no_pickle_and_no_leftovers(folders):
     ],
 )
 def test_prepare_refuses_bad_input_and_writes_nothing(tmp_path, source, change, message):
-    paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
+    paths = {name: tmp_path / name for name in ("model", "sample", "evaluation")}
     with pytest.raises(InputError, match=re.escape(message)):
-        pruning.prepare(**paths, **{**source, **change})
+        prepare(**paths, **{**source, **change})
     assert not list(tmp_path.iterdir())
 
 
@@ -125,16 +128,16 @@ def test_an_untuned_model_is_refused_unless_allowed(tmp_path, source, folders):
     text = Path(source["eval_file"]).read_text()
     flipped = re.sub(r",([01])\n", lambda match: f",{1 - int(match[1])}\n", text)
     (tmp_path / "flipped.csv").write_text(flipped)
-    pruning.prepare(
+    prepare(
         model=tmp_path / "model",
-        calibration=tmp_path / "calibration",
+        sample=tmp_path / "sample",
         evaluation=evaluation,
         **{**source, "eval_file": str(tmp_path / "flipped.csv")},
     )
     with pytest.raises(InputError, match="not fine-tuned"):
-        pruning.evaluate_dense(model=model, evaluation=evaluation, dense=tmp_path / "dense")
+        evaluate_dense(model=model, evaluation=evaluation, dense=tmp_path / "dense")
     assert not (tmp_path / "dense").exists()
-    record = pruning.evaluate_dense(model=model, evaluation=evaluation, dense=tmp_path / "dense", allow_untuned=True)
+    record = evaluate_dense(model=model, evaluation=evaluation, dense=tmp_path / "dense", allow_untuned=True)
     assert record["metrics"]["metric"] == 0.0
 
 
@@ -169,30 +172,32 @@ def test_a_latency_budget(tmp_path, source):
 
 def test_the_profiler_keeps_what_it_measures_in_the_store(tmp_path, folders):
     store = {"lut_store": str(tmp_path / "store"), "latency_batch_size": 1, "latency_seq_len": 8, "device": "cpu"}
-    first = pruning.profile(model=folders["model"], table=tmp_path / "first", **store)
+    first = profile(model=folders["model"], table=tmp_path / "first", **store)
     [kept] = (tmp_path / "store").rglob("*.json")
-    again = pruning.profile(model=folders["model"], table=tmp_path / "again", **store)
+    again = profile(model=folders["model"], table=tmp_path / "again", **store)
     assert first["settings"]["lut_from"] == "measured now" and str(kept) == again["settings"]["lut_from"]
     assert (tmp_path / "first" / "lut.json").read_bytes() == (tmp_path / "again" / "lut.json").read_bytes()
 
 
 @pytest.mark.parametrize("options", [{}, {"selection": "fisher"}, {"selection": "fisher", "estimator": "per_batch"}])
 def test_shards_merge_into_the_same_fisher(tmp_path, source, options):
-    made = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
-    pruning.prepare(**made, **source, selection=options.get("selection", "surgeon"))
-    given = {name: made[name] for name in ("model", "calibration")}
+    made = {name: tmp_path / name for name in ("model", "sample", "evaluation")}
+    prepare(**made, **source, selection=options.get("selection", "surgeon"))
+    given = {name: made[name] for name in ("model", "sample")}
     options = options | {"batch_size": 7}  # seven batches, the last one of six
-    fisher_stages.fisher(**given, fisher=tmp_path / "whole", **options)
+    importance_stages.importance(**given, importance=tmp_path / "whole", **options)
     for shard in range(3):
-        fisher_stages.fisher_shard(**given, part=tmp_path / f"part-{shard}", shard=shard, shards=3, **options)
-    fisher_stages.merge_fisher(
-        **given, part=[tmp_path / f"part-{shard}" for shard in range(3)], fisher=tmp_path / "merged", **options
+        importance_stages.importance_shard(**given, part=tmp_path / f"part-{shard}", shard=shard, shards=3, **options)
+    importance_stages.merge_importance(
+        **given, part=[tmp_path / f"part-{shard}" for shard in range(3)], importance=tmp_path / "merged", **options
     )
     whole, merged = (load_file(tmp_path / name / "importance.safetensors") for name in ("whole", "merged"))
     for name, importance in whole.items():
         torch.testing.assert_close(merged[name], importance, rtol=1e-6, atol=1e-6 * float(importance.max()))
-    with pytest.raises(InputError, match="fisher_shards is 8, and the sample has 7 batches"):
-        fisher_stages.fisher_shard(**given, part=tmp_path / "part-8", shard=0, shards=8, **options)
+    with pytest.raises(InputError, match="importance_shards is 8, and the sample has 7 batches"):
+        importance_stages.importance_shard(**given, part=tmp_path / "part-8", shard=0, shards=8, **options)
     with pytest.raises(InputError, match="no artifact.json"):
         (tmp_path / "part-1" / "artifact.json").unlink()
-        fisher_stages.merge_fisher(**given, part=[tmp_path / "part-1"], fisher=tmp_path / "again", **options)
+        importance_stages.merge_importance(
+            **given, part=[tmp_path / "part-1"], importance=tmp_path / "again", **options
+        )

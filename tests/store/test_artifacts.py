@@ -7,27 +7,29 @@ from tiny_artifacts import numbers
 from tiny_stages import algorithm_stages
 
 from fastprune.errors import InputError
-from fastprune.stages import pruning
+from fastprune.stages.evaluate_pruned import evaluate_pruned
+from fastprune.stages.prepare import prepare
+from fastprune.stages.tune import tune
 from fastprune.store import artifacts, storage
 from fastprune.store.artifacts import makes
 
 
 def double(folder, output, other=None):
-    return _double(searched=folder, rearranged=other or folder, fisher=output)
+    return _double(searched=folder, rearranged=other or folder, importance=output)
 
 
-@makes("fisher")
-def _double(*, searched, rearranged, fisher):
-    fisher.mkdir()
-    (fisher / "double.txt").write_text(2 * (searched / "numbers.txt").read_text())
-    (fisher / "stage.json").write_text("{}")
+@makes("importance")
+def _double(*, searched, rearranged, importance):
+    importance.mkdir()
+    (importance / "double.txt").write_text(2 * (searched / "numbers.txt").read_text())
+    (importance / "stage.json").write_text("{}")
     return {}
 
 
 def test_the_manifest_proves_what_it_was_made_from(tmp_path):
     numbers(tmp_path / "a", seed=3)
     double(tmp_path / "a", tmp_path / "b")
-    first, second = artifacts.read(tmp_path / "a"), artifacts.read(tmp_path / "b", "fisher")
+    first, second = artifacts.read(tmp_path / "a"), artifacts.read(tmp_path / "b", "importance")
     assert first.kind == "masks" and first.origin == second.origin == {"seed": 3, "sample_sha256": "of 3"}
     assert second.inputs["searched"] == first.digest == storage.sha256_of(tmp_path / "a" / "artifact.json")
     assert first.files["numbers.txt"].sha256 == storage.sha256_of(tmp_path / "a" / "numbers.txt")
@@ -75,7 +77,7 @@ def test_inputs_of_another_kind_or_compression_are_refused(tmp_path):
     numbers(tmp_path / "one", seed=1)
     numbers(tmp_path / "two", seed=2)
     double(tmp_path / "one", tmp_path / "doubled")
-    with pytest.raises(InputError, match="'fisher' where 'masks' belongs"):
+    with pytest.raises(InputError, match="'importance' where 'masks' belongs"):
         double(tmp_path / "doubled", tmp_path / "x")
     refused = "rearranged is of another compression than searched: .* is of 2 here and of 1 there"
     with pytest.raises(InputError, match=refused):
@@ -165,17 +167,17 @@ def test_every_stage_makes_artifacts_of_one_origin(folders):
     assert set(found) == {name for stage in algorithm_stages() for name in stage.outputs}
     origin = artifacts.common_origin(found)
     assert set(origin) == {"source_sha256", "sample_sha256", "evaluation_sha256", "seed"}
-    assert found["report"].origin == origin and found["pruned"].inputs["fisher"] == found["fisher"].digest
+    assert found["report"].origin == origin and found["pruned"].inputs["importance"] == found["importance"].digest
     assert found["pruned"].origin["seed"] == 0
 
 
 @pytest.mark.parametrize(
     "change, foreign, differs",
     [
-        ({"seed": 1}, "calibration", "sample_sha256|seed"),
-        ({"num_samples": 40}, "calibration", "sample_sha256"),
+        ({"seed": 1}, "sample", "sample_sha256|seed"),
+        ({"num_samples": 40}, "sample", "sample_sha256"),
         ({"source": "untrained"}, "model", "source_sha256"),
-        ({"source": "untrained"}, "calibration", "source_sha256"),
+        ({"source": "untrained"}, "sample", "source_sha256"),
         ({"source": "untrained"}, "evaluation", "source_sha256"),
     ],
 )
@@ -184,18 +186,18 @@ def test_an_artifact_of_another_model_sample_or_seed_is_refused(
 ):
     if "source" in change:
         change = {"source": str(material / change["source"])}
-    paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
-    pruning.prepare(**paths, **source | change)
-    given = {name: folders[name] for name in ("model", "calibration", "evaluation", "fisher", "chosen", "rearranged")}
+    paths = {name: tmp_path / name for name in ("model", "sample", "evaluation")}
+    prepare(**paths, **source | change)
+    given = {name: folders[name] for name in ("model", "sample", "evaluation", "importance", "chosen", "rearranged")}
     with pytest.raises(InputError, match=f"is of another compression than .*: ({differs}) is"):
-        pruning.tune(**given | {foreign: paths[foreign]}, pruned=tmp_path / "pruned", tuned=tmp_path / "tuned")
+        tune(**given | {foreign: paths[foreign]}, pruned=tmp_path / "pruned", tuned=tmp_path / "tuned")
     assert not (tmp_path / "pruned").exists()
 
 
 def test_evaluation_data_of_another_compression_are_refused(folders, source, tmp_path):
-    paths = {name: tmp_path / name for name in ("model", "calibration", "evaluation")}
-    pruning.prepare(**paths, **source | {"eval_file": source["train_file"]})
+    paths = {name: tmp_path / name for name in ("model", "sample", "evaluation")}
+    prepare(**paths, **source | {"eval_file": source["train_file"]})
     given = {name: folders[name] for name in ("model", "chosen", "searched", "rearranged", "pruned")}
     with pytest.raises(InputError, match="is of another compression than .*: evaluation_sha256 is"):
-        pruning.evaluate_pruned(**given, evaluation=paths["evaluation"], measured=tmp_path / "measured")
+        evaluate_pruned(**given, evaluation=paths["evaluation"], measured=tmp_path / "measured")
     assert not (tmp_path / "measured").exists()

@@ -12,8 +12,9 @@ from tiny_config import SWEEP, write_config
 from fastprune.cli.main import main
 from fastprune.data import glue_task
 from fastprune.errors import InputError
-from fastprune.sweep.config import parse_config, read_config
-from fastprune.sweep.graph import STAGES, nodes
+from fastprune.sweep.graph import nodes
+from fastprune.sweep.reading import parse_config, read_config
+from fastprune.sweep.stages import STAGES
 
 
 @pytest.fixture
@@ -59,7 +60,8 @@ def test_paths_are_relative_to_the_file(tmp_path, source, monkeypatch):
         (
             "keep_ratio: 0.6",
             "keep_ratio: 1.6",
-            "line 10: budgets.0.keep_ratio: Input should be less than 1; here is 1.6",
+            "line 10: budgets.0: keep_ratio is the fraction of MACs or latency that is kept, between 0 and 1 "
+            "(both excluded); got 1.6",
         ),
         (
             "keep_ratio: 0.6",
@@ -84,6 +86,11 @@ def test_paths_are_relative_to_the_file(tmp_path, source, monkeypatch):
             "line 6: models.0.validation_file: no budget is a max_accuracy_drop",
         ),
         ("source: org/one", "source: ./one", "line 4: models.0.source: there is no"),
+        (
+            "importance_shards: 2",
+            "fisher_shards: 2",
+            "line 13: fisher_shards: is called importance_shards since version 0.2.0; rename it",
+        ),
         ("name: reviews", "name: The Reviews", "line 1: name"),
         ("name: reviews", "name: [", "not YAML"),
     ],
@@ -117,7 +124,7 @@ def test_the_tasks_of_a_file_are_those_of_the_library():
 def test_reading_it_needs_no_torch(config):
     """Airflow's environment has none."""
     code = (
-        "import sys; from fastprune.sweep.config import read_config; from fastprune.sweep.graph import nodes; "
+        "import sys; from fastprune.sweep.reading import read_config; from fastprune.sweep.graph import nodes; "
         f"nodes(read_config({str(config())!r})); heavy = {{'torch', 'transformers', 'kfp', 'mlflow', 'numpy'}}; "
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
@@ -132,13 +139,13 @@ def test_tasks_come_after_those_they_wait_for_and_the_fisher_once_a_model(config
         seen.add(node.name)
     stages = [node.stage.name for node in found]
     count = {stage.name: stages.count(stage.name) for stage in STAGES}
-    assert count["merge_fisher"] == count["profile"] == count["summarise"] == 2
-    assert count["fisher"] == count["gate"] == 0
-    assert count["fisher_shard"] == count["tune"] == 4
+    assert count["merge_importance"] == count["profile"] == count["summarise"] == 2
+    assert count["importance"] == count["gate"] == 0
+    assert count["importance_shard"] == count["tune"] == 4
     by_name = {node.name: node for node in found}
-    assert by_name["merge-fisher-two"].inputs["part"] == (
-        ("fisher-shard-two-0", "part"),
-        ("fisher-shard-two-1", "part"),
+    assert by_name["merge-importance-two"].inputs["part"] == (
+        ("importance-shard-two-0", "part"),
+        ("importance-shard-two-1", "part"),
     )
     assert by_name["summarise-one"].inputs["released"] == (
         ("register-one-macs-0-6", "released"),

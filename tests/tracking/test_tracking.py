@@ -16,7 +16,7 @@ from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 from fastprune.releases import registration
-from fastprune.stages.release import register
+from fastprune.stages.register import register
 from fastprune.tracking import mlflow_store, runs
 
 

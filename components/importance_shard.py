@@ -4,9 +4,9 @@ from fastprune.components import component
 
 
 @component
-def fisher_shard(
+def importance_shard(
     model: dsl.Input[dsl.Model],
-    calibration: dsl.Input[dsl.Dataset],
+    sample: dsl.Input[dsl.Dataset],
     run: dsl.Input[dsl.Artifact],
     part: dsl.Output[dsl.Artifact],
     shard: int,
@@ -21,8 +21,8 @@ def fisher_shard(
     from fastprune.stages.steps import run_stage
 
     run_stage(
-        "fisher_shard",
-        {"model": model.path, "calibration": calibration.path, "part": part.path},
+        "importance_shard",
+        {"model": model.path, "sample": sample.path, "part": part.path},
         {
             "shard": shard,
             "shards": shards,

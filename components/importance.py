@@ -4,11 +4,11 @@ from fastprune.components import component
 
 
 @component
-def fisher(
+def importance(
     model: dsl.Input[dsl.Model],
-    calibration: dsl.Input[dsl.Dataset],
+    sample: dsl.Input[dsl.Dataset],
     run: dsl.Input[dsl.Artifact],
-    fisher: dsl.Output[dsl.Artifact],
+    importance: dsl.Output[dsl.Artifact],
     selection: str,
     estimator: str,
     batch_size: int,
@@ -19,8 +19,8 @@ def fisher(
     from fastprune.stages.steps import run_stage
 
     run_stage(
-        "fisher",
-        {"model": model.path, "calibration": calibration.path, "fisher": fisher.path},
+        "importance",
+        {"model": model.path, "sample": sample.path, "importance": importance.path},
         {"selection": selection, "estimator": estimator, "batch_size": batch_size, "device": device},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,

@@ -4,12 +4,12 @@ from fastprune.components import component
 
 
 @component
-def merge_fisher(
+def merge_importance(
     model: dsl.Input[dsl.Model],
-    calibration: dsl.Input[dsl.Dataset],
+    sample: dsl.Input[dsl.Dataset],
     part: dsl.Input[list[dsl.Artifact]],
     run: dsl.Input[dsl.Artifact],
-    fisher: dsl.Output[dsl.Artifact],
+    importance: dsl.Output[dsl.Artifact],
     selection: str,
     estimator: str,
     batch_size: int,
@@ -20,13 +20,8 @@ def merge_fisher(
     from fastprune.stages.steps import run_stage
 
     run_stage(
-        "merge_fisher",
-        {
-            "model": model.path,
-            "calibration": calibration.path,
-            "part": [one.path for one in part],
-            "fisher": fisher.path,
-        },
+        "merge_importance",
+        {"model": model.path, "sample": sample.path, "part": [one.path for one in part], "importance": importance.path},
         {"selection": selection, "estimator": estimator, "batch_size": batch_size, "device": device},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,

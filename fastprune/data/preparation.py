@@ -1,0 +1,130 @@
+"""From a user's tables to the rows that a compression reads: the sample, the evaluation rows, the validation rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import transformers
+
+from fastprune.data.encoding import encode
+from fastprune.data.splits import Split, draw_sample
+from fastprune.data.tables import read_table
+from fastprune.data.tasks import Task
+from fastprune.errors import InputError
+from fastprune.importance.selection import selection_of
+from fastprune.model import checkpoint
+
+VALIDATION_ROWS = 2000
+"""Rows set apart, at most, for choosing a budget by its accuracy."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a compression, encoded.
+
+    Attributes
+    ----------
+    sample : Split
+        What is pruned on.
+    evaluation : Split
+        What the dense and the pruned model are measured on.
+    validation : Split, optional
+        What an accuracy drop is measured on.
+    """
+
+    sample: Split
+    evaluation: Split
+    validation: Split | None
+
+
+def prepare_rows(
+    dataset: datasets.Dataset,
+    evaluation: datasets.Dataset,
+    validation: datasets.Dataset | None,
+    *,
+    set_apart: bool,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    config: transformers.PretrainedConfig,
+    task: Task,
+    selection: str,
+    num_samples: int,
+    seed: int,
+) -> Rows:
+    """Encode the tables, and draw the sample.
+
+    Parameters
+    ----------
+    dataset, evaluation, validation : Dataset
+        The sample is drawn from ``dataset``.
+    set_apart : bool
+        There is to be a validation: where none is given, a fifth of ``dataset`` is kept out of the sample for it.
+    selection : str
+        The sample needs labels where the selection reads them.
+    num_samples, seed : int
+        Of the drawing.
+    """
+    apart = None
+    if set_apart:
+        dataset, apart = (dataset, validation) if validation is not None else hold_back(dataset, seed)
+    labelled = selection_of(selection).reads_labels
+    sample = draw_sample(encode(dataset, tokenizer, task, config, labelled=labelled), num_samples, seed)
+    return Rows(
+        sample,
+        encode(evaluation, tokenizer, task, config, for_evaluation=True),
+        None if apart is None else encode(apart, tokenizer, task, config, for_evaluation=True),
+    )
+
+
+def hold_back(table: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Part a table into rows to prune on and rows to choose a budget on: a fifth, at most ``VALIDATION_ROWS``."""
+    if len(table) < 2:
+        raise InputError("a table of one row cannot be parted into sample and validation; give more rows")
+    order = np.random.default_rng(seed).permutation(len(table))
+    held = min(max(len(table) // 5, 1), VALIDATION_ROWS)
+    rest, apart = table.select(np.sort(order[held:])), table.select(np.sort(order[:held]))
+    rest.info.dataset_name = apart.info.dataset_name = table.info.dataset_name
+    return rest, apart
+
+
+def table_task(
+    model: str | Path,
+    text_columns: tuple[str, ...],
+    label_column: str | None,
+    metric: str | None = None,
+    max_length: int | None = None,
+) -> Task:
+    """What a user's own table is for, from its columns and the model's configuration.
+
+    A question-answering model reads SQuAD's columns unless others are named; one output is regression.
+    """
+    config = checkpoint.load_config(model)
+    if "QuestionAnswering" in (config.architectures or [""])[0]:
+        return Task(
+            "squad",
+            "question-answering",
+            metric or "squad_f1",
+            text_columns or ("question", "context"),
+            label_column or "answers",
+            max_length or 384,
+        )
+    if not text_columns or not label_column:
+        raise InputError(
+            "name the columns of the data: --text-column (twice for pairs: --text-column-b) and --label-column"
+        )
+    regression = config.num_labels == 1
+    return Task(
+        "table",
+        "regression" if regression else "classification",
+        metric or ("pearson" if regression else "accuracy"),
+        text_columns,
+        label_column,
+        max_length or 128,
+    )
+
+
+def as_table(data: str | Path | datasets.Dataset) -> datasets.Dataset:
+    """A table in memory, from a file where it is not one already."""
+    return data if isinstance(data, datasets.Dataset) else read_table(data)

@@ -1,0 +1,159 @@
+"""The method, step by step: the one choreography that :func:`fastprune.compress` and the stages of a pipeline share.
+
+As in the paper's algorithm box::
+
+    information = gather(...)                 one pass over the sample            section 3.2
+    importance  = importance_of(...)          what every head and filter is worth
+    keep_ratio  = settle(...)                 what the budget comes to
+    masks       = search(...)                 the best units within it            algorithm 1
+    masks       = rearrange(...)              swaps within a layer                section 3.3
+    tuned       = tune(...)                   make up for what was cut            section 3.4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from fastprune.data import Split
+from fastprune.data.evaluation import evaluate
+from fastprune.errors import InputError
+from fastprune.importance.selection import Importance, selection_of
+from fastprune.model.architectures import Encoder
+from fastprune.model.masks import Masks
+from fastprune.search.accuracy_drop import Curve, smallest_keep_ratio
+from fastprune.search.cost import Cost
+from fastprune.settings import Budget, Method
+from fastprune.tuning.layerwise import Teacher
+from fastprune.tuning.method import Tuned, tuning_of
+
+Batches = Sequence[Mapping[str, Tensor]]
+
+
+def gather(
+    encoder: Encoder,
+    batches: Batches,
+    problem: str,
+    method: Method,
+    *,
+    shard: int = 0,
+    shards: int = 1,
+    progress: bool = True,
+) -> Any:
+    """What the importance is computed from: the pass over the sample, or over a shard of its batches.
+
+    Raises
+    ------
+    InputError
+        There are fewer batches than shards.
+    """
+    if shards > len(batches):
+        raise InputError(
+            f"importance_shards is {shards}, and the sample has {len(batches)} batches; use no more shards than batches"
+        )
+    # Whoever calls may have gradients switched off.
+    with torch.inference_mode(False), torch.enable_grad():
+        return selection_of(method.selection).gather(
+            encoder, batches, problem, method, shard=shard, shards=shards, progress=progress
+        )
+
+
+def importance_of(encoder: Encoder, information: Any, method: Method) -> Importance:
+    """What every head and filter is worth."""
+    return selection_of(method.selection).importance(encoder, information)
+
+
+def settle(
+    budget: Budget,
+    cost: Cost,
+    encoder: Encoder,
+    importance: Importance,
+    information: Any,
+    batches: Batches,
+    method: Method,
+    validation: Split | None,
+    *,
+    pad_token_id: int,
+    teacher: Teacher | None = None,
+    progress: bool = True,
+) -> tuple[float, Curve | None]:
+    """The keep ratio of a budget; of an accuracy drop the smallest that holds it, with the curve of what was tried.
+
+    Every try is searched, tuned and measured on ``validation``. The importance, and with weight reconstruction the
+    dense model's targets, are shared by the tries.
+    """
+    max_drop = budget.max_accuracy_drop
+    if max_drop is None:
+        return cost.settle(budget), None
+    if validation is None:
+        raise InputError("max_accuracy_drop needs validation rows to measure on")
+    rows = validation
+
+    def measure(model: transformers.PreTrainedModel) -> float:
+        return evaluate(model, rows, pad_token_id=pad_token_id, progress=False)["metric"]
+
+    def metric_at(keep_ratio: float) -> float:
+        masks = rearrange(search(cost, importance, keep_ratio), information, method)
+        return measure(
+            tune(
+                encoder,
+                masks,
+                importance,
+                cost,
+                keep_ratio,
+                batches,
+                rows.task.problem,
+                method.tuning,
+                teacher=teacher,
+                progress=progress,
+            ).model
+        )
+
+    curve = smallest_keep_ratio(metric_at, measure(encoder.model), max_drop, least=cost.smallest)
+    return curve.keep_ratio, curve
+
+
+def search(cost: Cost, importance: Importance, keep_ratio: float) -> Masks:
+    """The heads and filters of the greatest total importance within the budget."""
+    return cost.search(importance, keep_ratio)
+
+
+def rearrange(masks: Masks, information: Any, method: Method) -> Masks:
+    """The units of each layer chosen again, where the selection rearranges; else the same masks."""
+    selection = selection_of(method.selection)
+    return selection.rearrange(masks, information) if selection.rearranges else masks
+
+
+def make_teacher(encoder: Encoder, batches: Batches, tuning: str, *, keep: bool = False) -> Teacher | None:
+    """The dense model on the sample, which the tries of a budget and the last tuning share."""
+    return tuning_of(tuning).teacher(encoder, batches, keep=keep)
+
+
+def tune(
+    encoder: Encoder,
+    masks: Masks,
+    importance: Importance,
+    cost: Cost,
+    keep_ratio: float,
+    batches: Batches,
+    problem: str,
+    tuning: str,
+    *,
+    teacher: Teacher | None = None,
+    progress: bool = True,
+) -> Tuned:
+    """Slice the model by binary masks and make up for what was cut, by the tuning of that name."""
+    return tuning_of(tuning).tune(
+        encoder,
+        masks,
+        batches,
+        problem,
+        keep_ratio=keep_ratio,
+        search_at=lambda ratio: search(cost, importance, ratio),
+        teacher=teacher,
+        progress=progress,
+    )

@@ -1,0 +1,115 @@
+"""Everything that a compression reads is frozen: model, tokenizer, sample, evaluation rows, validation rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastprune.data import glue_task, load_glue, read_table
+from fastprune.data.preparation import prepare_rows, table_task
+from fastprune.errors import InputError
+from fastprune.model import checkpoint
+from fastprune.stages.folders import write_record
+from fastprune.store import storage
+from fastprune.store.artifacts import makes
+
+
+@makes(
+    model=("source_sha256",),
+    sample=("source_sha256", "sample_sha256", "seed"),
+    evaluation=("source_sha256", "evaluation_sha256"),
+    reads=("source", "train_file", "eval_file", "validation_file"),
+)
+def prepare(
+    *,
+    model: Path,
+    sample: Path,
+    evaluation: Path,
+    source: str,
+    task: str = "",
+    train_file: str = "",
+    eval_file: str = "",
+    validation_file: str = "",
+    text_columns: Sequence[str] = (),
+    label_column: str = "",
+    metric: str = "",
+    max_length: int = 0,
+    num_samples: int = 2048,
+    seed: int = 0,
+    selection: str = "surgeon",
+    set_apart: bool = False,
+    allow_untuned: bool = False,
+) -> dict:
+    """Freeze the model and the rows.
+
+    Parameters
+    ----------
+    model, sample, evaluation : Path
+        Outputs. With ``set_apart``, ``sample/validation`` holds the rows that the budget stage measures on.
+    source : str
+        The fine-tuned model: a local folder or a hub name.
+    task : str
+        A GLUE task or ``squad``; otherwise the two files, the columns and perhaps a metric.
+    validation_file : str
+        The rows for an accuracy drop; by default a part of the training rows, kept out of the sample.
+    num_samples, seed : int
+        Of the sample, drawn from the training rows.
+    selection : str
+        The training rows need labels only where the selection reads them.
+    set_apart : bool
+        For a budget that is an accuracy drop.
+    allow_untuned : bool
+        Go on although the task head has no weights.
+    """
+    begin = time.perf_counter()
+    if validation_file and not set_apart:
+        raise InputError(
+            "validation_file is read for a budget that is an accuracy drop alone; give set_apart too, or leave it out"
+        )
+    if task:
+        problem, (train, held_out) = glue_task(task), load_glue(task)
+    elif train_file and eval_file:
+        problem = table_task(source, tuple(text_columns), label_column or None, metric or None, max_length or None)
+        train, held_out = read_table(train_file), read_table(eval_file)
+    else:
+        raise InputError("no data: name a task, or a train_file and an eval_file with their columns")
+    tokenizer = checkpoint.load_tokenizer(source)
+    dense = checkpoint.load_dense(source, allow_untuned=allow_untuned)
+    rows = prepare_rows(
+        train,
+        held_out,
+        read_table(validation_file) if validation_file else None,
+        set_apart=set_apart,
+        tokenizer=tokenizer,
+        config=dense.config,
+        task=problem,
+        selection=selection,
+        num_samples=num_samples,
+        seed=seed,
+    )
+    with storage.new_folder(sample) as folder:
+        rows.sample.save(folder)
+        if rows.validation is not None:
+            rows.validation.save(folder / "validation")
+    with storage.new_folder(evaluation) as folder:
+        rows.evaluation.save(folder)
+    settings = {
+        "source": source,
+        "source_sha256": checkpoint.digest(dense),
+        "task": problem.name,
+        "problem": problem.problem,
+        "metric": problem.metric,
+        "sample_sha256": rows.sample.digest,
+        "evaluation_sha256": rows.evaluation.digest,
+        "seed": seed,
+    }
+    metrics = {
+        "sample_size": len(rows.sample),
+        "evaluation_size": len(rows.evaluation),
+        "mean_length": rows.sample.mean_length,
+    }
+    with storage.new_folder(model) as folder:
+        dense.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return write_record(folder, "prepare", begin, metrics, settings)

@@ -1,0 +1,59 @@
+"""The look-up table of a latency budget (paper, section 3.1)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from fastprune.environment import choose_device
+from fastprune.latency.lut import LatencyTable
+from fastprune.latency.table_store import stored_table
+from fastprune.model.architectures import describe
+from fastprune.stages.folders import load_model, write_record
+from fastprune.store import storage
+from fastprune.store.artifacts import makes
+
+
+@makes("table", reads=("lut",))
+def profile(
+    *,
+    model: Path,
+    table: Path,
+    lut: str = "",
+    lut_store: str = "",
+    latency_batch_size: int = 8,
+    latency_seq_len: int = 64,
+    device: str = "auto",
+) -> dict:
+    """Get the look-up table of this device for a latency budget: the given one, the store's, or a new one.
+
+    Parameters
+    ----------
+    model : Path
+    table : Path
+        Output: ``lut.json``.
+    lut : str
+        A table that was measured before.
+    lut_store : str
+        A folder or an ``s3://`` prefix where tables are kept by device and shape, so that a team measures each once.
+    latency_batch_size, latency_seq_len : int
+        Shape of the batch to measure with, see :func:`fastprune.latency.profiler.profile`.
+    """
+    begin = time.perf_counter()
+    encoder = describe(load_model(model, "cpu"))
+    if lut:
+        found, origin = LatencyTable.load(storage.local(lut)), lut
+    else:
+        found, origin = stored_table(
+            lut_store, encoder, choose_device(device), batch_size=latency_batch_size, seq_len=latency_seq_len
+        )
+    found.check_shape(encoder)
+    with storage.new_folder(table) as folder:
+        found.save(folder / "lut.json")
+        return write_record(
+            folder,
+            "profile",
+            begin,
+            {"latency_ms_dense": found.dense_ms(encoder.num_layers)},
+            {"lut": found.key, "lut_from": origin},
+        )

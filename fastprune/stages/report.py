@@ -1,0 +1,69 @@
+"""A compression summed up: its metrics and its page."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from fastprune.model import checkpoint
+from fastprune.stages.folders import read_json, table_of_budget, write_json, write_record
+from fastprune.store import storage
+from fastprune.store.artifacts import RECORD, makes
+
+
+@makes("report")
+def report(
+    *,
+    model: Path,
+    dense: Path,
+    importance: Path,
+    chosen: Path,
+    searched: Path,
+    rearranged: Path,
+    pruned: Path,
+    measured: Path,
+    report: Path,
+    table: Path | None = None,
+) -> dict:
+    """Sum the compression up.
+
+    Parameters
+    ----------
+    model, dense, importance, chosen, searched, rearranged, pruned, measured : Path
+    report : Path
+        Output: ``metrics.json``, ``report.html`` and the pictures in it.
+    """
+    from fastprune.reports.report import plots, render  # matplotlib: only this stage draws
+
+    begin = time.perf_counter()
+    profiled = [table] if table_of_budget(table, chosen) else []
+    folders = (model, dense, *profiled, importance, chosen, searched, rearranged, pruned, measured)
+    records = [read_json(folder / RECORD) for folder in folders]
+    found = {record["stage"]: record["metrics"] for record in records}
+    figures, latency = found["evaluate_pruned"], records[-1]["settings"]["latency"]
+
+    def pair(name: str) -> dict:
+        return {side: figures[f"{name}_{side}"] for side in ("dense", "pruned")}
+
+    metrics = {
+        "metric": records[0]["settings"]["metric"],
+        "dense": found["evaluate_dense"]["metric"],
+        "pruned": figures["pruned"],
+        **found["tune"],
+        "latency_ms": {**pair("latency_ms"), **latency},
+        "params": pair("params"),
+        "megabytes": pair("megabytes"),
+        "seconds": {record["stage"]: record["seconds"] for record in records},
+    }
+    if "curve" in found["budget"]:
+        metrics["curve"] = found["budget"]["curve"]
+    if "search" in figures:
+        metrics["stages"] = {name: figures[name] for name in ("search", "rearrange") if name in figures}
+        metrics["stages"]["tuning"] = figures["pruned"]
+    manifest = read_json(pruned / checkpoint.MANIFEST)
+    with storage.new_folder(report) as folder:
+        write_json(folder / "metrics.json", metrics)
+        (folder / "report.html").write_text(render(metrics, manifest), encoding="utf-8")
+        for name, figure in plots(metrics, manifest).items():
+            figure.savefig(folder / f"{name}.png", dpi=150)
+        return write_record(folder, "report", begin, metrics)

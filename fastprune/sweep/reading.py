@@ -1,0 +1,143 @@
+"""Reading the configuration file: whatever is wrong in it is refused with its line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from fastprune.errors import InputError
+from fastprune.settings import Budget
+from fastprune.sweep.config import Section, Sweep
+
+
+def read_config(path: str | Path, *, here: bool = True) -> Sweep:
+    """Read a configuration file, with paths in it relative to its folder.
+
+    Parameters
+    ----------
+    path : str or Path
+        YAML.
+    here : bool
+        It is to run on this machine, so that its local files must exist. Else local paths must be absolute: they
+        are taken for mounts of the cluster.
+
+    Returns
+    -------
+    Sweep
+        ``release.policy`` holds the policy's content.
+
+    Raises
+    ------
+    InputError
+        Anything wrong in it: the message names the file, the line and the key.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the configuration cannot be read ({error})") from error
+    return parse_config(text, path, here=here)
+
+
+def parse_config(text: str, path: Path, *, here: bool = True) -> Sweep:
+    """:func:`read_config` of a file's content."""
+    try:
+        document, node = yaml.safe_load(text), yaml.compose(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise InputError(f"{where}: not YAML ({getattr(error, 'problem', None) or error})") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: a configuration is a mapping with name, models and budgets")
+    try:
+        sweep = Sweep.model_validate(document)
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(problem, path, node) for problem in error.errors())) from error
+    return _with_files(sweep, path, node, here)
+
+
+def _explain(problem: dict, path: Path, node: yaml.Node) -> str:
+    loc = [part for part in problem["loc"] if part != "[key]"]
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error" and (named := re.match(r"([\w.]+): ", message)):
+        loc += [int(part) if part.isdigit() else part for part in named[1].split(".")]
+        message = message[named.end() :]
+    if problem["type"] == "extra_forbidden":
+        known = {key for section in Section.__subclasses__() for key in section.model_fields}
+        known |= {field.name for field in fields(Budget)}
+        close = difflib.get_close_matches(str(loc[-1]), sorted(known), 1)
+        message = "unknown key" + (f"; did you mean {close[0]}?" if close else "")
+    elif problem["type"] == "unexpected_keyword_argument":
+        close = difflib.get_close_matches(str(loc[-1]), [field.name for field in fields(Budget)], 1)
+        message = "unknown key" + (f"; did you mean {close[0]}?" if close else "")
+    elif problem["type"] == "missing":
+        message = "this key is missing"
+    elif problem["type"] != "value_error":
+        message += f"; here is {json.dumps(problem['input'], default=str)[:80]}"
+    return f"{path}, line {_line(node, loc)}: {'.'.join(map(str, loc)) or 'the configuration'}: {message}"
+
+
+def _line(node: yaml.Node, loc: list) -> int:
+    """The line of a key, or of the nearest section that is there."""
+    line = node.start_mark.line
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return line + 1
+
+
+def _with_files(sweep: Sweep, path: Path, node: yaml.Node, here: bool) -> Sweep:
+    """Resolve the paths, and put the policy's content in the place of its file."""
+
+    def found(value: str, *loc: str | int, hub: bool = False) -> str:
+        if not value or value.startswith("s3://"):
+            return value
+        file = path.parent / value
+        where = f"{path}, line {_line(node, list(loc))}: {'.'.join(map(str, loc))}"
+        if hub and not value.startswith((".", "/")) and not (here and file.exists()):
+            return value
+        if here and not file.exists():
+            raise InputError(f"{where}: there is no {file}")
+        if not here and not Path(value).is_absolute():
+            raise InputError(
+                f"{where}: {value} is a path on this machine, which the cluster's containers do not have; "
+                "use s3://, or the absolute path of a volume that is mounted in them"
+            )
+        return str(file.resolve()) if here else value
+
+    models = [
+        model.model_copy(
+            update={
+                "source": found(model.source, "models", index, "source", hub=True),
+                **{
+                    key: found(getattr(model, key), "models", index, key)
+                    for key in ("train_file", "eval_file", "validation_file")
+                },
+            }
+        )
+        for index, model in enumerate(sweep.models)
+    ]
+    latency = sweep.latency.model_copy(update={"lut": found(sweep.latency.lut, "latency", "lut")})
+    release = sweep.release
+    if release.policy and not release.policy.startswith("{"):  # else it has been read
+        from fastprune.releases.policy import read_policy
+
+        file = path.parent / release.policy
+        if not file.is_file():
+            raise InputError(f"{path}, line {_line(node, ['release', 'policy'])}: release.policy: there is no {file}")
+        release = release.model_copy(update={"policy": read_policy(file).model_dump_json()})
+    return sweep.model_copy(update={"models": models, "latency": latency, "release": release})

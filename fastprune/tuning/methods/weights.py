@@ -1,0 +1,37 @@
+"""The default: every kept linear map solved for as a whole (beyond the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from fastprune.model.architectures import Encoder
+from fastprune.model.masks import Masks
+from fastprune.tuning.layerwise import Teacher
+from fastprune.tuning.method import Tuned, TuningMethod
+from fastprune.tuning.weights import reconstruct_weights
+
+
+class WeightReconstruction(TuningMethod):
+    """Ridge regression of every linear map towards what the dense model puts out."""
+
+    def teacher(self, encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], *, keep: bool = False) -> Teacher:
+        return Teacher(encoder, batches, keep=keep)
+
+    def tune(
+        self,
+        encoder: Encoder,
+        masks: Masks,
+        batches: Sequence[Mapping[str, Tensor]],
+        problem: str,
+        *,
+        keep_ratio: float,
+        search_at: Callable[[float], Masks],
+        teacher: Teacher | None = None,
+        progress: bool = True,
+    ) -> Tuned:
+        return reconstruct_weights(teacher or Teacher(encoder, batches), masks, problem, progress=progress)
+
+
+TUNING = WeightReconstruction()
