@@ -5,7 +5,9 @@ from functools import partial
 
 from kfp import dsl
 
-IMAGE = os.environ.get("FASTPRUNE_IMAGE", "fastprune:0.1.0")
+import fastprune
+
+IMAGE = os.environ.get("FASTPRUNE_IMAGE", "fastprune:" + fastprune.__version__)
 """The image that the components run in on a cluster; it has fastprune and all it needs."""
 
 # Nothing is installed when a step starts, on a cluster or here.
