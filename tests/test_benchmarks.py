@@ -3,12 +3,14 @@
 import json
 import re
 import statistics
+from pathlib import Path
+from xml.etree import ElementTree
 
 from click.testing import CliRunner
 from tiny_config import write_config
 from tiny_tables import make_table
 
-from benchmarks import ablation, accuracy, algorithms, inference, latency, orchestration, stages
+from benchmarks import ablation, accuracy, algorithms, inference, latency, orchestration, picture, stages
 
 SHAPE = ["--layers", "2", "--heads", "4", "--hidden", "32", "--filters", "64", "--tokens", "8"]
 
@@ -163,3 +165,44 @@ def test_ablation(material):
     assert (ablation.weights.walk, ablation.curvature.TEMPERATURE) == before
     assert list(found.index) == list(ablation.WAYS) and found.nunique() > len(found) - 4, found
     assert found["no tuning"] > found["... but all of these: output projections alone"] > found["default"] > 0, found
+
+
+def test_the_picture_shows_the_figures_and_the_figures_are_the_tables():
+    """What is in the README is drawn from the JSON, whose accuracies are those of the table in the benchmarks' page."""
+    figures = json.loads((picture.FOLDER / "accuracy_latency.json").read_text())
+    drawing = (picture.FOLDER / "accuracy_latency.svg").read_text()
+    assert drawing == picture.draw(figures)
+    assert picture.to_text(figures) == (picture.FOLDER / "accuracy_latency.json").read_text()
+    lines = (picture.FOLDER / "README.md").read_text().splitlines()
+    for one in figures:
+        for method, row in (("**{}, default**", "default"), ("{}, paper, `per_sample`", "paper")):
+            start = f"| {method.format(one['name'])} |"
+            cells = next(line for line in lines if line.startswith(start)).split("|")[2:9]
+            want = {f"0.{tenth}": float(cell) for tenth, cell in enumerate(cells, 2) if cell.strip()}
+            assert one["accuracy"][row] == want
+            assert list(one["latency"][row]) == list(want)
+    titles = [element.text for element in ElementTree.fromstring(drawing).iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == 2 + sum(len(row) for one in figures for row in one["accuracy"].values())
+
+
+def test_picture_measures(tmp_path, material):
+    figures = [{"name": "x", "dense": 0.9, "standard_error": 0.02, "accuracy": {"default": {"0.3": 0.8, "0.6": 0.85}}}]
+    (tmp_path / "figures.json").write_text(json.dumps(figures))
+    options = {
+        "figures": tmp_path / "figures.json",
+        "output": tmp_path / "figures.svg",
+        "name": "x",
+        "model": material / "model",
+        "train-file": material / "train.tsv",
+        "text-column": "text",
+        "label-column": "label",
+        "rounds": 3,
+        "tokens": 16,
+    }
+    arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    picture.main(arguments, standalone_mode=False)
+    measured = json.loads(Path(options["figures"]).read_text())[0]
+    assert list(measured["latency"]["default"]) == ["0.3", "0.6"] and min(measured["latency"]["default"].values()) > 0
+    assert "keep ratio 0.3: 0.8000" in Path(options["output"]).read_text()
+    unknown = CliRunner().invoke(picture.main, [*arguments, "--name", "y"])
+    assert unknown.exit_code == 2 and "the figures have x" in unknown.output
