@@ -29,14 +29,15 @@ def summarise(
     summary : Path
         Output: ``summary.json``, ``summary.html`` and ``pareto.png``.
     """
-    from fastprune.reports.summary import Compression, plot, render, sum_up  # matplotlib
+    from fastprune.releases.choice import Compression, choose
+    from fastprune.reports.summary import plot, render  # matplotlib
 
     begin = time.perf_counter()
     compressions = [
         Compression.of(read_json(one / "metrics.json"), read_json(two / "released.json")["version"])
         for one, two in zip(report, released, strict=True)
     ]
-    found = sum_up(compressions, policy)
+    found = choose(compressions, policy)
     with storage.new_folder(summary) as folder:
         write_json(folder / "summary.json", found)
         (folder / "summary.html").write_text(render(found), encoding="utf-8")

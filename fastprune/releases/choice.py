@@ -1,0 +1,113 @@
+"""Which of a model's compressions to promote: the Pareto front of accuracy and cost, and what a policy accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from fastprune.releases.policy import Evidence, Probe, judge, parse_policy
+
+
+@dataclass(frozen=True)
+class Compression:
+    """One of them.
+
+    Attributes
+    ----------
+    label : str
+        Its budget in words, such as ``MACs 0.6``; for people alone.
+    constraint : str
+        What the budget bounded: ``macs`` or ``latency``.
+    metric, dense, pruned : str, float, float
+    macs, latency, params : float
+        Fractions of the dense model's that it has; the latency as measured.
+    megabytes : float
+    version : str
+        Of the registered model; empty where it was not registered.
+    """
+
+    label: str
+    constraint: Literal["macs", "latency"]
+    metric: str
+    dense: float
+    pruned: float
+    macs: float
+    latency: float
+    params: float
+    megabytes: float
+    version: str
+
+    @classmethod
+    def of(cls, metrics: Mapping, version: str) -> Compression:
+        """From ``metrics.json``."""
+        latency, constraint = metrics["latency_ms"], "latency" if "latency_kept" in metrics else "macs"
+        sought = " (sought)" if "curve" in metrics else ""
+        return cls(
+            label=f"{'latency' if constraint == 'latency' else 'MACs'} {metrics['keep_ratio']:.3g}{sought}",
+            constraint=constraint,
+            metric=metrics["metric"],
+            dense=metrics["dense"],
+            pruned=metrics["pruned"],
+            macs=metrics["macs_kept"],
+            latency=latency["pruned"] / latency["dense"],
+            params=metrics["params_kept"],
+            megabytes=metrics["megabytes"]["pruned"],
+            version=version,
+        )
+
+
+def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
+    """Indices of the points that no other beats: as cheap and better, or as good and cheaper; cheapest first."""
+    front: list[int] = []
+    for index in sorted(range(len(costs)), key=lambda index: (costs[index], -values[index])):
+        if not front or values[index] > values[front[-1]]:
+            front.append(index)
+    return front
+
+
+def choose(compressions: Sequence[Compression], policy: str = "") -> dict:
+    """Hold compressions of one model against each other and a policy: the content of ``summary.json``.
+
+    The cost is the measured latency where any budget was latency, else MACs. ``picked`` is the number of the cheapest
+    compression that the policy accepts by its own figures (what a policy asks of tags, approvers and the champion is
+    for the promotion), or else of the most accurate one, so that the promotion puts the refusal on record; without a
+    policy, none.
+    """
+    cost = "latency" if any(one.constraint == "latency" for one in compressions) else "macs"
+    costs, values = [getattr(one, cost) for one in compressions], [one.pruned for one in compressions]
+    front = pareto_front(costs, values)
+    refused = [_refusals(one, policy) if policy else [] for one in compressions]
+    accepted = [index for index, reasons in enumerate(refused) if not reasons]
+    picked = None
+    if policy:
+        picked = min(accepted, key=costs.__getitem__) if accepted else max(range(len(values)), key=values.__getitem__)
+    return {
+        "cost": cost,
+        "picked": picked,
+        "compressions": [
+            asdict(one) | {"on_front": index in front, "refused": refused[index]}
+            for index, one in enumerate(compressions)
+        ],
+    }
+
+
+def _refusals(one: Compression, policy: str) -> list[str]:
+    own = parse_policy(policy).model_copy(update={"same_evaluation_data": False, "required_tags": {}, "approvers": []})
+    evidence = Evidence(
+        metric=one.metric,
+        dense=one.dense,
+        pruned=one.pruned,
+        speedup=1 / one.latency,
+        megabytes=one.megabytes,
+        lineage={},
+        artifact_sha256="",
+        weights_sha256="",
+        serving_sha256="",
+        probe=Probe(texts=[], logits=[]),
+    )
+    return [
+        f"{check.name}: {check.found}, required {check.required}"
+        for check in judge(own, evidence, None, {}, "")
+        if not check.passed
+    ]

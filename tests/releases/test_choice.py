@@ -1,0 +1,60 @@
+"""Compressions of one model side by side: the front, and which of them a policy picks."""
+
+from dataclasses import replace
+from itertools import product
+from random import Random
+
+import pytest
+
+from fastprune.errors import InputError
+from fastprune.releases.choice import Compression, choose, pareto_front
+
+ONE = Compression("MACs 0.5", "macs", "accuracy", 0.9, 0.89, 0.5, 0.6, 0.7, 30.0, "1")
+
+
+def compressions(*figures):
+    return [
+        replace(ONE, label=f"MACs {macs}", macs=macs, latency=latency, pruned=pruned, version=str(number))
+        for number, (macs, latency, pruned) in enumerate(figures)
+    ]
+
+
+def test_the_front_is_what_no_other_beats():
+    draw = Random(0)
+    for _ in range(200):
+        points = [(draw.randint(1, 6), draw.randint(1, 6)) for _ in range(draw.randint(1, 8))]
+        front = pareto_front(*zip(*points))
+        assert [points[index] for index in front] == sorted({points[index] for index in front})
+        for one, other in product(front, range(len(points))):
+            cost, value = points[other]
+            assert not (cost <= points[one][0] and value >= points[one][1] and points[other] != points[one])
+        for index in range(len(points)):
+            assert any(points[one][0] <= points[index][0] and points[one][1] >= points[index][1] for one in front)
+
+
+def test_the_cheapest_that_the_policy_accepts_is_picked():
+    found = compressions((0.7, 0.8, 0.9), (0.4, 0.5, 0.87), (0.3, 0.45, 0.8))
+    assert choose(found, "max_accuracy_drop: 0.05")["picked"] == 1
+    assert choose(found, "max_accuracy_drop: 0.2")["picked"] == 2
+    strict = choose(found, "{max_accuracy_drop: 0.05, min_speedup: 2.1}")
+    assert strict["picked"] == 0  # none is accepted: the most accurate one goes to the gate, which says so
+    assert "max_accuracy_drop: 0.1" in strict["compressions"][2]["refused"][0]
+    assert "min_speedup: 1.25" in strict["compressions"][0]["refused"][0]
+    assert choose(found)["picked"] is None
+    # Tags, approvers and the champion's data are for the promotion.
+    assert choose(found, "{max_accuracy_drop: 0.05, approvers: [zoe], required_tags: {owner: ann}}")["picked"] == 1
+
+
+def test_the_cost_is_latency_where_a_budget_was():
+    found = compressions((0.5, 0.7, 0.88), (0.6, 0.4, 0.89))
+    assert [one["on_front"] for one in choose(found)["compressions"]] == [True, True]
+    named = [replace(one, label=f"latency {one.macs}") for one in found]
+    assert choose(named)["cost"] == "macs", "a label decides nothing"
+    found[0] = replace(found[0], constraint="latency")
+    summed_up = choose(found)
+    assert summed_up["cost"] == "latency" and [one["on_front"] for one in summed_up["compressions"]] == [False, True]
+
+
+def test_a_policy_that_is_none_is_refused():
+    with pytest.raises(InputError, match="policy"):
+        choose([ONE], "max_drop: 1")
