@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,14 +44,31 @@ def smallest_keep_ratio(
     least : float
         No smaller ratio can be pruned to.
 
+    Returns
+    -------
+    Curve
+        One ratio at least is tried. A ratio whose metric is NaN, as a correlation with constant predictions is, has
+        lost too much.
+
     Raises
     ------
     InputError
-        Even the largest ratio tried loses more.
+        The dense model's metric is NaN, no ratio below 1 can be pruned to, or even the
+        largest ratio tried loses more.
     """
+    if math.isnan(dense):
+        raise InputError(
+            "the dense model's metric on the validation rows is NaN, so no drop from it can be measured; "
+            "give validation rows whose labels differ, or another metric"
+        )
+    if not least < (least + 1) / 2 < 1:
+        raise InputError(
+            f"the smallest keep_ratio that this model and budget allow is {least:.4g}: there is nothing to prune "
+            "within an accuracy drop; measure the look-up table again"
+        )
     points: list[tuple[float, float]] = []
     low, high = least, 1.0
-    while high - low > resolution:
+    while high - low > resolution or not points:
         ratio = (low + high) / 2
         points.append((ratio, metric_at(ratio)))
         low, high = (low, ratio) if points[-1][1] >= dense - max_drop else (ratio, high)

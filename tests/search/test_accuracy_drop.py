@@ -27,7 +27,32 @@ def test_a_drop_that_no_budget_keeps_within():
         smallest_keep_ratio(lambda ratio: 0.5, 0.9, 0.01)
 
 
-@pytest.mark.parametrize("drop", [-0.1, 1, 30])
+@pytest.mark.parametrize("least", [0.98, 0.985, 0.9999])
+def test_one_ratio_at_least_is_tried(least):
+    """Where the smallest possible ratio is nearer to 1 than the resolution."""
+    curve = smallest_keep_ratio(lambda ratio: 0.9, 0.9, 0.01, least=least)
+    assert curve.points == [((least + 1) / 2, 0.9)] and curve.keep_ratio == (least + 1) / 2
+    with pytest.raises(InputError, match=r"no budget keeps within.*still loses 0\.4"):
+        smallest_keep_ratio(lambda ratio: 0.5, 0.9, 0.01, least=least)
+
+
+@pytest.mark.parametrize("least", [1.0, 1 - 2**-53, 1.5, float("nan")])
+def test_no_ratio_is_possible(least):
+    with pytest.raises(InputError, match="the smallest keep_ratio .* nothing to prune"):
+        smallest_keep_ratio(lambda ratio: pytest.fail("tried"), 0.9, 0.01, least=least)
+
+
+def test_a_metric_that_is_nan_has_lost_too_much():
+    nan = float("nan")
+    curve = smallest_keep_ratio(lambda ratio: 0.9 if ratio >= 0.6 else nan, 0.9, 0.0)
+    assert 0.6 <= curve.keep_ratio < 0.62
+    with pytest.raises(InputError, match="still loses nan"):
+        smallest_keep_ratio(lambda ratio: nan, 0.9, 0.5)
+    with pytest.raises(InputError, match="dense model's metric on the validation rows is NaN"):
+        smallest_keep_ratio(lambda ratio: pytest.fail("tried"), nan, 0.5)
+
+
+@pytest.mark.parametrize("drop", [-0.1, 1, 30, float("nan")])
 def test_a_drop_out_of_range(material, drop):
     with pytest.raises(InputError, match="max_accuracy_drop"):
         compress(material, max_accuracy_drop=drop)
