@@ -17,18 +17,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder
 from fastprune.model.losses import gauss_newton_score, inputs_of
 from fastprune.tuning.layerwise import read_tokens
 
 EXAMPLES = 512
-"""The factors settle long before the sample ends: they are taken from at most about so many of its examples."""
+"""The factors settle long before the sample ends: they are taken from the batches of about this many examples."""
 
 TEMPERATURE = 4.0
 """Softens the predictions, so that confident examples count as well."""
 
 BLOCK = 256
-"""Second moments are symmetric: they are added up in blocks of so many rows, from the diagonal on."""
+"""Second moments are symmetric: they are summed in blocks of this many rows, each from its diagonal on."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,44 @@ class Curvature:
 
     @classmethod
     def merge(cls, parts: Sequence[Curvature]) -> Curvature:
-        """That of all the parts' examples."""
+        """That of all the parts' examples; parts without any do not count.
+
+        Raises
+        ------
+        InputError
+            No part has any examples, or a factor is not finite.
+        """
         counts = {name: [sum(layer) for layer in zip(*(part.counts[name] for part in parts))] for name in _FACTORS}
-        return cls(
-            counts=counts,
-            **{
-                name: [
-                    sum(getattr(part, name)[layer] * (part.counts[name][layer] / total) for part in parts)
-                    for layer, total in enumerate(counts[name])
-                ]
-                for name in _FACTORS
-            },
-        )
+        if not all(total for totals in counts.values() for total in totals):
+            raise InputError("none of the parts of the curvature has any examples; make them again from the sample")
+        factors = {
+            name: [
+                sum(  # [n, n] or [D, D]: the mean of the parts' means, each with the weight of its tokens or examples
+                    getattr(part, name)[layer] * (part.counts[name][layer] / total)
+                    for part in parts
+                    if part.counts[name][layer]
+                )
+                for layer, total in enumerate(totals)
+            ]
+            for name, totals in counts.items()
+        }
+        merged = cls(**factors, counts=counts)
+        merged.check_finite()
+        return merged
+
+    def check_finite(self) -> None:
+        """Raise InputError naming the layer where the sample's activations or gradients are NaN or too large.
+
+        The diagonal of a factor is the sum of squares of every column, so that it shows all such values.
+        """
+        blocks = (("attention", self.attention_inputs), ("ffn", self.ffn_inputs))
+        for index in range(len(self.ffn_inputs)):  # forwards: the first layer at fault is where it began
+            for kind, factors in blocks:
+                check_moments(factors[index], "activations", f"layer {index} {kind}")
+        blocks = (("ffn", self.ffn_gradients), ("attention", self.attention_gradients))
+        for index in reversed(range(len(self.ffn_gradients))):  # backwards, as the gradients go
+            for kind, factors in blocks:
+                check_moments(factors[index], "gradients", f"layer {index} {kind}")
 
     def save(self, path: str | Path) -> None:
         counts = {f"counts.{name}": torch.tensor(layers) for name, layers in self.counts.items()}
@@ -112,16 +139,21 @@ def estimate_curvature(
     seed : int
         Of the random signs that make one backward pass stand for all classes.
     shard, shards : int
-        Only every so manieth of the batches; :meth:`Curvature.merge` puts the shards together.
+        Only every ``shards``-th of those batches, from number ``shard`` on. A shard may be empty: its factors are then
+        zero. :meth:`Curvature.merge` puts the shards together.
 
     Returns
     -------
     Curvature
         On the CPU. Memory is that of one batch's activations plus the factors.
+
+    Raises
+    ------
+    InputError
+        Activations or gradients are NaN or too large; the layer is named.
     """
     model, layers = encoder.model.eval(), encoder.layers
-    batches = batches[:: max(1, sum(len(batch["input_ids"]) for batch in batches) // EXAMPLES)]
-    numbered = list(enumerate(batches))[shard::shards]
+    numbered = list(enumerate(evenly_spaced(batches)))[shard::shards]
     projections = {("attention", index): layer.attention_output for index, layer in enumerate(layers)}
     projections |= {("ffn", index): layer.ffn_output for index, layer in enumerate(layers)}
     inputs = {key: _square(linear.in_features, model.device) for key, linear in projections.items()}
@@ -133,13 +165,12 @@ def estimate_curvature(
 
     def listen(key):
         def hook(_, args, output):
-            values = args[0].detach()[read_tokens(pad, first_token=key[1] == last)]
+            values = args[0].detach()[read_tokens(pad, first_token=key[1] == last)]  # [tokens, n]
             _add_moments(inputs[key], values)
             tokens[key] += len(values)
 
             def collect(gradient):
-                values = gradient[pad]
-                _add_moments(gradients[key], values)
+                _add_moments(gradients[key], gradient[pad])  # [tokens, D]
 
             output.register_hook(collect)
 
@@ -165,19 +196,35 @@ def estimate_curvature(
             handle.remove()
         for parameter in trainable:
             parameter.requires_grad_(True)
-    inputs = {key: _symmetric(moments) / tokens[key] for key, moments in inputs.items()}
-    gradients = {key: _symmetric(moments) / examples for key, moments in gradients.items()}
-    counts = {name: [examples] * len(layers) for name in _FACTORS} | {
-        f"{kind}_inputs": [tokens[kind, index] for index in range(len(layers))] for kind in ("attention", "ffn")
-    }
-    return Curvature(
-        *(
-            [factors[kind, index].cpu() for index in range(len(layers))]
-            for kind in ("attention", "ffn")
-            for factors in (inputs, gradients)
-        ),
-        counts,
-    )
+    counts, factors = {}, {}
+    for kind in ("attention", "ffn"):
+        keys = [(kind, index) for index in range(len(layers))]
+        counts[f"{kind}_inputs"] = [tokens[key] for key in keys]
+        counts[f"{kind}_gradients"] = [examples] * len(keys)
+        # An empty shard has sums of zero, and stays at zero.
+        factors[f"{kind}_inputs"] = [(_symmetric(inputs[key]) / max(tokens[key], 1)).cpu() for key in keys]
+        factors[f"{kind}_gradients"] = [(_symmetric(gradients[key]) / max(examples, 1)).cpu() for key in keys]
+    found = Curvature(**factors, counts=counts)
+    found.check_finite()
+    return found
+
+
+def evenly_spaced(batches: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
+    """Batches of about ``EXAMPLES`` examples, evenly spaced from the first on; all of them where there are no more."""
+    examples = sum(len(batch["input_ids"]) for batch in batches)
+    if examples <= EXAMPLES:
+        return list(batches)
+    number = -(-len(batches) * EXAMPLES // examples)  # rounded up, so that there is always one
+    return [batches[place * examples // EXAMPLES] for place in range(number)]
+
+
+def check_moments(moments: Tensor, what: str, where: str) -> None:
+    """Raise InputError unless second moments [n, n] of ``what`` (activations, gradients) at ``where`` are finite."""
+    if not moments.diagonal().isfinite().all():
+        raise InputError(
+            f"the {what} of the sample at {where} are not finite, or too large to be squared in float32; check the "
+            "dense model's predictions on the sample, and fine-tune it again if they are not sound"
+        )
 
 
 def _square(size: int, device: torch.device) -> Tensor:
@@ -185,10 +232,10 @@ def _square(size: int, device: torch.device) -> Tensor:
 
 
 def _add_moments(moments: Tensor, values: Tensor) -> None:
-    """Add ``values^T values``, of which what is below the diagonal's blocks is left out."""
+    """Add ``values^T values`` [n, n] of values [tokens, n], without what is below the blocks on the diagonal."""
     for first in range(0, len(moments), BLOCK):
         rows = slice(first, first + BLOCK)
-        moments[rows, first:] += values[:, rows].T @ values[:, first:]
+        moments[rows, first:] += values[:, rows].T @ values[:, first:]  # [BLOCK, n - first]
 
 
 def _symmetric(moments: Tensor) -> Tensor:
