@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder
+from fastprune.model.finite import check_finite
 from fastprune.model.losses import gauss_newton_score, inputs_of
 from fastprune.tuning.layerwise import read_tokens
 
@@ -87,11 +88,11 @@ class Curvature:
         blocks = (("attention", self.attention_inputs), ("ffn", self.ffn_inputs))
         for index in range(len(self.ffn_inputs)):  # forwards: the first layer at fault is where it began
             for kind, factors in blocks:
-                check_moments(factors[index], "activations", f"layer {index} {kind}")
+                check_finite(factors[index].diagonal(), "activations", f"layer {index} {kind}")
         blocks = (("ffn", self.ffn_gradients), ("attention", self.attention_gradients))
         for index in reversed(range(len(self.ffn_gradients))):  # backwards, as the gradients go
             for kind, factors in blocks:
-                check_moments(factors[index], "gradients", f"layer {index} {kind}")
+                check_finite(factors[index].diagonal(), "gradients", f"layer {index} {kind}")
 
     def save(self, path: str | Path) -> None:
         counts = {f"counts.{name}": torch.tensor(layers) for name, layers in self.counts.items()}
@@ -216,15 +217,6 @@ def evenly_spaced(batches: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, 
         return list(batches)
     number = -(-len(batches) * EXAMPLES // examples)  # rounded up, so that there is always one
     return [batches[place * examples // EXAMPLES] for place in range(number)]
-
-
-def check_moments(moments: Tensor, what: str, where: str) -> None:
-    """Raise InputError unless second moments [n, n] of ``what`` (activations, gradients) at ``where`` are finite."""
-    if not moments.diagonal().isfinite().all():
-        raise InputError(
-            f"the {what} of the sample at {where} are not finite, or too large to be squared in float32; check the "
-            "dense model's predictions on the sample, and fine-tune it again if they are not sound"
-        )
 
 
 def _square(size: int, device: torch.device) -> Tensor:

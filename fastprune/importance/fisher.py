@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastprune.model.architectures import Encoder
+from fastprune.model.finite import check_finite
 from fastprune.model.losses import inputs_of, per_example_loss
 from fastprune.model.masks import masked
 from fastprune.settings import Estimator
@@ -86,10 +87,16 @@ def estimate_fisher(
     -------
     Fisher
         ``N`` rows: examples or batches. Memory is that of one batch's activations plus ``4 N L (H + I)`` bytes.
+
+    Raises
+    ------
+    InputError
+        Gradients are NaN or infinite; the layer is named.
     """
     model = encoder.model.eval()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    head_rows, filter_rows = [], []
+    head_rows: list[Tensor] = []  # of each batch [B or 1, L, H]
+    filter_rows: list[Tensor] = []  # [B or 1, L, I]
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)
@@ -107,4 +114,8 @@ def estimate_fisher(
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
-    return Fisher(torch.cat(head_rows), torch.cat(filter_rows))
+    found = Fisher(torch.cat(head_rows), torch.cat(filter_rows))
+    for index in reversed(range(encoder.num_layers)):  # backwards, as the gradients go
+        check_finite(found.filter_grads[:, index], "gradients", f"layer {index} ffn")
+        check_finite(found.head_grads[:, index], "gradients", f"layer {index} attention")
+    return found

@@ -8,9 +8,12 @@ in for each other.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from fastprune.errors import InputError
 from fastprune.importance.curvature import Curvature
 from fastprune.model.architectures import Encoder
 
@@ -18,7 +21,10 @@ DAMPING = 1e-2
 """Added to the input factor's diagonal, as a multiple of its mean; the ridge of the reconstruction to come."""
 
 STEPS = 64
-"""Filters are removed in so many steps; within a step their costs are taken as independent."""
+"""Filters are removed in this number of steps; within a step their costs are taken as independent."""
+
+TRIES = 24
+"""The damping is made ten times as great at most this often: far beyond what any finite input factor needs."""
 
 
 def removal_costs(encoder: Encoder, curvature: Curvature) -> tuple[Tensor, Tensor]:
@@ -65,8 +71,10 @@ def removal_order(inputs: Tensor, gradients: Tensor, weight: Tensor, num_units: 
 
     Removing the columns ``u`` of a unit from ``W`` and solving for the others again costs
     ``tr(W_u^T G W_u (P_uu)^-1)`` with ``P = A^-1``, changes ``W`` by ``-W_u (P_uu)^-1 P_u`` and ``P`` by
-    ``-P_u^T (P_uu)^-1 P_u``. Costs never fall along the order: a unit that becomes cheap only because dearer ones
-    went is as dear as they were.
+    ``-P_u^T (P_uu)^-1 P_u``. Costs never fall along the order: a unit that becomes cheap only because others were
+    removed before it gets the cost of the most expensive of these.
+
+    A projection that reads nothing but zeros, or whose weights or gradients are all zero, costs nothing to remove.
 
     Parameters
     ----------
@@ -80,36 +88,70 @@ def removal_order(inputs: Tensor, gradients: Tensor, weight: Tensor, num_units: 
     Returns
     -------
     Tensor [num_units] float64
+
+    Raises
+    ------
+    InputError
+        ``inputs`` is no second moment: no damping makes it positive definite.
     """
     device = weight.device
-    inputs = inputs.to(device)
-    damped = inputs + DAMPING * inputs.diagonal().mean() * torch.eye(len(inputs), dtype=inputs.dtype, device=device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped)).float()
-    values, vectors = torch.linalg.eigh(gradients.to(device))
-    root = (vectors * values.clamp(min=0).sqrt()).T @ weight.double()  # G^(1/2) W: costs are its squares
+    costs, highest = torch.zeros(num_units, dtype=torch.float64), 0.0
+    inputs, gradients, input_scale, gradient_scale = _scaled(inputs.to(device), gradients.to(device))
+    if input_scale == 0 or gradient_scale == 0:
+        return costs
+    inverse = damped_inverse(inputs).float()  # P [n, n]
+    values, vectors = torch.linalg.eigh(gradients)  # [D], [D, D]
+    root = (vectors * values.clamp(min=0).sqrt()).T @ weight.double()  # G^(1/2) W [D, n]: costs are its squares
     scale = root.norm().clamp(min=torch.finfo(torch.float64).tiny)
     root = (root / scale).float()
 
-    columns = torch.arange(len(inputs), device=device).unflatten(0, (num_units, -1))
-    left = torch.arange(num_units, device=device)
-    costs, dearest = torch.zeros(num_units, dtype=torch.float64), 0.0
+    columns = torch.arange(len(inputs), device=device).unflatten(0, (num_units, -1))  # [units, size of a unit]
+    left = torch.arange(num_units, device=device)  # [units that are left]
     while len(left):
-        own = columns[left]
-        blocks = inverse[own[:, :, None], own[:, None, :]]
-        roots = root[:, own].transpose(0, 1)
-        cost = (torch.linalg.inv(blocks.double()) * (roots.mT @ roots)).sum((1, 2))
+        own = columns[left]  # [left, size]
+        blocks = inverse[own[:, :, None], own[:, None, :]]  # P_uu [left, size, size]
+        roots = root[:, own].transpose(0, 1)  # [left, D, size]
+        cost = (torch.linalg.inv(blocks.double()) * (roots.mT @ roots)).sum((1, 2))  # [left]
         cheapest, chosen = cost.topk(min(max(1, num_units // steps), len(left)), largest=False)
-        dearest_so_far = cheapest.cpu().cummax(0).values.clamp(min=dearest)
-        costs[left[chosen].cpu()] = dearest_so_far
-        dearest = float(dearest_so_far[-1])
+        up_to_here = cheapest.cpu().cummax(0).values.clamp(min=highest)
+        costs[left[chosen].cpu()] = up_to_here
+        highest = float(up_to_here[-1])
 
-        # What goes is not cut out of the matrices, which would cost more than it spares: its rows become zero.
-        out = own[chosen].flatten()
-        across = inverse[out]
-        step = torch.linalg.solve(across[:, out].double(), across.double()).float()
+        # What is removed is not cut out of the matrices, which would take longer than it saves: its rows become zero.
+        out = own[chosen].flatten()  # [o], the columns of what is removed
+        across = inverse[out]  # [o, n]
+        step = torch.linalg.solve(across[:, out].double(), across.double()).float()  # (P_uu)^-1 P_u [o, n]
         root.addmm_(root[:, out], step, alpha=-1)
         inverse.addmm_(across.T, step, alpha=-1)
         stays = torch.ones(len(left), dtype=torch.bool, device=device)
         stays[chosen] = False
         left = left[stays]
-    return costs * float(scale) ** 2
+    return costs * float(scale) ** 2 * input_scale * gradient_scale
+
+
+def _scaled(inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, float, float]:
+    """Both factors and their scales: divided by powers of four, which no result's digits depend on.
+
+    Without it the inverse of a factor of very small or very large values is not a number in float32.
+    """
+    input_scale, gradient_scale = (_power_of_four(float(factor.abs().max())) for factor in (inputs, gradients))
+    return inputs / (input_scale or 1), gradients / (gradient_scale or 1), input_scale, gradient_scale
+
+
+def _power_of_four(value: float) -> float:
+    """The nearest one below: its root is a power of two. 0 of 0."""
+    return 4.0 ** ((math.frexp(value)[1] - 1) // 2) if value else 0.0
+
+
+def damped_inverse(inputs: Tensor) -> Tensor:
+    """Inverse [n, n] of the input factor [n, n] with its diagonal raised until it is positive definite."""
+    damping = (DAMPING * inputs.diagonal().mean()).clamp(min=torch.finfo(torch.float32).eps)
+    for _ in range(TRIES):
+        damped = inputs + damping * torch.eye(len(inputs), dtype=inputs.dtype, device=inputs.device)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            return torch.cholesky_inverse(factor)
+        damping *= 10  # rounding, or a shard's factors from elsewhere, made it indefinite
+    raise InputError(
+        "the second moments of a projection's inputs are not finite; measure the importance again from the sample"
+    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_STATES = 4096
-"""Partial solutions kept at a time; beyond, they are thinned and the result is no longer proven to be optimal."""
+"""Partial solutions kept at a time; where there are more, they are thinned and the result is not proven optimal."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ def solve(values: Sequence[np.ndarray], costs: Sequence[np.ndarray], budget: flo
     Returns
     -------
     Choice or None
-        None where even the cheapest items are too dear.
+        None where even the cheapest items cost more than the budget.
     """
     slack = budget + 1e-9 * abs(budget)
+    # From here on all lists have an array for each group: values, costs and reduced values of the items left, [items].
     groups = [_undominated(value, cost) for value, cost in zip(values, costs, strict=True)]
     values = [np.asarray(value, dtype=np.float64)[group] for value, group in zip(values, groups, strict=True)]
     costs = [np.asarray(cost, dtype=np.float64)[group] for cost, group in zip(costs, groups, strict=True)]
@@ -74,7 +75,7 @@ def solve(values: Sequence[np.ndarray], costs: Sequence[np.ndarray], budget: flo
 
 
 def _undominated(value: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """Items, by rising cost and value, for which no other is at least as good and no dearer."""
+    """Items, by rising cost and value, for which no other has at least their value and at most their cost."""
     order = np.lexsort((-np.asarray(value), np.asarray(cost)))
     ranked = np.asarray(value)[order]
     best_before = np.concatenate([[-np.inf], np.maximum.accumulate(ranked)[:-1]])
@@ -92,7 +93,7 @@ def _best_price(values, costs, budget: float) -> float:
     if _at_price(values, costs, 0.0)[1] <= budget:
         return 0.0
     low, high = 0.0, 1.0
-    while _at_price(values, costs, high)[1] > budget:
+    while _at_price(values, costs, high)[1] > budget and high < 1e300:  # then rounding hides the costs: see _filled
         low, high = high, 4 * high
     for _ in range(100):
         middle = (low + high) / 2
@@ -103,10 +104,10 @@ def _best_price(values, costs, budget: float) -> float:
 
 
 def _filled(values, costs, reduced, budget: float) -> list[int]:
-    """The relaxation's choice, and then the most valuable upgrade of a group that fits, as long as there is one."""
+    """The relaxation's choice; then, as long as one fits, the upgrade of a group that adds the most value."""
     picks = [int(part.argmax()) for part in reduced]
     spent = sum(float(cost[pick]) for cost, pick in zip(costs, picks, strict=True))
-    if spent > budget:  # rounding of the price
+    if spent > budget:  # the price was rounded
         return [0] * len(picks)
     while True:
         best, choice = None, None
@@ -136,10 +137,10 @@ def _program(values, costs, reduced, cores, price: float, budget: float, gap: fl
     spent, worth, lost = np.zeros(1), np.zeros(1), np.zeros(1)
     trail, proven = [], True
     for group, (value, cost, part, core) in enumerate(zip(values, costs, reduced, cores, strict=True)):
-        short = part.max() - part[core]
+        short = part.max() - part[core]  # [core]
         state, item = np.nonzero(
             (lost[:, None] + short <= gap) & (spent[:, None] + cost[core] <= budget - cheapest_rest[group + 1])
-        )
+        )  # [pairs] each, out of [states, core]
         if not len(state):
             return None, proven
         new_spent, new_worth = spent[state] + cost[core][item], worth[state] + value[core][item]

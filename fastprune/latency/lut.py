@@ -16,7 +16,10 @@ from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
 from fastprune.store import storage
 
-Milliseconds = Annotated[float, Field(ge=0)]
+LONGEST, SHORTEST = 1e9, 1e-9
+"""Milliseconds: no block takes more than eleven days, and no dense layer less than a picosecond."""
+
+Milliseconds = Annotated[float, Field(ge=0, le=LONGEST)]
 Times = Annotated[list[Milliseconds], Field(min_length=2)]
 
 
@@ -65,6 +68,27 @@ class LatencyTable:
     origin: dict = field(default_factory=dict)
     schema_version: Literal[1] = 1
 
+    def __post_init__(self) -> None:
+        """Raise InputError unless every time is a possible one and a dense layer takes some time.
+
+        Fractions of the dense latency, and sums over all layers, are then finite. A file's fields are checked before,
+        by their types; this also holds for tables that are made in memory.
+        """
+        times = {"attention_ms": self.attention_ms, "ffn_ms": self.ffn_ms, "overhead_ms": [self.overhead_ms]}
+        for name, values in times.items():
+            for number, value in enumerate(values):
+                if not 0 <= value <= LONGEST:  # so put that NaN is refused as well
+                    raise InputError(
+                        f"the look-up table's {name}[{number}] is {value}: milliseconds are from 0 to {LONGEST:.0e}; "
+                        "measure it again with `fastprune profile`"
+                    )
+        layer = self.attention_ms[-1] + self.ffn_ms[-1]
+        if layer < SHORTEST:
+            raise InputError(
+                f"by the look-up table a dense layer takes {layer:.3g} ms (the last of attention_ms and of ffn_ms), so "
+                "there is nothing to save; measure it again with `fastprune profile`"
+            )
+
     @property
     def num_heads(self) -> int:
         return len(self.attention_ms) - 1
@@ -89,7 +113,7 @@ class LatencyTable:
         )
 
     def of_counts(self, heads: list[int], filters: list[int]) -> float:
-        """Predicted milliseconds of a model that keeps so many heads and filters in each layer."""
+        """Predicted milliseconds of a model that keeps these numbers of heads and filters in its layers."""
         return self.overhead_ms + sum(self.attention_ms[n] for n in heads) + sum(self.ffn_ms[n] for n in filters)
 
     def of_masks(self, masks: Masks) -> float:
@@ -118,7 +142,7 @@ class LatencyTable:
                 )
 
     def warn_unless(self, **here: str) -> None:
-        """Warn of each of ``device``, ``dtype`` and ``attention`` that is not as it was when the table was measured."""
+        """Warn of each of ``device``, ``dtype`` and ``attention`` that differs from where the table was measured."""
         for name, value in here.items():
             if value != getattr(self, name):
                 warnings.warn(
@@ -178,8 +202,8 @@ def table_key(
 ) -> str:
     """A file name for a device and a shape, equal for equal ones."""
     slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    threads = f"-{threads}threads" if threads else ""
+    on = f"-{threads}threads" if threads else ""
     return (
-        f"{slug}{threads}/hidden{hidden_size}-heads{num_heads}-filters{num_filters}-batch{batch_size}"
+        f"{slug}{on}/hidden{hidden_size}-heads{num_heads}-filters{num_filters}-batch{batch_size}"
         f"-tokens{seq_len}-{dtype}-{attention}"
     )

@@ -41,14 +41,14 @@ def fit(times: Sequence[float], empty: float = 0.0) -> PiecewiseLinear:
         Of 1 to N units.
     empty : float
     """
-    times = np.asarray(times, dtype=np.float64)
-    best, least = None, np.inf
-    for threshold in range(1, len(times) + 1):
-        constant = times[:threshold].mean()
-        above = times[threshold:] - constant
+    curve = np.asarray(times, dtype=np.float64)  # [N]
+    best, least = PiecewiseLinear(1, float(curve[0]), 0.0, empty), np.inf
+    for threshold in range(1, len(curve) + 1):
+        constant = curve[:threshold].mean()
+        above = curve[threshold:] - constant  # [N - threshold]
         steps = np.arange(1, len(above) + 1)
         slope = max(float((steps * above).sum() / (steps * steps).sum()), 0.0) if len(above) else 0.0
-        error = ((times[:threshold] - constant) ** 2).sum() + ((above - slope * steps) ** 2).sum()
+        error = ((curve[:threshold] - constant) ** 2).sum() + ((above - slope * steps) ** 2).sum()
         if error < least:
             best, least = PiecewiseLinear(threshold, float(constant), slope, empty), error
     return best
@@ -124,13 +124,13 @@ class _Blocks:
     def __init__(self, importance: Tensor, fit: PiecewiseLinear):
         self.num_blocks, self.num_units = importance.shape
         self.threshold = fit.threshold
-        values, self.order = importance.double().sort(dim=1, descending=True, stable=True)
-        base = values[:, : fit.threshold].sum(1)
+        values, self.order = importance.double().sort(dim=1, descending=True, stable=True)  # [L, units] both
+        base = values[:, : fit.threshold].sum(1)  # [L]
         self.drop_order = base.argsort(stable=True)
         self.ranked, self.above, self.base_cost, self.base_worth = [], [], [], []
         for drops in range(self.num_blocks + 1):
             left = self.drop_order[drops:].sort().values
-            ranked = values[left, fit.threshold :].flatten().sort(descending=True, stable=True)
+            ranked = values[left, fit.threshold :].flatten().sort(descending=True, stable=True)  # [(L - d) * above]
             self.ranked.append((left, ranked.indices))
             self.above.append(prefix_sums(ranked.values))
             self.base_cost.append(drops * fit.empty + len(left) * fit.constant)

@@ -2,11 +2,11 @@
 
 The result is a table of :mod:`fastprune.latency.lut`.
 
-What is timed are the layers of a sliced model itself, run as the model runs them: any number of heads beside half of
-the filters, any number of filters beside half of the heads, for in that company a pruned model's blocks run. The
-published generator times every number of filters; here few are timed, more where the curve bends or steps, and
+What is timed are the layers of a sliced model itself, run as the model runs them: any number of heads with half of
+the filters, and any number of filters with half of the heads, because a pruned model's blocks run beside such blocks.
+The published generator times every number of filters; here few are timed, more where the curve bends or steps, and
 every measurement is the ratio to layers with half of both, timed right before and after it, so that a device that
-changes its pace does not bend the curve.
+changes its speed does not change the shape of the curve.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from fastprune.model.surgery import slice_model
 from fastprune.tuning.layerwise import layer_input
 
 LAYERS = 4
-"""So many layers are run one after the other, so that their weights come from where a model's come from."""
+"""Number of layers run one after the other, so that their weights come from the same memory as a model's do."""
 
 VOCABULARY = 1024
-"""Embeddings are not what is measured: small ones are quick to copy."""
+"""Embeddings are not measured, and small ones are quick to copy."""
 
 TILE = 8
-"""Numbers of filters divisible by this suit the vector units; all others are taken for equally unsuited."""
+"""Numbers of filters divisible by this fill the vector units; all others are taken to be equally slow."""
 
 START = 12
 """Numbers of filters measured at first; more are added where the curve is not straight."""
 
 FEWER = 24
-"""At most one in so many numbers of heads and filters is measured, but for small models."""
+"""At most one in this many numbers of heads and filters is measured, except for small models."""
 
 ROUNDS = (7, 25)
 """Least and greatest number of timings of one block; more are taken while its median is uncertain."""
 
 TOGETHER = 16
-"""So many blocks are timed in turn: a busy spell of the machine then costs each a round, which a median forgives."""
+"""Number of blocks timed in turn: a busy moment of the machine then costs each block one round, and no median."""
 
 
 def profile(
@@ -105,8 +105,8 @@ def profile(
         num_heads, num_filters = bench.encoder.num_heads, bench.encoder.num_filters
         half_heads, half_filters = bench.half
         bar = tqdm(desc="profile", unit="block", disable=not progress)
-        heads = bench.measure([(n, half_filters) for n in range(num_heads + 1)], tolerance, bar)
-        heads = {count: ratio for (count, _), ratio in heads.items()}
+        shapes = [(n, half_filters) for n in range(num_heads + 1)]
+        heads = {count: ratio for (count, _), ratio in bench.measure(shapes, tolerance, bar).items()}
 
         def measure_filters(counts: list[int]) -> dict[int, Latency]:
             found = bench.measure([(half_heads, n) for n in counts], tolerance, bar)
@@ -125,7 +125,7 @@ def profile(
         np.array([heads[0].median_ms, *(smooth_heads[n] for n in range(1, num_heads + 1))]),
         interpolate(filters, num_filters),
     ]
-    # What a layer takes without any unit cannot be told apart by block: half of it each.
+    # What a layer takes without any unit cannot be divided by measuring: each block gets half of it.
     empty = max(curves[0][0] + curves[1][0] - 1, 0) / 2
     tables = [half * np.maximum(curve - curve[0] + empty, 0) for curve in curves]
     return LatencyTable(
@@ -207,10 +207,10 @@ def sample_filters(
 
 
 def smooth(times: Mapping[int, Latency], counts: Iterable[int]) -> dict[int, float]:
-    """Medians of ``counts``, drawn towards the line between their neighbours where that is as good as they are.
+    """Medians of ``counts``, moved towards the line between their neighbours where the line is between the quartiles.
 
     A search for the cheapest would otherwise choose the numbers whose measurements came out low by chance. What lies
-    beyond its quartiles from the line, as at a step or where a kernel dislikes a number, stays as it was measured.
+    further than its quartiles from the line, as at a step or at a number that a kernel is slow for, stays as measured.
     """
     counts = [count for count in counts if count in times]
     values = {count: times[count].median_ms for count in counts}
@@ -264,9 +264,11 @@ def _between(low: int, high: int) -> int:
 
 
 def _spread(counts: Sequence[int], number: int) -> list[int]:
-    """So many of them, evenly spread, with the first and the last."""
-    places = np.unique(np.linspace(0, len(counts) - 1, number).round().astype(int)) if counts else []
-    return [counts[place] for place in places]
+    """That number of them, evenly spread, with the first and the last."""
+    if not counts:
+        return []
+    places = np.unique(np.linspace(0, len(counts) - 1, number).round().astype(int))
+    return [counts[place] for place in places.tolist()]
 
 
 class Bench:
@@ -284,7 +286,7 @@ class Bench:
             states = states[0] if isinstance(states, tuple) else states
 
     def sliced(self, heads: int, filters: int) -> Callable[[], None]:
-        """Runs the layers with so many heads and filters in each."""
+        """Runs the layers with that many heads and filters in each."""
         masks = Masks(
             torch.zeros(self.encoder.num_layers, self.encoder.num_heads),
             torch.zeros(self.encoder.num_layers, self.encoder.num_filters),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import ROUND_CEILING, Context
 from typing import get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from fastprune.latency import knapsack
 from fastprune.latency.lut import LatencyTable
 from fastprune.latency.piecewise import fit, search_piecewise
 from fastprune.model.masks import Masks
-from fastprune.search.mac_search import prefix_sums
+from fastprune.search.mac_search import check_importance, prefix_sums
 from fastprune.settings import Solver
 
 
@@ -27,6 +28,11 @@ def smallest_latency(table: LatencyTable, num_layers: int) -> float:
 def check_latency(table: LatencyTable, num_layers: int, keep_ratio: float) -> None:
     """Raise InputError unless some model that keeps anything is predicted to be within the budget."""
     dense, smallest = table.dense_ms(num_layers), smallest_latency(table, num_layers)
+    if smallest >= dense:
+        raise InputError(
+            f"by the look-up table of {table.device} no pruned model is faster than the dense one, which takes "
+            f"{dense:.4g} ms; measure it again with `fastprune profile`, or use a budget of MACs"
+        )
     if not smallest <= keep_ratio * dense:
         raise InputError(
             f"a latency of {keep_ratio * dense:.4g} ms (keep_ratio {keep_ratio:.4g}) cannot be met: the "
@@ -36,7 +42,7 @@ def check_latency(table: LatencyTable, num_layers: int, keep_ratio: float) -> No
 
 
 def _rounded_up(value: float) -> str:
-    """To four digits; what is told to be the smallest budget can then be met."""
+    """To four digits, upwards: the smallest budget as it is printed can then be met."""
     return f"{Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(value):f}"
 
 
@@ -73,9 +79,11 @@ def search_latency(
     Raises
     ------
     InputError
-        No model that keeps anything is within the budget; the smallest that is, is named.
+        No model that keeps anything is within the budget (the smallest that is, is named), or the importance is not
+        finite or all zero.
     """
     num_layers = len(head_importance)
+    check_importance(head_importance, filter_importance)
     check_latency(table, num_layers, keep_ratio)
     budget = keep_ratio * table.dense_ms(num_layers)
     if solver == "exact":
@@ -92,7 +100,8 @@ def search_latency(
 def _exact(head_importance: Tensor, filter_importance: Tensor, table: LatencyTable, budget: float) -> Masks | None:
     importance = [*head_importance.double().cpu(), *filter_importance.double().cpu()]
     ranked = [row.sort(descending=True, stable=True) for row in importance]
-    costs = [table.attention_ms] * len(head_importance) + [table.ffn_ms] * len(filter_importance)
+    attention_ms, ffn_ms = np.array(table.attention_ms), np.array(table.ffn_ms)  # [H + 1], [I + 1]
+    costs = [attention_ms] * len(head_importance) + [ffn_ms] * len(filter_importance)
     choice = knapsack.solve([prefix_sums(values).numpy() for values, _ in ranked], costs, budget)
     if choice is None:
         return None

@@ -15,9 +15,9 @@ from fastprune.store import storage
 def stored_table(
     root: str, encoder: Encoder, device: torch.device, *, batch_size: int, seq_len: int
 ) -> tuple[LatencyTable, str]:
-    """The table of this device for an encoder's shape: the store's, or one measured now and left there for others.
+    """The table of this device for an encoder's shape: the store's, or one measured now and stored there for others.
 
-    Of two that measure at once, the first to finish is taken by both.
+    Of two processes that measure at the same time, both take the table of the first to finish.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def stored_table(
     Raises
     ------
     InputError
-        What is stored there is no look-up table, or that of another device or shape.
+        What is stored there is no look-up table, or that of another device or shape, or it was removed meanwhile.
     """
     config = encoder.model.config
     key = (
@@ -62,6 +62,8 @@ def stored_table(
         if not store or store.create(key, table.content):
             return table, "measured now"
         content = store.read(key)
+        if content is None:
+            raise InputError(f"{root}/{key}: the table that another process left there is gone; run this again")
     found = LatencyTable.parse(content, f"{root}/{key}")
     if f"{found.key}.json" != key:
         raise InputError(f"{root}/{key}: holds the table of {found.key}; remove it, and it is measured again")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,11 +33,11 @@ class Latency:
 
 @contextmanager
 def steady_allocator() -> Iterator[None]:
-    """Have glibc keep freed buffers inside a ``with`` block, and give them back to the system behind it.
+    """Have glibc keep freed buffers inside a ``with`` block, and give them back to the system after it.
 
-    By default it returns large ones after each layer and has them faulted in again at the next, or not, as the
-    sizes happened to come: the same FFN block then takes up to a third longer from one time to the next. Its
-    thresholds stay raised. Does nothing where the C library is another.
+    By default it may return large buffers to the system after each layer and page them in again at the next,
+    depending on the sizes that came before: the same FFN block then takes up to a third longer from one time to the
+    next. The thresholds stay raised. Does nothing with another C library.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
@@ -50,15 +51,16 @@ def steady_allocator() -> Iterator[None]:
 
 
 def milliseconds(call: Callable[[], object], device: torch.device) -> float:
-    """Time one call: by events on a GPU, by the monotonic clock on a CPU."""
+    """Time one call: by events on its own GPU, which need not be the current one; by the monotonic clock on a CPU."""
     if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(device)
-        start.record()
-        call()
-        end.record()
-        torch.cuda.synchronize(device)
-        return start.elapsed_time(end)
+        with torch.cuda.device(device):  # events belong to the device, and to its stream, that is current
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize(device)
+            start.record()
+            call()
+            end.record()
+            torch.cuda.synchronize(device)
+            return start.elapsed_time(end)
     begin = time.perf_counter()
     call()
     return (time.perf_counter() - begin) * 1000
@@ -68,7 +70,7 @@ def milliseconds(call: Callable[[], object], device: torch.device) -> float:
 def measure_latency(
     models: Mapping[str, nn.Module], batch: Mapping[str, Tensor], *, repeats: int = 20, warmup: int = 3
 ) -> dict[str, Latency]:
-    """Time models side by side on one batch, in turn (A B A B ...), so that a busy spell meets them alike.
+    """Time models side by side on one batch, in turn (A B A B ...), so that a busy machine slows all of them.
 
     Parameters
     ----------
@@ -85,7 +87,7 @@ def measure_latency(
     with steady_allocator():
         for repeat in range(-warmup, repeats):
             for name, model in models.items():
-                elapsed = milliseconds(lambda model=model, name=name: model(**inputs[name]), devices[name])
+                elapsed = milliseconds(partial(model, **inputs[name]), devices[name])
                 if repeat >= 0:
                     times[name].append(elapsed)
     return {name: Latency.of(values) for name, values in times.items()}
@@ -93,7 +95,7 @@ def measure_latency(
 
 @contextmanager
 def torch_threads(number: int | None) -> Iterator[None]:
-    """Run a ``with`` block with so many threads; None or 0 leaves them as they are."""
+    """Run a ``with`` block with this number of threads; None or 0 leaves it as it is."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

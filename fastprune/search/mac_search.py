@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,30 @@ def check_keep_ratio(keep_ratio: float) -> None:
     if not 0 < keep_ratio < 1:
         raise InputError(
             f"keep_ratio is the fraction of MACs that is kept, between 0 and 1 (both excluded); got {keep_ratio}"
+        )
+
+
+def check_importance(heads: Tensor, filters: Tensor) -> None:
+    """Raise InputError unless the importance of heads [L, H] and filters [L, I] can be searched by.
+
+    Every search passes here. NaN, infinite and negative values are refused, and sums that overflow: by them, any units
+    could be taken for the best. So is importance that is zero everywhere: it says nothing about what to keep.
+    """
+    total = 0.0
+    for kind, values in (("heads", heads), ("filters", filters)):
+        for index, row in enumerate(values.double()):
+            total += float(row.sum())
+            if not (math.isfinite(total) and row.min() >= 0):
+                raise InputError(
+                    f"the importance of the {kind} of layer {index} is NaN, infinite or negative: the model's "
+                    "activations or gradients on the sample are too large; check its predictions on the sample, and "
+                    "fine-tune it again if they are not sound"
+                )
+    if total == 0:
+        raise InputError(
+            "no head and no filter has any importance: the model's predictions on the sample do not depend on them; "
+            "check that its predictions differ from row to row, that its logits are not so large that the softmax "
+            "saturates, and that the sample is the model's own task"
         )
 
 
@@ -42,9 +68,11 @@ def search_macs(head_importance: Tensor, filter_importance: Tensor, macs: MacMod
     Raises
     ------
     InputError
-        ``keep_ratio`` is out of range, or buys neither a head nor a filter.
+        ``keep_ratio`` is out of range, or buys neither a head nor a filter, or the importance is not finite or all
+        zero.
     """
     check_keep_ratio(keep_ratio)
+    check_importance(head_importance, filter_importance)
     budget = keep_ratio * macs.total
     if budget < min(macs.per_head, macs.per_filter):
         smallest = min(macs.per_head, macs.per_filter) / macs.total
@@ -55,7 +83,7 @@ def search_macs(head_importance: Tensor, filter_importance: Tensor, macs: MacMod
     head_values, head_order = head_importance.double().flatten().sort(descending=True, stable=True)
     filter_values, filter_order = filter_importance.double().flatten().sort(descending=True, stable=True)
 
-    num_heads = torch.arange(len(head_values) + 1, dtype=torch.float64)
+    num_heads = torch.arange(len(head_values) + 1, dtype=torch.float64)  # [L * H + 1], as all up to kept_importance
     left = budget - num_heads * macs.per_head
     affordable = left >= 0
     num_filters = (left / macs.per_filter).floor().clamp(0, len(filter_values)).long()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -59,13 +61,14 @@ def rearrange_layer(mask: Tensor, gradients: Tensor) -> Tensor:
     num_pruned = int((mask == 0).sum())
     if num_pruned in (0, len(mask)):
         return mask.clone()
-    gram = (2 * gradients.T @ gradients).numpy()  # twice the inner products, which is what the steps need
-    rows = gradients.double()  # running sums are kept in double precision
-    lengths = gram.diagonal().astype(np.float64) / 2
+    gradients = _representable(gradients)
+    gram = (2 * gradients.T @ gradients).numpy()  # [units, units], twice the inner products: what the steps need
+    rows = gradients.double()  # [N, units]: running sums are kept in double precision
+    lengths = gram.diagonal().astype(np.float64) / 2  # [units]
     order = np.argsort(lengths, kind="stable")
 
     pruned = order[:num_pruned]
-    total = rows[:, pruned].sum(1)
+    total = rows[:, pruned].sum(1)  # [N]
     shortening = lengths - (2 * rows.T @ total).numpy()  # |g_i|^2 - 2 <s, g_i>: what leaving does to |s|^2
     outside = np.full(len(mask), np.inf)  # inf keeps the units outside Z from being chosen
     outside[pruned] = 0
@@ -77,3 +80,14 @@ def rearrange_layer(mask: Tensor, gradients: Tensor) -> Tensor:
         shortening += gram[leaves]
         outside[leaves] = np.inf
     return torch.from_numpy(np.isinf(outside)).to(mask.dtype)
+
+
+def _representable(gradients: Tensor) -> Tensor:
+    """Gradients whose squares are neither infinite nor zero in float32: scaled where they would be, else as they are.
+
+    The scale is a power of two, and no choice depends on it.
+    """
+    largest = float(gradients.abs().max())
+    if largest == 0 or 2.0**-30 < largest < 2.0**40:
+        return gradients
+    return torch.ldexp(gradients, torch.tensor(-math.frexp(largest)[1]))

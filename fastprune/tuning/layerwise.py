@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import transformers
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from fastprune.model.architectures import Encoder, Layer, layers_of, task_head_of
+from fastprune.model.finite import check_finite
 from fastprune.model.losses import inputs_of
 from fastprune.model.masks import Masks
 
@@ -44,12 +46,15 @@ class Moments:
     @classmethod
     def zeros(cls, linear: nn.Linear, outputs: int | None = None) -> Moments:
         """For the inputs of ``linear`` against its outputs, or so many others."""
-        rows, options = linear.in_features + 1, {"dtype": torch.float64, "device": linear.weight.device}
-        columns = linear.out_features if outputs is None else outputs
-        return cls(torch.zeros(rows, rows, **options), torch.zeros(rows, columns, **options))
+        rows, columns = linear.in_features + 1, linear.out_features if outputs is None else outputs
+        gram, cross = (
+            torch.zeros(rows, size, dtype=torch.float64, device=linear.weight.device) for size in (rows, columns)
+        )
+        return cls(gram, cross)
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
-        inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
+        """Add the tokens of inputs [tokens, n] and targets [tokens, D]."""
+        inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)  # [tokens, n + 1]
         self.gram += inputs.T @ inputs
         self.cross += inputs.T @ targets
 
@@ -59,6 +64,10 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.gram + other.gram, self.cross + other.cross)
+
+
+Map = Literal["query", "key", "value", "attention", "ffn_input", "ffn", "head"]
+"""A linear map of a layer, or of the task head."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +81,17 @@ class System:
     """
 
     index: int
-    kind: Literal["query", "key", "value", "attention", "ffn_input", "ffn", "head"]
+    kind: Map
     projection: nn.Linear
     moments: Moments
     held_back: Moments
+
+    def __post_init__(self) -> None:
+        """Raise InputError naming the layer and the map unless the system is finite."""
+        where = f"the task head, map {self.index}" if self.kind == "head" else f"layer {self.index} {self.kind}"
+        for moments in (self.moments, self.held_back):
+            check_finite(moments.gram.diagonal(), "activations", where)  # it alone shows every input that is not
+            check_finite(moments.cross, "activations", where)
 
 
 @dataclass(frozen=True)
@@ -97,8 +113,8 @@ class Teacher:
     masks : Masks, optional
         The teacher runs under these masks. As published, the FFN target of a layer has all of the filters.
     keep : bool
-        Remember the targets of all layers, so that the next walk over the same sample does not run the teacher
-        again; only done where they fit ``CACHE_BYTES``.
+        Keep the targets of all layers, so that the next walk over the same sample does not run the teacher again;
+        only done where they fit ``CACHE_BYTES``.
     """
 
     @torch.no_grad()
@@ -159,7 +175,7 @@ class Teacher:
 @torch.no_grad()
 def walk(
     teacher: Teacher,
-    student: nn.Module,
+    student: transformers.PreTrainedModel,
     *,
     first_token: frozenset[tuple[int, str]] = frozenset(),
     hold_back: int | None = None,
@@ -177,10 +193,15 @@ def walk(
         Systems taken from the first ([CLS]) token of each example alone. The inputs of the FFN go with its output,
         the task head with the last FFN.
     hold_back : int, optional
-        Every so many examples, one goes into ``held_back`` and not into ``moments``.
+        One in this many examples goes into ``held_back`` and not into ``moments``.
     every_map : bool
-        Also stop at query, key and value (but layer 0's, whose inputs are the teacher's own), at the FFN's input
+        Also stop at query, key and value (except layer 0's, whose inputs are the teacher's own), at the FFN's input
         projection and at the task head's linear maps. The teacher must be without masks.
+
+    Raises
+    ------
+    InputError
+        The activations of the sample at a map are NaN or too large.
 
     Notes
     -----
@@ -203,8 +224,8 @@ def walk(
         moments, apart = Moments.zeros(layer.attention_output), Moments.zeros(layer.attention_output)
         for step, options in enumerate(teacher.options):
             contexts.append(_context(layer, states[step], options))
-            rows = read_tokens(pads[step], first_token=(index, "attention") in first_token)
-            _add(moments, apart, rows, held[step], contexts[step], targets.attention[step] - states[step])
+            chosen = read_tokens(pads[step], first_token=(index, "attention") in first_token)  # [B, T]
+            _add(moments, apart, chosen, held[step], contexts[step], targets.attention[step] - states[step])
         yield System(index, "attention", layer.attention_output, moments, apart)
         for step, context in enumerate(contexts):
             states[step] = layer.attention_norm(layer.attention_output(context) + states[step])
@@ -242,7 +263,7 @@ def walk(
 
 def _systems(
     index: int,
-    kinds: Sequence[str],
+    kinds: Sequence[Map],
     linears: Sequence[nn.Linear],
     states: list[Tensor],
     wanted: list[Tensor],

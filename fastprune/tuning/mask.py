@@ -67,7 +67,7 @@ def tune_masks(
             *scale_system(system.moments, weight, system.projection.bias, units, constant=attention)
         )
         scales = scales[:-1] if attention else scales
-        if not converged or scales.max() > MAX_SCALE or scales.min() < -MAX_SCALE:
+        if not converged or not (scales.abs() <= MAX_SCALE).all():  # so put that NaN ends it too
             reason = "scales beyond 10" if converged else "the solver did not converge"
             stopped = f"layer {system.index} {system.kind}: {reason}"
             break
@@ -103,16 +103,16 @@ def scale_system(
     """
     weight, bias = weight.double(), bias.double()
     n = weight.shape[1]
-    gram, sums, tokens = moments.gram[:n, :n], moments.gram[:n, n], moments.gram[n, n]
-    cross = moments.cross - moments.gram[:, n:] * bias
+    gram, sums, tokens = moments.gram[:n, :n], moments.gram[:n, n], moments.gram[n, n]  # [n, n], [n], []
+    cross = moments.cross - moments.gram[:, n:] * bias  # [n + 1, D]: against the target without the bias
 
-    def per_unit(values: Tensor) -> Tensor:
+    def per_unit(values: Tensor) -> Tensor:  # [n, ...] -> [k, ...]
         return values.unflatten(0, (-1, units)).sum(1)
 
-    ata = per_unit(per_unit(gram * (weight.T @ weight)).T).T
-    atb = per_unit((cross[:n] * weight.T).sum(1))
+    ata = per_unit(per_unit(gram * (weight.T @ weight)).T).T  # [k, k]
+    atb = per_unit((cross[:n] * weight.T).sum(1))  # [k]
     if constant:
-        column = per_unit(sums * weight.sum(0))
+        column = per_unit(sums * weight.sum(0))  # [k]
         corner = tokens * len(weight)
         ata = torch.cat([torch.cat([ata, column[:, None]], 1), torch.cat([column, corner[None]])[None]])
         atb = torch.cat([atb, cross[n].sum()[None]])

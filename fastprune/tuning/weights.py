@@ -15,6 +15,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from fastprune.errors import InputError
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 from fastprune.tuning.layerwise import Moments, Teacher, walk
@@ -24,7 +25,13 @@ RIDGES = tuple(10.0**power for power in range(-4, 3))
 """Strengths tried, as multiples of the mean diagonal of the inputs' covariance."""
 
 HOLD_BACK = 8
-"""One example in so many is held back to choose the strength on; the final solution uses all."""
+"""One example in eight is held back to choose the strength on; the final solution uses all."""
+
+ROUNDING = 1e-6
+"""Inputs whose variance is a smaller part of their mean square do not vary: what is left is float32's rounding."""
+
+TRIES = 24
+"""The penalty is made ten times as great at most this often: far beyond what any finite system needs."""
 
 
 @torch.no_grad()
@@ -43,6 +50,11 @@ def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progres
     Returns
     -------
     Tuned
+
+    Raises
+    ------
+    InputError
+        Activations of the sample are NaN or too large; layer and map are named.
     """
     student = slice_model(teacher.encoder, masks)
     last = teacher.encoder.num_layers - 1
@@ -58,7 +70,7 @@ def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progres
 
 
 def solve_weights(moments: Moments, held_back: Moments, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Ridge regression towards ``weight``, its strength chosen on ``held_back``, then solved on all.
+    """Ridge regression towards ``weight``: its strength is chosen on ``held_back``, the solution uses all tokens.
 
     Parameters
     ----------
@@ -98,7 +110,8 @@ def best_strength(moments: Moments, held_back: Moments, start: Tensor) -> float:
 def ridge(moments: Moments, start: Tensor, strength: float) -> Tensor:
     """Minimise ``||[X 1] P^T - B||^2 + lambda ||P - start||^2``, the bias column not penalised.
 
-    ``lambda`` is ``strength`` times the mean variance of the inputs times the tokens.
+    ``lambda`` is ``strength`` times the mean variance of the inputs times the tokens. Inputs that do not vary, as those
+    of a single token or of dead units, leave the weights as they are and the bias to be solved for.
 
     Parameters
     ----------
@@ -107,24 +120,36 @@ def ridge(moments: Moments, start: Tensor, strength: float) -> Tensor:
     Returns
     -------
     Tensor [D, n + 1] float64
+
+    Raises
+    ------
+    InputError
+        The moments are not finite.
     """
     tokens = moments.gram[-1, -1]
-    mean_input, mean_target = moments.gram[:-1, -1] / tokens, moments.cross[-1] / tokens
-    covariance = moments.gram[:-1, :-1] - tokens * mean_input.outer(mean_input)
-    cross = moments.cross[:-1] - tokens * mean_input.outer(mean_target)
+    mean_input, mean_target = moments.gram[:-1, -1] / tokens, moments.cross[-1] / tokens  # [n], [D]
+    covariance = moments.gram[:-1, :-1] - tokens * mean_input.outer(mean_input)  # [n, n]
+    cross = moments.cross[:-1] - tokens * mean_input.outer(mean_target)  # [n, D]
     weight = start[:, :-1]
-    penalty = strength * covariance.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-    while True:
+    variance = covariance.diagonal().mean()
+    if variance > ROUNDING * moments.gram.diagonal()[:-1].mean():
+        factor = _penalised_factor(covariance, strength * variance)
+        weight = weight + torch.cholesky_solve(cross - covariance @ weight.T, factor).T  # [D, n]
+    return torch.cat([weight, (mean_target - weight @ mean_input)[:, None]], dim=1)
+
+
+def _penalised_factor(covariance: Tensor, penalty: Tensor) -> Tensor:
+    """Cholesky factor [n, n] of the covariance with a penalty on its diagonal, raised until there is one."""
+    for _ in range(TRIES):
         penalised = covariance.clone()
         penalised.diagonal().add_(penalty)
         factor, failed = torch.linalg.cholesky_ex(penalised)
         if not failed:
-            break
-        penalty *= 10  # rounding made it indefinite: few tokens and a weak ridge
-    weight = weight + torch.cholesky_solve(cross - covariance @ weight.T, factor).T
-    return torch.cat([weight, (mean_target - weight @ mean_input)[:, None]], dim=1)
+            return factor
+        penalty = penalty * 10  # rounding made it indefinite: few tokens and a weak ridge
+    raise InputError("the moments of a linear map's inputs are not finite; check the model's activations on the sample")
 
 
 def squared_error(moments: Moments, projection: Tensor) -> Tensor:
-    """``||[X 1] P^T - B||^2`` less ``||B||^2``, which no projection changes."""
+    """``||[X 1] P^T - B||^2`` less ``||B||^2``, which is the same for every projection ``P`` [D, n + 1]."""
     return ((projection @ moments.gram) * projection).sum() - 2 * (projection.T * moments.cross).sum()

@@ -6,6 +6,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from tiny_tables import make_table
 
 from fastprune.errors import InputError
@@ -241,6 +243,39 @@ def test_a_budget_that_cannot_be_met_names_the_smallest(solver):
     for smallest in (7 / 30, 0.2334):  # as it is, and as it is told
         masks = search_latency(*importance, table, smallest)
         assert masks.heads.sum() + masks.filters.sum() == 1
+
+
+@pytest.mark.parametrize("solver", ["exact", "piecewise"])
+@pytest.mark.parametrize(
+    "attention, ffn", [([3, 3, 3], [2, 2, 2, 2]), ([3, 2, 1], [4, 3, 2, 1]), ([0, 0, 0], [1, 1, 1, 1])]
+)
+def test_a_table_by_which_nothing_is_faster_than_the_dense_model(attention, ffn, solver):
+    """All equal, or falling: then no budget below the dense latency can be met, and it is said so."""
+    with pytest.raises(InputError, match="no pruned model is faster than the dense one"):
+        search_latency(*random_importance(2, 2, 3, 0), make_table(attention, ffn), 0.9, solver=solver)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 1.0, 1.0 + 1e-9, 7.0, 1e8]), min_size=7, max_size=7),
+    st.lists(st.sampled_from([0.0, 1e-20, 1.0, 2.0, 1e20]), min_size=10, max_size=10).filter(any),
+    st.floats(0.01, 0.999),
+    st.sampled_from([0.0, 0.5, 1e6]),
+)
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_any_table_any_importance_and_any_budget(times, values, keep_ratio, overhead):
+    """Zero and huge times, falling curves and ties: within the budget, the exact search optimal, or refused."""
+    assume(times[2] + times[6] > 0)
+    table = make_table(times[:3], times[3:], overhead)
+    heads, filters = torch.tensor(values[:4]).view(2, 2), torch.tensor(values[4:]).view(2, 3)
+    budget = keep_ratio * table.dense_ms(2)
+    for solver in ("exact", "piecewise"):
+        try:
+            masks = search_latency(heads, filters, table, keep_ratio, solver=solver)
+        except InputError:
+            continue
+        assert table.of_masks(masks) <= budget * (1 + 2e-9)
+        if solver == "exact":
+            assert worth(masks, (heads, filters)) >= brute_force(heads, filters, table, budget) * (1 - 1e-6)
 
 
 def test_unknown_solver():

@@ -52,6 +52,10 @@ def test_a_table_survives_saving(tmp_path):
         ({"threads": True}, "threads: Input should be a valid integer"),
         ({"device": None}, "device: "),
         ({"colour": "red"}, "colour: "),
+        ({"ffn_ms": [1.0, 2.0, 1e308]}, "ffn_ms.2: Input should be less than or equal to 1000000000"),
+        ({"overhead_ms": float("inf")}, "overhead_ms: Input should be a finite number"),
+        ({"attention_ms": [1.0, 0.0], "ffn_ms": [1.0, 0.0]}, "a dense layer takes 0 ms"),
+        ({"attention_ms": [0.0, 1e-320], "ffn_ms": [0.0, 1e-320]}, "a dense layer takes 2e-320 ms"),
     ],
 )
 def test_a_file_that_is_no_table(tmp_path, change, named):
@@ -61,6 +65,16 @@ def test_a_file_that_is_no_table(tmp_path, change, named):
     with pytest.raises(InputError) as caught:
         LatencyTable.load(path)
     assert str(path) in str(caught.value) and named in str(caught.value) and "fastprune profile" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e308])
+def test_a_table_made_in_memory_has_possible_times_too(value):
+    with pytest.raises(InputError, match=r"attention_ms\[1\] is .*milliseconds are from 0 to 1e\+09"):
+        make_table([1, value, 2], [1, 2])
+    with pytest.raises(InputError, match=r"overhead_ms\[0\] is "):
+        make_table([1, 2], [1, 2], overhead=value)
+    with pytest.raises(InputError, match="a dense layer takes 0 ms"):
+        make_table([0, 0], [5, 0])
 
 
 @pytest.mark.parametrize("content, named", [(b"{", "Invalid JSON"), (b"[]", "not a look-up table"), (None, "no such")])

@@ -1,5 +1,7 @@
 import time
+from contextlib import contextmanager
 
+import pytest
 import torch
 from torch import nn
 
@@ -44,22 +46,31 @@ def test_the_processor_has_a_name_and_no_driver():
     assert device_name(torch.device("cpu")) and driver_version(torch.device("cpu")) == ""
 
 
-def test_on_a_gpu_events_are_timed_between_synchronisations(monkeypatch):
-    """The CUDA path as far as it goes without a GPU: the order of its calls."""
-    calls = []
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1"])
+def test_on_a_gpu_events_are_timed_between_synchronisations(monkeypatch, name):
+    """The CUDA path as far as it goes without a GPU: the order of its calls, all on the model's own device."""
+    calls, current = [], []
+
+    @contextmanager
+    def device(chosen):
+        current.append(str(chosen))
+        yield
+        current.pop()
 
     class Event:
         def __init__(self, enable_timing):
-            assert enable_timing
+            assert enable_timing and current == [name]
 
         def record(self):
-            calls.append("record")
+            calls.append(("record", *current))
 
         def elapsed_time(self, end):
-            calls.append("elapsed")
+            calls.append(("elapsed", *current))
             return 1.5
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("synchronize"))
-    assert milliseconds(lambda: calls.append("call"), torch.device("cuda")) == 1.5
-    assert calls == ["synchronize", "record", "call", "record", "synchronize", "elapsed"]
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append(("synchronize", str(device))))
+    assert milliseconds(lambda: calls.append(("call", *current)), torch.device(name)) == 1.5
+    order = ["synchronize", "record", "call", "record", "synchronize", "elapsed"]
+    assert calls == [(call, name) for call in order] and not current

@@ -84,6 +84,16 @@ def test_ties():
     assert rearrange_layer(least_important_pruned(nothing, 3), nothing).sum() == 5
 
 
+@pytest.mark.parametrize("exponent", [-130, -90, -31, 45, 80, 120])
+def test_the_size_of_the_gradients_does_not_matter(exponent):
+    """Also where their squares are zero or infinite in float32."""
+    for seed in range(5):
+        gradients = gradients_of("cancelling", 8, 20, seed).float()
+        mask = least_important_pruned(gradients, 9)
+        got = rearrange_layer(mask, torch.ldexp(gradients, torch.tensor(exponent)))
+        assert torch.equal(got, rearrange_layer(mask, gradients))
+
+
 @pytest.mark.parametrize("value", [0, 1])
 def test_all_or_none_pruned(value):
     mask = torch.full((5,), float(value))
