@@ -93,7 +93,7 @@ def main(
         flush=True,
     )
     measured = {}
-    found = pandas.DataFrame(index=list(ways), columns=list(keep_ratios), dtype=float)
+    divergences = pandas.DataFrame(index=list(ways), columns=list(keep_ratios), dtype=float)
     for way in ways:
         selection, tuning, changed = WAYS[way]
         with changed():
@@ -118,10 +118,10 @@ def main(
                     teacher=teacher,
                     progress=False,
                 )
-                found.loc[way, ratio] = divergence(wanted, logits(tuned.model, apart), task.problem)
-        print(found.loc[[way]].round(4).to_string(header=False), flush=True)
-    print(found.round(4).to_string())
-    return found
+                divergences.loc[way, ratio] = divergence(wanted, logits(tuned.model, apart), task.problem)
+        print(divergences.loc[[way]].round(4).to_string(header=False), flush=True)
+    print(divergences.round(4).to_string())
+    return divergences
 
 
 @torch.no_grad()

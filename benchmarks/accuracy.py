@@ -199,10 +199,10 @@ def timed(dense, pruned, masks: Masks, lut: LatencyTable | None) -> dict[str, fl
     """Latency predicted and measured, as fractions of the dense model's."""
     if not lut:
         return {}
-    found = measure_latency({"dense": dense, "pruned": pruned}, full_batch(lut.batch_size, lut.seq_len))
+    latency = measure_latency({"dense": dense, "pruned": pruned}, full_batch(lut.batch_size, lut.seq_len))
     return {
         "latency_predicted": lut.kept(masks),
-        "latency_measured": found["pruned"].median_ms / found["dense"].median_ms,
+        "latency_measured": latency["pruned"].median_ms / latency["dense"].median_ms,
     }
 
 

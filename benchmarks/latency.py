@@ -89,9 +89,11 @@ def main(arguments: list[str] | None = None) -> dict:
             print(f"{keep_ratio:<12}{error}")
             continue
         models = {"dense": encoder.model} | {solver: slice_model(encoder, mask) for solver, mask in masks.items()}
-        found = {name: time.median_ms for name, time in measure_latency(models, batch, repeats=options.rounds).items()}
+        measured_ms = {
+            name: latency.median_ms for name, latency in measure_latency(models, batch, repeats=options.rounds).items()
+        }
         for solver, mask in masks.items():
-            kept = found[solver] / found["dense"]
+            kept = measured_ms[solver] / measured_ms["dense"]
             worth = (
                 sum(
                     float((part * value).sum() / value.sum())
@@ -101,11 +103,11 @@ def main(arguments: list[str] | None = None) -> dict:
             )
             rows.append((keep_ratio, solver, table.kept(mask), kept))
             print(
-                f"{keep_ratio:<12}{solver:<12}{table.of_masks(mask):>13.2f}{found[solver]:>13.2f}"
+                f"{keep_ratio:<12}{solver:<12}{table.of_masks(mask):>13.2f}{measured_ms[solver]:>13.2f}"
                 f"{table.kept(mask):>13.4f}{kept:>13.4f}{table.kept(mask) / kept - 1:>9.1%}{worth:>12.4f}"
             )
     if rows:
-        print(f"dense: predicted {table.dense_ms(options.layers):.2f} ms, measured {found['dense']:.2f} ms")
+        print(f"dense: predicted {table.dense_ms(options.layers):.2f} ms, measured {measured_ms['dense']:.2f} ms")
     return {"fewer": total / used, "errors": errors, "rows": rows}
 
 

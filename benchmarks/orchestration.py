@@ -35,10 +35,10 @@ def main(config: Path, repeat: int) -> None:
     for _ in range(repeat):
         with tempfile.TemporaryDirectory() as folder:
             measured.append({"the library": library(tracked(sweep, ""), folder), **pipeline(sweep, Path(folder))})
-    found = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
+    medians = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
     print(f"{len(nodes(sweep))} steps, seed {sweep.seed}, median of {repeat}")
-    for name, seconds in found.items():
-        print(f"{name:<40}{seconds:8.1f} s{100 * seconds / found['the library']:8.1f} % of the library")
+    for name, seconds in medians.items():
+        print(f"{name:<40}{seconds:8.1f} s{100 * seconds / medians['the library']:8.1f} % of the library")
 
 
 def tracked(sweep: Sweep, uri: str) -> Sweep:
@@ -61,7 +61,7 @@ def pipeline(sweep: Sweep, folder: Path) -> dict[str, float]:
     whole = time.perf_counter() - begin
     steps = [float(seconds) for seconds in re.findall(r" success +([\d.]+) s$", said.getvalue(), re.M)]
     client, stages = mlflow_store.connect(uri), {node.stage.name for node in nodes(sweep)}
-    experiments = [found.experiment_id for found in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     own = {True: 0.0, False: 0.0}
     for run in client.search_runs(experiments, max_results=10_000):
         if run.info.run_name in stages:

@@ -59,14 +59,14 @@ def upload(service: Service, package: Package) -> Version:
             pipeline = service.client.pipelines.pipeline_service_create_pipeline(
                 kfp_server_api.V2beta1Pipeline(display_name=package.name, namespace=service.namespace)
             )
-        found = _version(service, pipeline.pipeline_id, package.version)
-        version = found or service.client.upload_pipeline_version(
+        known = _version(service, pipeline.pipeline_id, package.version)
+        version = known or service.client.upload_pipeline_version(
             str(package.path),
             pipeline_version_name=package.version,
             pipeline_id=pipeline.pipeline_id,
             description=f"SHA-256 of the package: {package.digest}",
         )
-    return Version(package.version, pipeline.pipeline_id, version.pipeline_version_id, uploaded=not found)
+    return Version(package.version, pipeline.pipeline_id, version.pipeline_version_id, uploaded=not known)
 
 
 def submit(
@@ -164,28 +164,28 @@ def schedule(
     if not 1 <= max_concurrency <= MAX_CONCURRENCY:
         raise InputError(f"max_concurrency is {max_concurrency}; the service takes 1 to {MAX_CONCURRENCY}")
     check_arguments(package, arguments)
-    former = [found for found in schedules(service) if found.name == name]
+    former = [schedule for schedule in schedules(service) if schedule.name == name]
     with explained(service):
         ids = _ids(service, package, experiment) if former else None
     wanted = (ids, cron, enabled, max_concurrency, catchup, dict(arguments))
     same = [
-        found
-        for found in former
+        schedule
+        for schedule in former
         if wanted
         == (
-            (found.version_id, found.experiment_id),
-            found.cron,
-            found.enabled,
-            found.max_concurrency,
-            found.catchup,
-            found.arguments,
+            (schedule.version_id, schedule.experiment_id),
+            schedule.cron,
+            schedule.enabled,
+            schedule.max_concurrency,
+            schedule.catchup,
+            schedule.arguments,
         )
-        and service_account in ("", found.service_account)
+        and service_account in ("", schedule.service_account)
     ]
     if same and len(former) == 1:
         return same[0], False
     if former and not replace:
-        there = "; ".join(f"{found.id}: {found.cron}, {found.state}" for found in former)
+        there = "; ".join(f"{schedule.id}: {schedule.cron}, {schedule.state}" for schedule in former)
         raise InputError(
             f"{service.host} has a schedule {name} that is not the same ({there}). Replace it with "
             "--replace, or give this one another --name"
@@ -207,13 +207,13 @@ def schedule(
                 service_account=service_account or None,
             )
         )
-    for found in former:
+    for schedule in former:
         try:
-            delete_schedule(service, found.id)
+            delete_schedule(service, schedule.id)
         except InputError as error:
             raise InputError(
                 f"{error}. The new {name} is there and the former too: delete that with `unschedule "
-                f"{found.id}`, or both run"
+                f"{schedule.id}`, or both run"
             ) from error
     return made, True
 
@@ -221,46 +221,46 @@ def schedule(
 def schedules(service: Service) -> list[Schedule]:
     """Every schedule in the namespace, by name."""
     with explained(service):
-        found = pages(
+        recurring = pages(
             lambda token: service.client.list_recurring_runs(
                 page_token=token, page_size=100, namespace=service.namespace
             ),
             "recurring_runs",
         )
-        return sorted(map(_schedule, found), key=lambda schedule: (schedule.name, schedule.id))
+        return sorted(map(_schedule, recurring), key=lambda schedule: (schedule.name, schedule.id))
 
 
 def set_enabled(service: Service, name: str, enabled: bool) -> Schedule:
     """Enable or disable the schedule of a name or an id. Runs that have begun go on."""
-    found = _one(service, name)
+    schedule = _one(service, name)
     act = service.client.enable_recurring_run if enabled else service.client.disable_recurring_run
     with explained(service):
-        act(found.id)
-    return dataclasses.replace(found, enabled=enabled)
+        act(schedule.id)
+    return dataclasses.replace(schedule, enabled=enabled)
 
 
 def delete_schedule(service: Service, name: str) -> Schedule:
     """Delete the schedule of a name or an id. Its runs stay."""
-    found = _one(service, name)
+    schedule = _one(service, name)
     with explained(service):
-        service.client.delete_recurring_run(found.id)
-    return found
+        service.client.delete_recurring_run(schedule.id)
+    return schedule
 
 
 def _one(service: Service, name: str) -> Schedule:
     known = schedules(service)
-    found = [schedule for schedule in known if schedule.id == name] or [
+    matching = [schedule for schedule in known if schedule.id == name] or [
         schedule for schedule in known if schedule.name == name
     ]
-    if not found:
+    if not matching:
         names = ", ".join(sorted({schedule.name for schedule in known})) or "none"
         raise InputError(f"{service.host} has no schedule {name}. There are: {names}")
-    if len(found) > 1:
+    if len(matching) > 1:
         raise InputError(
-            f"{service.host} has {len(found)} schedules {name}. Give the id of one: "
-            + ", ".join(schedule.id for schedule in found)
+            f"{service.host} has {len(matching)} schedules {name}. Give the id of one: "
+            + ", ".join(schedule.id for schedule in matching)
         )
-    return found[0]
+    return matching[0]
 
 
 def _schedule(run: kfp_server_api.V2beta1RecurringRun) -> Schedule:
@@ -294,16 +294,16 @@ def _ids(service: Service, package: Package, experiment: str) -> tuple[str, str]
 
 
 def _pipeline(service: Service, name: str) -> kfp_server_api.V2beta1Pipeline | None:
-    found = pages(
+    matching = pages(
         lambda token: service.client.list_pipelines(page_token=token, filter=named(name), namespace=service.namespace),
         "pipelines",
     )
-    return found[0] if found else None
+    return matching[0] if matching else None
 
 
 def _version(service: Service, pipeline_id: str, name: str) -> kfp_server_api.V2beta1PipelineVersion | None:
-    found = pages(
+    matching = pages(
         lambda token: service.client.list_pipeline_versions(pipeline_id, page_token=token, filter=named(name)),
         "pipeline_versions",
     )
-    return found[0] if found else None
+    return matching[0] if matching else None

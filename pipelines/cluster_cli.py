@@ -191,10 +191,10 @@ def schedules(service, as_json: bool) -> None:
     """The schedules on the cluster: name, id, cron, and whether they are enabled."""
     from fastprune.pipelines import cluster
 
-    found = cluster.schedules(service())
-    if not found:
+    schedules = cluster.schedules(service())
+    if not schedules:
         click.echo("there is no schedule", err=True)
-    for known in found:
+    for known in schedules:
         click.echo(json.dumps(asdict(known)) if as_json else _line(known))
 
 

@@ -71,11 +71,11 @@ def define(sweep: Sweep):
 
     @dsl.pipeline(name=sweep.name, description="Prune fine-tuned encoders without retraining.")
     def pipeline(tracking_uri: str = sweep.tracking.uri) -> outputs:
-        found = []
+        artifacts = []
         for model in sweep.models:
             of_model = _of_model(sweep, model, stages, tracking_uri)
-            found += [of_model[name] for name in kinds if name in made]
-        return outputs(*found)
+            artifacts += [of_model[name] for name in kinds if name in made]
+        return outputs(*artifacts)
 
     return pipeline
 
@@ -101,8 +101,8 @@ class _Made:
 def _of_model(sweep: Sweep, model: Model, stages: tuple[Stage, ...], tracking_uri) -> _Made:
     """Add the tasks of a model."""
     made, run = _Made(), None
-    for scope, found in groupby(stages, lambda stage: stage.scope):
-        group = list(found)
+    for scope, members in groupby(stages, lambda stage: stage.scope):
+        group = list(members)
         if scope == "model":
             for stage in group:
                 if stage.name == "prepare":

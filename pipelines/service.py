@@ -167,10 +167,10 @@ def pages(ask: Callable[[str], Any], field: str) -> list:
     field : str
         The attribute of an answer that holds the list.
     """
-    found, token = [], ""
+    items, token = [], ""
     while True:
         page = ask(token)
-        found += getattr(page, field) or []
+        items += getattr(page, field) or []
         token = page.next_page_token
         if not token:
-            return found
+            return items

@@ -40,13 +40,13 @@ def register(
     if wrong := [tag for tag in tags if "=" not in tag]:
         raise InputError(f"--tag {wrong[0]}: write it as NAME=VALUE")
     candidates = [metrics_file] if metrics_file else [model_dir / "metrics.json", model_dir.parent / "metrics.json"]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
+    metrics_file = next((path for path in candidates if path.is_file()), None)
+    if metrics_file is None:
         raise InputError(f"{candidates[0]}: no such file; name the compression's metrics.json with --metrics")
     try:
-        metrics = json.loads(found.read_text(encoding="utf-8"))
+        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{found}: not JSON ({error})") from error
+        raise InputError(f"{metrics_file}: not JSON ({error})") from error
     uri = _store(tracking_uri)
     version = registration.register(
         uri, model_dir, name, metrics, by=mlflow_store.actor(uri, by), tags=dict(tag.split("=", 1) for tag in tags)

@@ -218,14 +218,14 @@ def _words(name: str) -> str:
 
 def _flatten(document: Mapping, prefix: str = "") -> list[tuple[str, str]]:
     """Plain values of nested mappings by dotted name; lists (masks) are left out."""
-    found: list[tuple[str, str]] = []
+    rows: list[tuple[str, str]] = []
     for name, value in document.items():
         if isinstance(value, Mapping):
-            found += _flatten(value, f"{prefix}{name}.")
+            rows += _flatten(value, f"{prefix}{name}.")
         elif not isinstance(value, list | tuple):
             text = f"{value:,.6g}" if isinstance(value, float) and abs(value) < 1e6 else str(value)
-            found.append((_words(f"{prefix}{name}"), text))
-    return found
+            rows.append((_words(f"{prefix}{name}"), text))
+    return rows
 
 
 def _large(number: float) -> str:
