@@ -4,7 +4,7 @@
         --label-column Y [--method default --method paper ...] [--keep-ratio 0.5 ...] [--seed 0 ...] --output F.jsonl
 
 Importance is measured once per sample and shared by the budgets. A line of JSON per result goes to ``--output``; what
-stands there already is not computed again. ``--published-sample`` draws the sample as the published code does
+is in it already is not computed again. ``--published-sample`` draws the sample as the published code does
 (``np.random.choice`` with replacement, batches of 32 in that order).
 
 With ``--lut`` the budgets are fractions of the latency that the table predicts, met in three ways: by the exact search,

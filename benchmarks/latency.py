@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> dict:
         )
     seconds = time.perf_counter() - begin
     measured = np.array([times[half_heads, int(count)].median_ms for count in counts])
-    # A layer with half of the heads and so many filters, in units of one with half of both.
+    # A layer with half of the heads and this number of filters, as a multiple of one with half of both.
     predicted = table.attention_ms[half_heads] + np.array(table.ffn_ms)
     predicted = predicted[counts] / predicted[bench.half[1]]
     errors = np.abs(predicted / measured - 1)

@@ -71,8 +71,8 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Median latency of every sliced model, timed in turn, as a fraction of the dense model's."""
     import fastprune
-    from fastprune.compression import table_task
     from fastprune.data import read_table
+    from fastprune.data.preparation import table_task
     from fastprune.latency.timing import full_batch, measure_latency
     from fastprune.model import checkpoint
 

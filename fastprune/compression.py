@@ -111,7 +111,7 @@ def compress(
     allow_untuned : bool
         Go on although the dense model does no better than the majority class.
     dry_run : bool
-        Stop before tuning: the result says what would be kept, its model is merely sliced, and neither
+        Stop before tuning: the result says what would be kept, its model is only sliced, and neither
         ``pruned`` nor ``latency_ms`` is measured. Nothing is written.
     progress : bool
     **settings

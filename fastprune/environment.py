@@ -22,7 +22,7 @@ def choose_device(device: str) -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"device {device!r} is not to be had here ({str(error).splitlines()[0]}); use auto, cpu or cuda"
+            f"device {device!r} is not available here ({str(error).splitlines()[0]}); use auto, cpu or cuda"
         ) from error
     return chosen
 

@@ -11,7 +11,7 @@ environment (the local form), or in a pod of the config's image (the cluster for
     FASTPRUNE_POD_TEMPLATE      cluster form: YAML of a pod to build on (service account, pull secrets, volumes)
     FASTPRUNE_POOL              Airflow's pool of the tasks, and of those that have an accelerator
     FASTPRUNE_ACCELERATOR_POOL
-    FASTPRUNE_START             for schedule.catchup: the date from which missed runs are made up for
+    FASTPRUNE_START             for schedule.catchup: missed runs since this date are run too
 """
 
 import os

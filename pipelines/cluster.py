@@ -141,7 +141,7 @@ def schedule(
     max_concurrency : int
         Runs at the same time, 1 to 10.
     catchup : bool
-        Whether times that passed while the schedule was disabled are made up for.
+        Whether there are runs for the times that passed while the schedule was disabled.
     enabled : bool
         Whether it begins at once.
     replace : bool
@@ -212,7 +212,7 @@ def schedule(
             delete_schedule(service, schedule.id)
         except InputError as error:
             raise InputError(
-                f"{error}. The new {name} is there and the former too: delete that with `unschedule "
+                f"{error}. The new {name} exists and so does the former: delete that with `unschedule "
                 f"{schedule.id}`, or both run"
             ) from error
     return made, True

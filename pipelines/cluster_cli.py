@@ -25,7 +25,7 @@ _arguments = click.option(
     metavar="NAME=VALUE",
     help="Of the pipeline, VALUE as JSON or plain text; may be given several times.",
 )
-_no_cache = click.option("--no-cache", is_flag=True, help="Use no cache of the service's, whatever the config says.")
+_no_cache = click.option("--no-cache", is_flag=True, help="Use no cache of Kubeflow's, whatever the config says.")
 _account = click.option(
     "--service-account", default="", show_default=False, help="Of the pods, instead of the service's choice."
 )
@@ -47,7 +47,7 @@ def _connected(command: Callable) -> Callable:
         show_default=False,
         envvar="KF_PIPELINES_NAMESPACE",
         show_envvar=True,
-        help="Yours, on a service with several users.",
+        help="Your namespace, on a service with several users.",
     )
     @click.option(
         "--ca-cert",
@@ -134,7 +134,7 @@ def submit(
 @_config
 @click.option("--cron", help="Six fields, seconds first, instead of the config's schedule.cron.")
 @click.option("--name", help="Of the schedule; by default the config's.")
-@click.option("--replace", is_flag=True, help="Instead of the schedule of this name that is there.")
+@click.option("--replace", is_flag=True, help="Replace the schedule of this name that is there.")
 @_experiment
 @_arguments
 @_no_cache
@@ -185,7 +185,7 @@ def schedule(
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="A schedule a line.")
+@click.option("--json", "as_json", is_flag=True, help="One schedule a line.")
 @_connected
 def schedules(service, as_json: bool) -> None:
     """The schedules on the cluster: name, id, cron, and whether they are enabled."""

@@ -197,7 +197,7 @@ def summary(metrics: dict) -> str:
 @click.option("--short", is_flag=True, help="Fewer reviews: a check that everything runs, in a minute or two.")
 @click.option("--keep-ratio", type=float, default=0.6, help="Fraction of the MACs to keep.")
 @click.option("--num-samples", type=int, default=2048, help="Reviews to prune on.")
-@click.option("--output-dir", default="demo", type=click.Path(path_type=Path), help="Written anew by every run.")
+@click.option("--output-dir", default="demo", type=click.Path(path_type=Path), help="Written again by every run.")
 def main(short: bool, keep_ratio: float, num_samples: int, output_dir: Path) -> None:
     """Fine-tune a small BERT on film reviews, prune it through the pipeline, and show what came of it."""
     # Everything is on this machine already; nothing may ask a hub.

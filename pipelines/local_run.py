@@ -39,7 +39,7 @@ def run(
         ``<model>/<budget>/`` with the pruned model (``model/``), ``report.html`` and ``metrics.json``; of several
         budgets also ``<model>/summary.html``. The only compression of a sweep lies in ``output_dir`` itself.
     work_dir : str or Path
-        For what passes between the steps; kept for a look when a step fails, else removed.
+        For what passes between the steps; kept when a step fails, else removed.
     runner : kfp.local runner, optional
         By default steps are processes of this Python (:mod:`pipelines.fork_server`).
 

@@ -48,7 +48,7 @@ for _command in releases.COMMANDS:
 @click.option("--text-column-b", "-B", help="Column of the second text (context).")
 @click.option("--label-column", "-Y", help="Column of the label (answers).")
 @click.option("--metric", help="Primary metric; by default accuracy, pearson or squad_f1.")
-@click.option("--max-length", type=click.IntRange(min=8), help="Cut texts at so many tokens.")
+@click.option("--max-length", type=click.IntRange(min=8), help="Cut texts after this many tokens.")
 @click.option(
     "--constraint",
     type=click.Choice(["macs", "latency"]),
@@ -67,7 +67,7 @@ for _command in releases.COMMANDS:
 @click.option(
     "--max-accuracy-drop",
     type=float,
-    help="Find the smallest keep ratio that loses at most so much (absolute), on rows apart from the sample.",
+    help="Find the smallest keep ratio that loses at most this much (absolute), on rows outside the sample.",
 )
 @click.option(
     "--validation-file",
@@ -76,7 +76,7 @@ for _command in releases.COMMANDS:
     help="Labelled rows for --max-accuracy-drop; by default a fifth of the training rows.",
 )
 @click.option("--num-samples", type=click.IntRange(min=1), default=2048, help="Size of the pruning sample.")
-@click.option("--seed", type=int, default=0, help="Of the drawing of the sample.")
+@click.option("--seed", type=int, default=0, help="Seed of the draw of the pruning sample.")
 @click.option(
     "--selection",
     type=click.Choice(SELECTIONS),
@@ -153,7 +153,7 @@ def compress(
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32")
 @click.option("--attention", type=click.Choice(["sdpa", "eager"]), default="sdpa", help="Attention implementation.")
-@click.option("--threads", type=click.IntRange(min=1), help="Of torch on a CPU; by default as many as torch takes.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch on a CPU; by default torch decides.")
 @click.option("--tolerance", type=float, default=0.02, help="Error allowed between the numbers of filters measured.")
 @click.option("--every", is_flag=True, help="Measure every number of filters; takes many times as long.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="JSON file to write.")

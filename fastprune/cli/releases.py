@@ -11,8 +11,8 @@ from fastprune.errors import InputError
 from fastprune.tracking import mlflow_store
 
 _uri = click.option("--tracking-uri", default="", help="MLflow store; else MLFLOW_TRACKING_URI, else mlflow.db here.")
-_by = click.option("--by", default="", help="Who does it, where the store does not know; by default the user here.")
-_why = click.option("--why", required=True, help="For the record.")
+_by = click.option("--by", default="", help="Who does it, if the store does not know; by default this machine's user.")
+_why = click.option("--why", required=True, help="Reason, for the record.")
 
 
 def _store(uri: str) -> str:
@@ -58,14 +58,14 @@ def register(
 @click.argument("name")
 @click.argument("version")
 @click.option("--policy", "policy_file", required=True, type=click.Path(path_type=Path), help="YAML or JSON file.")
-@click.option("--expect", help="The version that you take for the champion: refused where it is another.")
+@click.option("--expect", help="The version that you believe is the champion; refused if it is another.")
 @_why
 @_by
 @_uri
 def promote(
     name: str, version: str, policy_file: Path, expect: str | None, why: str, by: str, tracking_uri: str
 ) -> None:
-    """Make VERSION of the registered model NAME its champion, if the policy lets it."""
+    """Make VERSION of the registered model NAME its champion, if the policy allows it."""
     from fastprune.releases import promotion
     from fastprune.releases.policy import read_policy
 
@@ -93,7 +93,7 @@ def rollback(name: str, why: str, by: str, tracking_uri: str) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="An event a line.")
+@click.option("--json", "as_json", is_flag=True, help="One event a line.")
 @_uri
 def history(name: str, as_json: bool, tracking_uri: str) -> None:
     """Every change of champion of NAME: who, when, from which version to which, and why."""

@@ -136,7 +136,7 @@ def arrow_of(table: Dataset) -> pa.Table:
 
 
 def draw_sample(split: Split, num_samples: int, seed: int) -> Split:
-    """Draw examples without replacement, or keep the whole split if it has no more than that.
+    """Draw examples without replacement, or keep the whole split if it is not larger.
 
     For question answering, ``num_samples`` questions are drawn, each with all of its features.
 

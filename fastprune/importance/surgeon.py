@@ -28,7 +28,7 @@ TRIES = 24
 
 
 def removal_costs(encoder: Encoder, curvature: Curvature) -> tuple[Tensor, Tensor]:
-    """Importance of every head and filter, in the place of the diagonal Fisher in the search.
+    """Importance of every head and filter, in place of the diagonal Fisher in the search.
 
     Parameters
     ----------

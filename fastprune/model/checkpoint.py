@@ -70,7 +70,7 @@ def load_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises InputError when there is none."""
     with _reading(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(local(name))
-    # Where its files are missing, transformers makes up a tokenizer that knows its special tokens alone.
+    # Where its files are missing, transformers invents a tokenizer that knows only its special tokens.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"{name}: there are no tokenizer files beside the model; save its tokenizer there")
     return tokenizer
@@ -155,7 +155,7 @@ def check_finite(model: transformers.PreTrainedModel) -> None:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(
                 f"weight {name} of shape {list(tensor.shape)} holds NaN or infinite values; "
-                "the checkpoint is damaged: save it again from a healthy training run"
+                "the checkpoint is damaged: save it again from a training run that did not diverge"
             )
 
 
@@ -173,7 +173,7 @@ def digest(model: transformers.PreTrainedModel) -> str:
 def _reading(name: str | Path) -> Iterator[None]:
     """Turn what goes wrong while reading a model folder into an InputError that names it."""
     level = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()  # missing weights are told in our own words
+    transformers.utils.logging.set_verbosity_error()  # our own messages name missing weights
     try:
         yield
     except InputError:

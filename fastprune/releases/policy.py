@@ -60,7 +60,7 @@ class Probe(BaseModel):
 
 
 class Evidence(Document):
-    """What is known of a registered version; it travels with the model, and its digest stands in the version's tags.
+    """What is known of a registered version; it travels with the model, and its digest is in the version's tags.
 
     Attributes
     ----------

@@ -50,7 +50,7 @@ class ChampionMoved(InputError):
 
 @dataclass(frozen=True)
 class State:
-    """Where the record of a model stands."""
+    """The champion of a model by its record."""
 
     champion: str | None
     previous: str | None
@@ -60,7 +60,7 @@ class State:
 def promote(
     uri: str, name: str, version: str, policy: Policy, *, why: str, by: str = "", expected: str | None = None
 ) -> Verdict:
-    """Make a version the champion, if the policy lets it; the former champion becomes ``previous``.
+    """Make a version the champion, if the policy allows it; the former champion becomes ``previous``.
 
     Parameters
     ----------

@@ -171,7 +171,7 @@ def gather(model_dir: Path, manifest: Mapping, metrics: Mapping, artifact: Artif
         )
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(
-            f"the metrics of {model_dir} hold no sound metric, dense, pruned and latency_ms "
+            f"the metrics of {model_dir} hold no valid metric, dense, pruned and latency_ms "
             f"({' '.join(repr(error).split())}); give the metrics.json that the compression wrote"
         ) from error
 

@@ -5,6 +5,6 @@ masks as safetensors, tables as Parquet, the rest as JSON. A folder gets its nam
 output of a stage holds ``stage.json``: its name, seconds, settings and metrics. Every output is an artifact with a
 manifest (:mod:`fastprune.store.artifacts`).
 
-Which folder goes into which stage stands in :mod:`fastprune.sweep.stages`. A ``table`` is given where any budget of the
+Which folder goes into which stage: see :mod:`fastprune.sweep.stages`. A ``table`` is given where any budget of the
 sweep is latency; the others leave it alone.
 """

@@ -36,5 +36,5 @@ class Document(BaseModel):
             found = error.errors()[0]
             where = ".".join(map(str, found["loc"]))
             raise InputError(
-                f"{name}: not sound by schema version 1 ({where + ': ' if where else ''}{found['msg']}); {remedy}"
+                f"{name}: does not fit schema version 1 ({where + ': ' if where else ''}{found['msg']}); {remedy}"
             ) from error

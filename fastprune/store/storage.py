@@ -332,7 +332,7 @@ def _s3_client():
         retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
         connect_timeout=5,
         read_timeout=60,
-        # Buckets as host names need DNS that most servers of one's own do not have.
+        # Buckets as host names need DNS that most self-hosted servers do not have.
         s3={"addressing_style": "path"} if own_endpoint else None,
     )
     try:

@@ -164,7 +164,7 @@ class Sweep(Section):
     importance_shards : int
         The importance is measured in this number of parts of the sample, side by side.
     cluster.parallelism : int
-        So many budgets (or shards) of a model run side by side.
+        How many budgets (or shards) of a model run side by side.
     """
 
     name: _Name

@@ -101,7 +101,7 @@ def _line(node: yaml.Node, loc: list) -> int:
 
 
 def _with_files(sweep: Sweep, path: Path, node: yaml.Node, here: bool) -> Sweep:
-    """Resolve the paths, and put the policy's content in the place of its file."""
+    """Resolve the paths, and put the policy's content in place of its file."""
 
     def found(value: str, *loc: str | int, hub: bool = False) -> str:
         if not value or value.startswith("s3://"):

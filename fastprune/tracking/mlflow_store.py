@@ -88,13 +88,13 @@ def explained(uri: str) -> Iterator[None]:
         where, reason = f"MLflow at {shown(uri)}", (str(error) or type(error).__name__).splitlines()[0]
         if status == 403 or "Permission denied" in reason:
             raise InputError(
-                f"{where}: {user(uri)} has no right to do this ({reason}); ask who manages the "
+                f"{where}: {user(uri)} has no right to do this ({reason}); ask the manager of the "
                 "registered model and its experiment for EDIT"
             ) from error
         if status == 401 or "not authenticated" in reason:
             raise InputError(
                 f"{where} does not know you ({reason}); set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD to a user of its own"
+                "MLFLOW_TRACKING_PASSWORD to one of its users"
             ) from error
         if is_away(error):
             raise InputError(

@@ -45,7 +45,7 @@ class Moments:
 
     @classmethod
     def zeros(cls, linear: nn.Linear, outputs: int | None = None) -> Moments:
-        """For the inputs of ``linear`` against its outputs, or so many others."""
+        """For the inputs of ``linear`` against its outputs, or against this many others."""
         rows, columns = linear.in_features + 1, linear.out_features if outputs is None else outputs
         gram, cross = (
             torch.zeros(rows, size, dtype=torch.float64, device=linear.weight.device) for size in (rows, columns)

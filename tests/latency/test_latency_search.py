@@ -190,7 +190,7 @@ def test_exact_is_never_worse_than_piecewise_and_neither_exceeds_the_budget(gold
         last = worth(exact, importance)
 
 
-def test_exact_takes_what_a_plateau_gives_and_avoids_what_a_kernel_dislikes():
+def test_exact_takes_what_a_plateau_gives_and_avoids_what_a_kernel_is_slow_for():
     """Filters come in tiles of 8, three heads run slower than four: neither three nor a broken tile is chosen."""
     attention = [0.1, 1.0, 1.2, 2.5, 1.6, 2.0, 2.2]
     ffn = [0.2 + 0.5 * np.ceil(n / 8) + 0.1 * (n % 8 != 0) for n in range(65)]

@@ -152,7 +152,7 @@ def test_noise_between_the_quartiles_is_not_followed_up():
     assert len(asked) <= 2 * profiler.START + profiler.START
 
 
-def test_chance_is_smoothed_and_what_a_kernel_dislikes_is_not():
+def test_chance_is_smoothed_and_what_a_kernel_is_slow_for_is_not():
     generator, counts = np.random.default_rng(0), list(range(8, 808, 8))
     curve = np.array([1 + 0.01 * n for n in counts])
     curve[50] *= 1.5
