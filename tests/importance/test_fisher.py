@@ -2,6 +2,7 @@ import pytest
 import torch
 from tiny_models import FAMILIES, PROBLEMS, build, one_by_one, random_batches
 
+from fastprune.errors import InputError
 from fastprune.importance.fisher import Fisher, estimate_fisher
 from fastprune.model.architectures import describe
 from fastprune.model.losses import per_example_loss
@@ -151,3 +152,20 @@ def test_file(tmp_path):
     fisher = Fisher(torch.randn(4, 2, 3), torch.randn(4, 2, 5))
     fisher.save(tmp_path / "fisher.safetensors")
     assert_same(Fisher.load(tmp_path / "fisher.safetensors"), fisher, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("estimator", ["per_sample", "per_batch"])
+@pytest.mark.parametrize("value", [float("nan"), 1e38])
+def test_gradients_that_are_not_finite_are_named_by_layer(estimator, value):
+    model = build(problem="regression")
+    batches = random_batches(model, "regression", LENGTHS)
+    with torch.no_grad():
+        model.classifier.weight[0, 0] = value
+    with pytest.raises(InputError, match="the gradients of the sample at layer 2 ffn are not finite"):
+        fisher_of(model, batches, "regression", estimator)
+
+
+def test_the_largest_gradients_that_float32_holds_have_finite_squares():
+    fisher = Fisher(torch.full((300, 2, 3), 3e38), torch.full((300, 2, 5), 3e38))
+    assert fisher.head_importance.isfinite().all() and fisher.filter_importance.isfinite().all()
+    assert float(fisher.head_importance[0, 0]) == pytest.approx(300 * 9e76)

@@ -2,15 +2,20 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_models import build, random_batches, random_masks
 
+from fastprune.errors import InputError
 from fastprune.importance import curvature
 from fastprune.importance.curvature import TEMPERATURE, Curvature, estimate_curvature
-from fastprune.importance.surgeon import DAMPING, removal_order
+from fastprune.importance.surgeon import DAMPING, damped_inverse, removal_costs, removal_order
 from fastprune.model.architectures import describe, layers_of
 from fastprune.model.losses import gauss_newton_score
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
+from fastprune.search.mac_search import search_macs
+from fastprune.search.macs import MacModel
 from fastprune.tuning import weights
 from fastprune.tuning.layerwise import Moments, Teacher, walk
 from fastprune.tuning.weights import best_strength, reconstruct_weights, ridge, solve_weights, squared_error
@@ -50,6 +55,74 @@ def test_removal_costs_are_those_of_solving_again(size):
         dearest, before = max(dearest, after[best] - before), after[best]
         expected[left.pop(best)] = dearest
     torch.testing.assert_close(costs, expected, rtol=1e-4, atol=1e-6 * expected.max().item())
+
+
+@pytest.mark.parametrize("dead", ["inputs", "gradients", "weight"])
+def test_a_dead_block_costs_nothing(dead):
+    """Its input factor, all zero, has no Cholesky factor."""
+    parts = dict(zip(("inputs", "gradients", "weight"), factors(), strict=True))
+    parts[dead] = torch.zeros_like(parts[dead])
+    assert torch.equal(removal_order(**parts, num_units=4, steps=4), torch.zeros(4, dtype=torch.float64))
+
+
+def test_a_model_with_a_dead_block_cuts_it_first():
+    model = build()
+    encoder, batches = describe(model), random_batches(model, "classification", LENGTHS)
+    with torch.no_grad():
+        encoder.layers[1].ffn_input.weight.zero_()
+        encoder.layers[1].ffn_input.bias.zero_()
+        encoder.layers[2].attention_output.weight.zero_()
+    heads, filters = removal_costs(encoder, estimate_curvature(encoder, batches, "classification", progress=False))
+    assert not filters[1].any() and not heads[2].any()
+    assert (filters[[0, 2]] > 0).all() and (heads[:2] > 0).all()
+    masks = search_macs(heads, filters, MacModel.of(encoder, 6.0), 0.3)
+    assert not masks.filters[1].any() and not masks.heads[2].any()
+
+
+@pytest.mark.parametrize("shift", [0.02, 1.0, 100.0])
+def test_an_indefinite_input_factor_gets_more_damping(shift):
+    inputs, gradients, weight = factors()
+    inputs = inputs - shift * inputs.diagonal().mean() * torch.eye(12, dtype=inputs.dtype)
+    assert torch.linalg.eigvalsh(inputs)[0] < 0
+    costs = removal_order(inputs, gradients, weight, 4, steps=4)
+    assert costs.isfinite().all() and (costs > 0).all()
+
+
+def test_a_factor_that_is_not_finite_is_refused():
+    with pytest.raises(InputError, match="second moments of a projection's inputs are not finite"):
+        damped_inverse(torch.full((3, 3), float("nan"), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("exponent", [-300, -130, -66, 2, 70, 140, 280])
+def test_costs_grow_with_the_factors_by_not_a_digit_else(exponent):
+    """Also where their inverse is no number in float32."""
+    inputs, gradients, weight = factors()
+    costs = removal_order(inputs, gradients, weight, 12, steps=6)
+    scale = torch.tensor(2.0, dtype=torch.float64) ** exponent
+    assert torch.equal(removal_order(inputs * scale, gradients, weight, 12, steps=6), costs * scale)
+    assert torch.equal(removal_order(inputs, gradients * scale, weight, 12, steps=6), costs * scale)
+
+
+@given(
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.sampled_from([1, 2, 64]),
+    st.integers(0, 6),
+    st.lists(st.sampled_from([0.0, 1e-12, 1.0, 1e6]), min_size=4, max_size=4),
+    st.integers(0, 2**20),
+)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_costs_are_finite_and_not_negative(units, size, outputs, steps, tokens, loudness, seed):
+    """Of few tokens, none among them, and of units from dead to very loud."""
+    generator = torch.Generator().manual_seed(seed)
+    loud = torch.tensor(loudness[:units], dtype=torch.float64).repeat_interleave(size)
+    x = torch.randn(tokens, units * size, generator=generator, dtype=torch.float64) * loud
+    g = torch.randn(tokens, outputs, generator=generator, dtype=torch.float64)
+    weight = torch.randn(outputs, units * size, generator=generator)
+    costs = removal_order(x.T @ x, g.T @ g, weight, units, steps=steps)
+    assert costs.shape == (units,) and costs.isfinite().all() and (costs >= 0).all()
+    assert costs.any() == bool((x.T @ x).any() and (g.T @ g).any())
 
 
 def test_a_unit_that_another_stands_in_for_is_cheap():
