@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import torch
@@ -28,7 +28,7 @@ from fastprune.search.cost import Cost
 from fastprune.settings import Budget, Method, settings_of
 from fastprune.store.storage import check_absent
 
-Table = str | Path | datasets.Dataset
+Table: TypeAlias = str | Path | datasets.Dataset
 
 
 @dataclass(frozen=True)
@@ -278,9 +278,9 @@ def _dense_model(
         raise InputError(f"the model is in {model.dtype}; load it with dtype=torch.float32 to prune it")
     modes, place = {module: module.training for module in model.modules()}, model.device
     try:
-        yield model.to(device).eval()
+        yield model.to(device).eval()  # type: ignore[arg-type]
     finally:
-        model.to(place)
+        model.to(place)  # type: ignore[arg-type]
         for module, training in modes.items():
             module.training = training
 

@@ -43,7 +43,7 @@ def compare_latency(
     what it predicts.
     """
     if table is None:
-        rows = split.select(range(min(LATENCY_BATCH, len(split))))
+        rows = split.select(list(range(min(LATENCY_BATCH, len(split)))))
         batch, threads = make_batches(rows, LATENCY_BATCH, pad_token_id)[0], 0
     else:
         batch, threads = full_batch(table.batch_size, table.seq_len), table.threads

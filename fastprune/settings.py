@@ -176,15 +176,13 @@ def settings_of(budget: Budget | None, method: Method | None, given: Mapping[str
             f"{unknown[0]} is not a setting; a budget has {', '.join(sorted(own[Budget]))}, "
             f"a method {', '.join(sorted(own[Method]))}"
         )
-    made = []
+    loose = {kind: {key: given[key] for key in given if key in own[kind] and given[key] is not None} for kind in own}
     for kind, whole, name in ((Budget, budget, "budget"), (Method, method, "method")):
-        loose = {key: value for key, value in given.items() if key in own[kind] and value is not None}
-        if whole is not None and loose:
-            raise InputError(f"{next(iter(loose))} is given beside {name}, which holds it; give it there alone")
+        if whole is not None and loose[kind]:
+            raise InputError(f"{next(iter(loose[kind]))} is given beside {name}, which holds it; give it there alone")
         if whole is not None and not isinstance(whole, kind):
             raise InputError(f"{name} is a fastprune.{kind.__name__}; got {whole!r}")
-        made.append(kind(**loose) if whole is None else whole)
-    return made[0], made[1]
+    return budget or Budget(**loose[Budget]), method or Method(**loose[Method])
 
 
 def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:

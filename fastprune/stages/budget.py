@@ -80,7 +80,7 @@ def budget(
             teacher=make_teacher(encoder, batches, tuning, keep=True),
         )
         metrics = {"keep_ratio": ratio} | ({"curve": asdict(curve)} if curve else {})
-    settings = {"constraint": wanted.constraint, "solver": solver}
+    settings: dict = {"constraint": wanted.constraint, "solver": solver}
     if wanted.max_accuracy_drop is not None:
         settings["max_accuracy_drop"] = wanted.max_accuracy_drop
     with storage.new_folder(chosen) as folder:

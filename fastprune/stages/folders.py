@@ -58,7 +58,7 @@ def load_information(importance: Path, method: Method) -> Any:
 
 def load_table(folder: Path | None) -> LatencyTable | None:
     """The look-up table; None under a MAC budget."""
-    return folder and LatencyTable.load(folder / "lut.json")
+    return LatencyTable.load(folder / "lut.json") if folder else None
 
 
 def load_macs(importance: Path) -> MacModel:

@@ -36,7 +36,7 @@ def report(
     from fastprune.reports.report import plots, render  # matplotlib: only this stage draws
 
     begin = time.perf_counter()
-    profiled = [table] if table_of_budget(table, chosen) else []
+    profiled = [table] if table is not None and table_of_budget(table, chosen) else []
     folders = (model, dense, *profiled, importance, chosen, searched, rearranged, pruned, measured)
     records = [read_json(folder / RECORD) for folder in folders]
     found = {record["stage"]: record["metrics"] for record in records}

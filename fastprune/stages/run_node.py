@@ -51,7 +51,7 @@ def run_node(sweep: Sweep, node: Node, root: str | Path, *, tags: Mapping[str, s
     """
     root, uri = str(root), sweep.tracking.uri
     given = parameters(sweep, node.model, node.stage) | ({} if node.shard is None else {"shard": node.shard})
-    if node.stage.name == "budget":
+    if node.stage.name == "budget" and node.budget is not None:
         given |= node.budget.settings
     with tempfile.TemporaryDirectory(prefix="fastprune-") as work:
         remote = storage.is_s3(root)

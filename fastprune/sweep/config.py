@@ -142,7 +142,7 @@ class Cluster(Section):
     secrets: list[Secret] = []
     env: dict[str, _Text] = {}
     accelerators: dict[str, Accelerator] = {}
-    stages: dict[Literal[("default", *(stage.name for stage in STAGES))], TaskSettings] = {}
+    stages: dict[Literal[("default", *(stage.name for stage in STAGES))], TaskSettings] = {}  # type: ignore[valid-type]
     parallelism: int = Field(1, ge=1)
 
     @model_validator(mode="after")

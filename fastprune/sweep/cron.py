@@ -71,7 +71,7 @@ def check_cron(cron: str) -> str:
 
 def _values(text: str, field: _Field) -> set[int]:
     """The numbers that a field stands for."""
-    values = set()
+    values: set[int] = set()
     for item in text.split(","):
         span, *steps = item.split("/")
         bounds = span.split("-")

@@ -67,7 +67,7 @@ class Node:
 def nodes(sweep: Sweep) -> list[Node]:
     """Every task of a sweep, each after those that it waits for."""
     found: list[Node] = []
-    places = {
+    places: dict[str, list[tuple[Budget | None, int | None]]] = {
         "model": [(None, None)],
         "shard": [(None, shard) for shard in range(sweep.importance_shards)],
         "budget": [(budget, None) for budget in sweep.budgets],
@@ -75,9 +75,9 @@ def nodes(sweep: Sweep) -> list[Node]:
     for model in sweep.models:
         own: list[Node] = []
         for scope, group in groupby(stages_of_sweep(sweep), lambda stage: stage.scope):
-            group = list(group)
+            of_scope = list(group)
             for budget, shard in places[scope]:
-                for stage in group:
+                for stage in of_scope:
                     own.append(_node(stage, model, budget, shard, own))
         found += own
     return found

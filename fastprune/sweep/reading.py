@@ -58,7 +58,7 @@ def parse_config(text: str, path: Path, *, here: bool = True) -> Sweep:
     try:
         sweep = Sweep.model_validate(document)
     except ValidationError as error:
-        raise InputError("\n".join(_explain(problem, path, node) for problem in error.errors())) from error
+        raise InputError("\n".join(_explain(dict(problem), path, node) for problem in error.errors())) from error
     return _with_files(sweep, path, node, here)
 
 
