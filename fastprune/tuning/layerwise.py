@@ -241,13 +241,13 @@ def walk(
         activations = []
         moments, apart = Moments.zeros(layer.ffn_output), Moments.zeros(layer.ffn_output)
         for step, state in enumerate(states):
-            activation = layer.activation(layer.ffn_input(state))
+            activation = _activations(layer, state)
             _add(moments, apart, ffn_rows[step], held[step], activation, targets.ffn[step] - state)
             if cached:
                 activations.append(activation)
         yield System(index, "ffn", layer.ffn_output, moments, apart)
         for step, state in enumerate(states):
-            activation = activations[step] if cached else layer.activation(layer.ffn_input(state))
+            activation = activations[step] if cached else _activations(layer, state)
             states[step] = layer.ffn_norm(layer.ffn_output(activation) + state)
         del activations, activation
         if every_map:
@@ -313,7 +313,12 @@ def layer_input(encoder: Encoder, batch: Mapping[str, Tensor]) -> tuple[Tensor, 
 def _context(layer: Layer, states: Tensor, kwargs: dict) -> Tensor:
     """The heads' contexts [B, T, n]: the input of the attention output projection."""
     args, _ = _input_of(layer.attention_output, lambda: layer.module(states, **kwargs))
-    return args[0]
+    return args[0][..., : layer.attention_output.in_features]  # without heads, the states go through
+
+
+def _activations(layer: Layer, states: Tensor) -> Tensor:
+    """The filters' activations [B, T, n]: the input of the FFN's output projection."""
+    return layer.activation(layer.ffn_input(states))[..., : layer.ffn_output.in_features]
 
 
 def read_tokens(attention_mask: Tensor, *, first_token: bool = False) -> Tensor:
