@@ -178,7 +178,7 @@ def estimate_curvature(
         return hook
 
     handles = [linear.register_forward_hook(listen(key)) for key, linear in projections.items()]
-    # Only activations get gradients: the graph begins behind the embeddings.
+    # Only activations get gradients: the graph begins after the embeddings.
     embeddings = getattr(model, model.base_model_prefix).embeddings
     handles.append(embeddings.register_forward_hook(lambda _, args, output: output.requires_grad_()))
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import ROUND_CEILING, Context
 from typing import get_args
 
@@ -98,7 +99,7 @@ def search_latency(
 
 
 def _exact(head_importance: Tensor, filter_importance: Tensor, table: LatencyTable, budget: float) -> Masks | None:
-    importance = [*head_importance.double().cpu(), *filter_importance.double().cpu()]
+    importance = _representable([*head_importance.double().cpu(), *filter_importance.double().cpu()])
     ranked = [row.sort(descending=True, stable=True) for row in importance]
     attention_ms, ffn_ms = np.array(table.attention_ms), np.array(table.ffn_ms)  # [H + 1], [I + 1]
     costs = [attention_ms] * len(head_importance) + [ffn_ms] * len(filter_importance)
@@ -111,6 +112,17 @@ def _exact(head_importance: Tensor, filter_importance: Tensor, table: LatencyTab
         mask[order[:count]] = 1
         rows.append(mask)
     return Masks(torch.stack(rows[: len(head_importance)]), torch.stack(rows[len(head_importance) :]))
+
+
+def _representable(importance: list[Tensor]) -> list[Tensor]:
+    """Rows of importance for which a price per millisecond can be found: scaled where it could not, else as they are.
+
+    The scale is a power of two, and no choice depends on it.
+    """
+    total = sum(float(row.sum()) for row in importance)
+    if 2.0**-50 < total < 2.0**200:
+        return importance
+    return [torch.ldexp(row, torch.tensor(-math.frexp(total)[1])) for row in importance]
 
 
 def _piecewise(head_importance: Tensor, filter_importance: Tensor, table: LatencyTable, budget: float) -> Masks | None:

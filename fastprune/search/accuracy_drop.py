@@ -53,8 +53,7 @@ def smallest_keep_ratio(
     Raises
     ------
     InputError
-        The dense model's metric is NaN, no ratio below 1 can be pruned to, or even the
-        largest ratio tried loses more.
+        The dense model's metric is NaN, no ratio below 1 can be pruned to, or even the largest ratio tried loses more.
     """
     if math.isnan(dense):
         raise InputError(

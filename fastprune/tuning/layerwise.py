@@ -1,8 +1,8 @@
 """The walk over the layers that mask tuning and weight reconstruction share (paper, section 3.4).
 
 A sliced student goes beside its teacher, layer by layer, attention before FFN. At each output projection, and if
-wanted at every other linear map, the walk stops and hands out a least-squares system: the student's own inputs to the
-projection against what the teacher puts out there. Whoever solves it changes the student's projection in place, and
+wanted at every other linear map, the walk stops and yields a least-squares system: the student's own inputs to the
+projection against the teacher's outputs there. The caller that solves it changes the student's projection in place, and
 the walk goes on from the changed student, so later systems see the errors that earlier ones left.
 """
 
@@ -72,11 +72,11 @@ Map = Literal["query", "key", "value", "attention", "ffn_input", "ffn", "head"]
 
 @dataclass(frozen=True)
 class System:
-    """One projection of the student and what it should put out.
+    """One projection of the student and its target outputs.
 
     Of an output projection, ``moments.cross`` holds the teacher's output with its residual, less the student's
     residual, so that the projection (bias included) makes up for what the residual stream lacks. Of any other linear
-    map it holds what the same rows of the teacher's put out. ``held_back`` are the same of the examples that were
+    map it holds the outputs of the same rows of the teacher's map. ``held_back`` are the same of the examples that were
     kept apart for choosing a regularisation. The task head's ``index`` counts its own linear maps.
     """
 

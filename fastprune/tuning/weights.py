@@ -2,9 +2,9 @@
 
 Goes beyond the paper's section 3.4: layer by layer, ridge least squares for every kept input's column of the
 output projection and for its bias, so that the pruned model's layer output meets the dense model's. The system
-is built on the pruned model's own inputs, so what earlier layers could not mend is mended later. The maps that read
+is built on the pruned model's own inputs, so later layers correct what earlier layers could not. The maps that read
 the residual stream (query, key, value, the FFN's input, the task head) are solved for as well: the stream that they now
-get is not the dense model's, and they are to put out what the dense model's put out. The ridge pulls towards the
+get is not the dense model's, and their outputs should be the dense model's all the same. The ridge pulls towards the
 original weights, and its strength is chosen, projection by projection, on examples held back from the sample.
 """
 

@@ -278,6 +278,18 @@ def test_any_table_any_importance_and_any_budget(times, values, keep_ratio, over
             assert worth(masks, (heads, filters)) >= brute_force(heads, filters, table, budget) * (1 - 1e-6)
 
 
+@pytest.mark.parametrize("exponent", [-900, -300, -60, 210, 900])
+def test_the_size_of_the_importance_does_not_matter(exponent):
+    table = make_table(0.3 + 0.1 * np.arange(9), 0.2 + 0.01 * np.arange(65))
+    importance = tuple(rows.double() for rows in random_importance(4, 8, 64, 0))
+    scaled = tuple(rows * 2.0**exponent for rows in importance)
+    for solver in ("exact", "piecewise"):
+        for keep_ratio in (0.4, 0.7):
+            want = search_latency(*importance, table, keep_ratio, solver=solver)
+            got = search_latency(*scaled, table, keep_ratio, solver=solver)
+            assert torch.equal(got.heads, want.heads) and torch.equal(got.filters, want.filters)
+
+
 def test_unknown_solver():
     with pytest.raises(InputError, match="solver 'luck' is not known; use one of exact, piecewise"):
         search_latency(*random_importance(1, 2, 4, 0), make_table([1, 2, 3], [1, 2, 3, 4, 5]), 0.9, solver="luck")

@@ -4,10 +4,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from reviews import PAPER, TASK
 from tiny_tables import make_table
 
+import fastprune
 from fastprune.errors import InputError
 from fastprune.latency.search import search_latency
+from fastprune.model.checkpoint import load_dense, load_tokenizer
 from fastprune.search.mac_search import search_macs
 from fastprune.search.macs import MacModel
 
@@ -126,6 +129,29 @@ def test_importance_that_is_zero_everywhere_is_refused():
     ):
         with pytest.raises(InputError, match="no head and no filter has any importance"):
             search()
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e30])
+def test_a_model_of_finite_and_yet_too_large_values(material, scale, tmp_path):
+    """Its softmax saturates: no loss and no gradient is left. Compensation still tells its units apart."""
+    model = load_dense(material / "model")
+    with torch.no_grad():
+        model.classifier.weight.mul_(scale)
+    options = {
+        "dataset": material / "train.tsv",
+        "evaluation": material / "eval.tsv",
+        "task": TASK,
+        "num_samples": 100,
+        "keep_ratio": 0.5,
+        "device": "cpu",
+        "progress": False,
+    }
+    tokenizer = load_tokenizer(material / "model")
+    with pytest.raises(InputError, match="no head and no filter has any importance.*the softmax saturates"):
+        fastprune.compress(model, tokenizer, output_dir=tmp_path / "out", **options | PAPER)
+    assert not (tmp_path / "out").exists()
+    metrics = fastprune.compress(model, tokenizer, **options).metrics
+    assert metrics["pruned"] > 0.9 * metrics["dense"] > 0.8
 
 
 def test_a_budget_that_buys_one_filter_or_one_head():
