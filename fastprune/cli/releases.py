@@ -117,13 +117,13 @@ def history(name: str, as_json: bool, tracking_uri: str) -> None:
 @_uri
 def verify(name: str, version: str, tracking_uri: str) -> None:
     """Download VERSION (a number, or an alias such as champion) of NAME and prove its digests and logits."""
-    from fastprune.releases import registration
+    from fastprune.releases import verification
 
     uri = _store(tracking_uri)
     if not version.isdigit():
         with mlflow_store.explained(uri):
             version = mlflow_store.connect(uri).get_model_version_by_alias(name, version).version
-    proof = registration.verify(uri, name, str(version))
+    proof = verification.verify(uri, name, str(version))
     click.echo(
         f"{name} version {proof.version}: {proof.files} files ({proof.bytes / 1e6:.1f} MB) have their digests, "
         f"logits differ by at most {proof.difference:.2g}"

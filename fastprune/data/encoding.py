@@ -12,9 +12,7 @@ from fastprune.data.splits import Split, make_split
 from fastprune.data.tables import example_schema
 from fastprune.data.tasks import Task
 from fastprune.errors import InputError
-from fastprune.model.architectures import longest_input
-
-DOC_STRIDE = 128
+from fastprune.model import model_inputs
 
 _ROWS_AT_ONCE = 1_000
 
@@ -153,10 +151,6 @@ def _read_numbers(table: Dataset, task: Task, config: transformers.PretrainedCon
     return pa.array(numbers)
 
 
-def _longest(tokenizer: transformers.PreTrainedTokenizerBase, task: Task, config: transformers.PretrainedConfig) -> int:
-    return min(task.max_length, tokenizer.model_max_length, longest_input(config))
-
-
 def _check_vocabulary(source: str, features: pa.Table, config: transformers.PretrainedConfig) -> None:
     highest = pc.max(pc.list_flatten(features["input_ids"])).as_py()
     if highest is None or highest >= config.vocab_size:
@@ -169,10 +163,10 @@ def _check_vocabulary(source: str, features: pa.Table, config: transformers.Pret
 
 def _token_columns(encoded: Any, config: transformers.PretrainedConfig) -> dict[str, pa.Array]:
     """Return the model's inputs as columns; type ids only where the model tells one type from another."""
-    types = {"input_ids": pa.int32(), "attention_mask": pa.int8()}
-    if getattr(config, "type_vocab_size", 1) > 1:
-        types["token_type_ids"] = pa.int8()
-    return {name: pa.array(encoded[name], pa.list_(kind)) for name, kind in types.items() if name in encoded}
+    types = {"input_ids": pa.int32(), "attention_mask": pa.int8(), "token_type_ids": pa.int8()}
+    return {
+        name: pa.array(rows, pa.list_(types[name])) for name, rows in model_inputs.inputs_of(encoded, config).items()
+    }
 
 
 def _encode_texts(
@@ -181,10 +175,10 @@ def _encode_texts(
     config: transformers.PretrainedConfig,
     texts: list[list[str]],
 ) -> pa.Table:
-    longest, tables = _longest(tokenizer, task, config), []
+    tables = []
     for first in range(0, len(texts[0]), _ROWS_AT_ONCE):
         rows = [column[first : first + _ROWS_AT_ONCE] for column in texts]
-        encoded = tokenizer(*rows, truncation=True, max_length=longest, return_attention_mask=True)
+        encoded = model_inputs.tokenize(tokenizer, config, rows, task.max_length)
         tables.append(pa.table(_token_columns(encoded, config)))
     return pa.concat_tables(tables)
 
@@ -209,11 +203,10 @@ def _encode_questions(
     if len(set(ids)) < len(ids):
         raise InputError(f"{source}: column 'id' has the same value twice; make the ids unique")
     answers = _read_answers(table, task, contexts) if labelled else None
-    # Blanks before a question say nothing, and a long run of them leaves the context no room.
     questions = [question.lstrip() for question in questions]
 
-    longest = _longest(tokenizer, task, config)
-    stride = min(DOC_STRIDE, longest // 3)
+    longest = model_inputs.longest_text(tokenizer, config, task.max_length)
+    stride = min(model_inputs.STRIDE, longest // 3)
     room = longest - stride - tokenizer.num_special_tokens_to_add(pair=True) - 1
     tables = []
     for first in range(0, len(questions), _ROWS_AT_ONCE):
@@ -225,16 +218,7 @@ def _encode_questions(
                     f"{source}: row {row} of column {task.text_columns[0]!r} has {len(tokens)} tokens; at "
                     f"{longest} tokens in all, {room} leave room for the context"
                 )
-        encoded = tokenizer(
-            questions[rows],
-            contexts[rows],
-            truncation="only_second",
-            max_length=longest,
-            stride=stride,
-            return_attention_mask=True,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
+        encoded = model_inputs.tokenize_windows(tokenizer, config, questions[rows], contexts[rows], task.max_length)
         owners = [first + owner for owner in encoded["overflow_to_sample_mapping"]]
         offsets = [
             np.where([[sequence == 1] for sequence in encoded.sequence_ids(feature)], pairs, -1)

@@ -16,8 +16,7 @@ from datasets import Dataset
 from fastprune.data.tasks import Task
 from fastprune.errors import InputError
 from fastprune.model.losses import LABELS
-
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+from fastprune.model.model_inputs import MODEL_INPUTS, pad
 
 
 @dataclass(frozen=True)
@@ -222,18 +221,9 @@ def collate(split: Split, rows: np.ndarray, pad_token_id: int) -> dict[str, torc
     """
     names = [name for name in (*MODEL_INPUTS, *LABELS) if name in split.features.column_names]
     values = split.features.select_columns(names)[rows.tolist()]
-    batch = {}
-    for name in names:
-        if name in LABELS:
-            kind = torch.float32 if split.task.problem == "regression" else torch.int64
-            batch[name] = torch.tensor(values[name], dtype=kind)
-        else:
-            batch[name] = torch.nn.utils.rnn.pad_sequence(
-                [torch.tensor(tokens, dtype=torch.int64) for tokens in values[name]],
-                batch_first=True,
-                padding_value=pad_token_id if name == "input_ids" else 0,
-            )
-    return batch
+    batch = pad({name: values[name] for name in names if name not in LABELS}, pad_token_id)
+    kind = torch.float32 if split.task.problem == "regression" else torch.int64
+    return batch | {name: torch.tensor(values[name], dtype=kind) for name in names if name in LABELS}
 
 
 def make_batches(

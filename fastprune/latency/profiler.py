@@ -27,8 +27,9 @@ from fastprune.environment import code_version, device_name, driver_version
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable
 from fastprune.latency.timing import Latency, full_batch, milliseconds, steady_allocator, torch_threads
-from fastprune.model.architectures import Encoder, describe, layers_of, longest_input
+from fastprune.model.architectures import Encoder, describe, layers_of
 from fastprune.model.masks import Masks
+from fastprune.model.model_inputs import longest_input
 from fastprune.model.surgery import slice_model
 from fastprune.tuning.layerwise import layer_input
 

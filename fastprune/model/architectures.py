@@ -183,10 +183,3 @@ def task_head_of(model: transformers.PreTrainedModel) -> tuple[tuple[nn.Linear, 
 def intermediate_size(config) -> int:
     """Filters of a dense FFN; DistilBERT calls them ``hidden_dim``."""
     return config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
-
-
-def longest_input(config) -> int:
-    """Tokens that the model has positions for."""
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        return config.max_position_embeddings - config.pad_token_id - 1  # positions count from behind the padding index
-    return config.max_position_embeddings

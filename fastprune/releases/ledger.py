@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from urllib.parse import quote
 from fastprune.errors import InputError
 from fastprune.store import storage
 from fastprune.store.documents import Document
+from fastprune.store.secrets import shown
 
 WAIT = 120
 """Seconds to wait, at most, for another promotion of the same model."""
@@ -108,23 +109,21 @@ class StoreLedger:
     folder: Path | None
 
     def lock(self, model: str) -> AbstractContextManager:
-        if self.folder is None:
-            return nullcontext()
-        return self._file_lock(model)
+        return self._file_lock(self.folder, model) if self.folder else nullcontext()
 
     @contextmanager
-    def _file_lock(self, model: str) -> Iterator[None]:
+    def _file_lock(self, folder: Path, model: str) -> Iterator[None]:
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self.folder / f".{quote(model, safe='')}.lock", timeout=WAIT)  # freed when its holder dies
+        lock = FileLock(folder / f".{_folder(model)}.lock", timeout=WAIT)  # freed when its holder dies
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout as error:
             raise InputError(f"{model}: another promotion has been under way for {WAIT} s; try again") from error
         except OSError as error:
             raise InputError(
-                f"{self.folder}: releases cannot be recorded here ({error.strerror}); ask for the right "
+                f"{folder}: releases cannot be recorded here ({error.strerror}); ask for the right "
                 "to write there, or correct FASTPRUNE_LEDGER"
             ) from error
         try:
@@ -133,17 +132,25 @@ class StoreLedger:
             lock.release()
 
     def contents(self, model: str) -> list[bytes]:
-        return [self.store.read(key) for key in self.store.keys(f"{quote(model, safe='')}/")]
+        return [self.store.read(key) or b"" for key in self.store.keys(f"{_folder(model)}/")]
 
     def append(self, event: Event) -> bool:
-        return self.store.create(f"{quote(event.model, safe='')}/{event.number:08d}.json", event.content)
+        return self.store.create(f"{_folder(event.model)}/{event.number:08d}.json", event.content)
+
+
+def _folder(model: str) -> str:
+    """The folder of a model's events. Raises InputError for a name that is none."""
+    name = quote(model, safe="")
+    if name in ("", ".", ".."):
+        raise InputError(f"{model!r} is no name of a registered model; correct it")
+    return name
 
 
 @dataclass(frozen=True)
 class PostgresLedger:
     """The table ``fastprune_releases``; promoters need INSERT and SELECT on it, nobody UPDATE or DELETE."""
 
-    url: str
+    url: str = field(repr=False)
 
     def prepare(self) -> None:
         with self._connection() as connection:
@@ -194,5 +201,5 @@ class PostgresLedger:
             raise InputError(f"another promotion has been under way for {WAIT} s; try again") from error
         except psycopg.Error as error:
             raise InputError(
-                f"the record of releases in PostgreSQL cannot be used ({str(error).strip()}); check FASTPRUNE_LEDGER"
+                f"the record of releases in PostgreSQL cannot be used ({shown(error).strip()}); check FASTPRUNE_LEDGER"
             ) from error

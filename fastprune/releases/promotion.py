@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from fastprune.errors import InputError
 from fastprune.releases.ledger import Event, Ledger, events, open_ledger
 from fastprune.releases.policy import Policy, Verdict, judge
-from fastprune.releases.registration import read_evidence
+from fastprune.releases.verification import read_evidence
 from fastprune.tracking import mlflow_store
 
 CHAMPION, PREVIOUS = "champion", "previous"

@@ -1,10 +1,12 @@
 """The pruned model as MLflow serves it (models from code: MLflow copies this file beside the model).
 
-It needs mlflow, torch and transformers, not fastprune: the model's folder carries the file that sizes its layers.
+It needs mlflow, torch and transformers, not fastprune: the model's folder carries the file that sizes its layers, and
+``model_inputs.py`` beside it turns texts into the model's inputs just as they were at its evaluation.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import mlflow
@@ -23,6 +25,7 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
     ``predict`` takes a DataFrame, a Series or a list: one text a row, two named ``text`` and ``text_pair``, or for
     question answering ``question`` and ``context``. It gives ``label``, ``probability`` and ``probabilities``
     (a JSON object by label) for classification, ``value`` for regression, ``answer`` and ``score`` for questions.
+    A cell that holds anything but a text is refused with ValueError.
     """
 
     def load_context(self, context):
@@ -30,8 +33,8 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
         self.settings = context.model_config
         answers = self.settings["problem"] == "question-answering"
         auto = AutoModelForQuestionAnswering if answers else AutoModelForSequenceClassification
+        self.inputs = _load(context.artifacts["inputs"])
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.max_length = min(self.settings["max_length"], self.tokenizer.model_max_length)
         self.model = auto.from_pretrained(folder, trust_remote_code=True).eval()
 
     @torch.inference_mode()
@@ -55,15 +58,24 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
                 raise ValueError(f"the first column is {columns[0]!r}; the text belongs there, named {known[-1]!r}")
         if table.empty or table[columns].isna().any(axis=None):
             raise ValueError(f"every row needs text in {columns}, and there must be at least one row")
-        return list(table[columns].astype(str).itertuples(index=False, name=None))
+        for column in columns:
+            for row, cell in enumerate(table[column], start=1):
+                if not isinstance(cell, str):
+                    raise ValueError(
+                        f"row {row} of column {column!r} holds a {type(cell).__name__}, not a text; give one text a "
+                        "row, as a DataFrame, a Series or a list of texts"
+                    )
+        return list(table[columns].itertuples(index=False, name=None))
 
-    def _encode(self, rows, **options):
-        return self.tokenizer(
-            *map(list, zip(*rows)), padding=True, max_length=self.max_length, return_tensors="pt", **options
-        )
+    def _logits(self, rows) -> torch.Tensor:
+        encoded = self.inputs.tokenize(self.tokenizer, self.model.config, list(zip(*rows)), self.settings["max_length"])
+        return self.model(**self._pad(encoded)).logits
+
+    def _pad(self, encoded) -> dict[str, torch.Tensor]:
+        return self.inputs.pad(encoded, self.tokenizer.pad_token_id)
 
     def _classify(self, rows) -> pd.DataFrame:
-        probabilities = self.model(**self._encode(rows, truncation=True)).logits.softmax(-1).numpy()
+        probabilities = self._logits(rows).softmax(-1).numpy()
         names = [self.model.config.id2label[index] for index in range(probabilities.shape[1])]
         best = probabilities.argmax(1)
         return pd.DataFrame(
@@ -75,22 +87,20 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
         )
 
     def _value(self, rows) -> pd.DataFrame:
-        return pd.DataFrame({"value": self.model(**self._encode(rows, truncation=True)).logits[:, 0].double().numpy()})
+        return pd.DataFrame({"value": self._logits(rows)[:, 0].double().numpy()})
 
     def _answer(self, rows) -> pd.DataFrame:
         """The best span over all windows of each context."""
-        encoded = self._encode(
-            rows,
-            truncation="only_second",
-            stride=min(128, self.max_length // 3),
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
+        encoded = self.inputs.tokenize_windows(
+            self.tokenizer, self.model.config, *zip(*rows), self.settings["max_length"]
         )
-        windows, offsets = encoded.pop("overflow_to_sample_mapping"), encoded.pop("offset_mapping")
-        output = self.model(**encoded)
+        windows, offsets = encoded["overflow_to_sample_mapping"], encoded["offset_mapping"]
+        output = self.model(**self._pad(self.inputs.inputs_of(encoded, self.model.config)))
+        length = output.start_logits.shape[1]
         answers = [("", -np.inf)] * len(rows)
-        for window, row in enumerate(windows.tolist()):
-            context = torch.tensor([part == 1 for part in encoded.sequence_ids(window)])
+        for window, row in enumerate(windows):
+            context = torch.zeros(length, dtype=torch.bool)
+            context[: len(offsets[window])] = torch.tensor([part == 1 for part in encoded.sequence_ids(window)])
             start = output.start_logits[window].masked_fill(~context, -torch.inf)
             end = output.end_logits[window].masked_fill(~context, -torch.inf)
             spans = start[:, None] + end
@@ -98,9 +108,17 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
             score, index = spans.masked_fill(~allowed, -torch.inf).flatten().max(0)
             if score > answers[row][1]:
                 first, last = divmod(int(index), len(end))
-                text = rows[row][1][offsets[window, first, 0] : offsets[window, last, 1]]
+                text = rows[row][1][offsets[window][first][0] : offsets[window][last][1]]
                 answers[row] = (text, float(score))
         return pd.DataFrame(answers, columns=["answer", "score"])
+
+
+def _load(path):
+    """Run ``model_inputs.py`` of this very version, whatever else is importable by that name."""
+    spec = importlib.util.spec_from_file_location("fastprune_model_inputs", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 mlflow.models.set_model(PrunedModel())

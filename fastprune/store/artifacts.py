@@ -25,6 +25,7 @@ from fastprune.environment import choose_device, code_version, device_name
 from fastprune.errors import InputError
 from fastprune.store import storage
 from fastprune.store.documents import Document
+from fastprune.store.paths import inside
 
 MANIFEST = "artifact.json"
 RECORD = "stage.json"
@@ -269,7 +270,7 @@ def _push(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> Non
         if store.read(_manifest_key(recipe, name)) is None:
             content = (folder / MANIFEST).read_bytes()
             for path, file in parse(content, folder).files.items():
-                store.upload(folder / path, _object_key(file.sha256), file.sha256)
+                store.upload(inside(folder, path), _object_key(file.sha256), file.sha256)
             store.create(_manifest_key(recipe, name), content)
 
 
@@ -288,7 +289,7 @@ def _pull(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> boo
         for name, folder in partial.items():
             artifact = parse(published[name], _manifest_key(recipe, name))
             for path, file in artifact.files.items():
-                target = folder / path
+                target = inside(folder, path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if not store.download(_object_key(file.sha256), target):
                     store.delete(_manifest_key(recipe, name))

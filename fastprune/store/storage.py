@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Protocol
 
 from fastprune.errors import InputError
+from fastprune.store.paths import inside
+from fastprune.store.secrets import shown
 
 ATTEMPTS = 5
 """Tries of one S3 request, with exponential backoff between them, before it counts as failed."""
@@ -77,7 +79,7 @@ class LocalStore:
 
     def read(self, key: str) -> bytes | None:
         try:
-            return (self.root / key).read_bytes()
+            return inside(self.root, key).read_bytes()
         except FileNotFoundError:
             return None
 
@@ -85,13 +87,13 @@ class LocalStore:
         with self._partial(key) as partial:
             partial.write_bytes(content)
             try:
-                os.link(partial, self.root / key)  # fails where the name is taken, in one step
+                os.link(partial, inside(self.root, key))  # fails where the name is taken, in one step
             except FileExistsError:
                 return False
         return True
 
     def upload(self, file: Path, key: str, sha256: str) -> None:
-        target = self.root / key
+        target = inside(self.root, key)
         if target.is_file() and sha256_of(target) == sha256:
             return
         with self._partial(key) as partial:
@@ -99,21 +101,22 @@ class LocalStore:
             os.replace(partial, target)
 
     def download(self, key: str, file: Path) -> bool:
-        if not (self.root / key).is_file():
+        source = inside(self.root, key)
+        if not source.is_file():
             return False
-        shutil.copyfile(self.root / key, file)
+        shutil.copyfile(source, file)
         return True
 
     def delete(self, key: str) -> None:
-        (self.root / key).unlink(missing_ok=True)
+        inside(self.root, key).unlink(missing_ok=True)
 
     def keys(self, prefix: str) -> list[str]:
-        found = (path for path in (self.root / prefix).rglob("*") if path.is_file())
+        found = (path for path in inside(self.root, prefix.removesuffix("/")).rglob("*") if path.is_file())
         return sorted(str(path.relative_to(self.root)) for path in found if not path.name.startswith("."))
 
     @contextmanager
     def _partial(self, key: str) -> Iterator[Path]:
-        target = self.root / key
+        target = inside(self.root, key)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=".", dir=target.parent)
@@ -208,7 +211,7 @@ class S3Store:
         from boto3.exceptions import RetriesExceededError, S3UploadFailedError
         from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
-        uri, endpoint = self.uri(key), self.client.meta.endpoint_url
+        uri, endpoint = self.uri(key), shown(self.client.meta.endpoint_url)
         try:
             yield
         except (ClientError, S3UploadFailedError) as error:
@@ -220,7 +223,7 @@ class S3Store:
                 return
             raise InputError(
                 _REMEDIES.get(code, "{uri}: S3 at {endpoint} refused ({error})").format(
-                    uri=uri, endpoint=endpoint, bucket=self.bucket, error=error
+                    uri=uri, endpoint=endpoint, bucket=self.bucket, error=shown(error)
                 )
             ) from error
         except NoCredentialsError as error:
@@ -229,7 +232,7 @@ class S3Store:
             ) from error
         except (BotoCoreError, RetriesExceededError) as error:
             raise InputError(
-                f"{uri}: S3 at {endpoint} cannot be used, after {ATTEMPTS} attempts ({error}); check "
+                f"{uri}: S3 at {endpoint} cannot be used, after {ATTEMPTS} attempts ({shown(error)}); check "
                 "AWS_ENDPOINT_URL and that the server is up"
             ) from error
 
@@ -275,7 +278,7 @@ def local(location: str | Path) -> str | Path:
     ]
     if not found:
         raise InputError(
-            _REMEDIES["NoSuchKey"].format(uri=f"s3://{bucket}/{key}", endpoint=store.client.meta.endpoint_url)
+            _REMEDIES["NoSuchKey"].format(uri=f"s3://{bucket}/{key}", endpoint=shown(store.client.meta.endpoint_url))
         )
     versions = sorted((entry["Key"], entry["ETag"], entry["Size"]) for entry in found)
     cache = Path(os.environ.get("FASTPRUNE_CACHE") or Path.home() / ".cache" / "fastprune")
@@ -285,7 +288,8 @@ def local(location: str | Path) -> str | Path:
         try:
             with new_folder(copy) as folder:
                 for entry in found:
-                    target = folder / base / entry["Key"].removeprefix(name).lstrip("/")
+                    below = entry["Key"].removeprefix(name).removeprefix("/")
+                    target = inside(folder, base, *([below] if below else []))
                     target.parent.mkdir(parents=True, exist_ok=True)
                     if not store.download(entry["Key"], target) or target.stat().st_size != entry["Size"]:
                         raise InputError(f"{store.uri(entry['Key'])}: changed while it was read; try again")
@@ -341,7 +345,7 @@ def _s3_client():
         return session.client("s3", config=config, region_name=region)
     except (BotoCoreError, ValueError) as error:  # before any request
         raise InputError(
-            f"the settings for S3 cannot be used ({error}); correct AWS_PROFILE, AWS_ENDPOINT_URL and "
+            f"the settings for S3 cannot be used ({shown(error)}); correct AWS_PROFILE, AWS_ENDPOINT_URL and "
             "AWS_DEFAULT_REGION"
         ) from error
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import getpass
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fastprune.errors import InputError
+from fastprune.store.secrets import shown
 
 # The client's own defaults retry for a quarter of an hour, and tell MLflow's makers what is used. Four retries, with
 # pauses of 14 s in all, outlast a server's restart.
@@ -60,12 +60,13 @@ def is_away(error: BaseException) -> bool:
     import requests
     from sqlalchemy.exc import OperationalError
 
-    while error is not None:
-        if isinstance(error, OperationalError):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OperationalError):
             return True
-        if isinstance(error, requests.RequestException):
-            return error.response is None  # else it has answered
-        error = error.__cause__ or error.__context__
+        if isinstance(cause, requests.RequestException):
+            return cause.response is None  # else it has answered
+        cause = cause.__cause__ or cause.__context__
     return False
 
 
@@ -85,7 +86,7 @@ def explained(uri: str) -> Iterator[None]:
             if isinstance(error, MlflowException)
             else (response.status_code if response is not None else None)
         )
-        where, reason = f"MLflow at {shown(uri)}", (str(error) or type(error).__name__).splitlines()[0]
+        where, reason = f"MLflow at {shown(uri)}", first_line(error)
         if status == 403 or "Permission denied" in reason:
             raise InputError(
                 f"{where}: {user(uri)} has no right to do this ({reason}); ask the manager of the "
@@ -124,6 +125,6 @@ def actor(uri: str, by: str) -> str:
     return by or known
 
 
-def shown(uri: str) -> str:
-    """A URI without the password in it."""
-    return re.sub(r"(://[^:/@]*):[^/@]*@", r"\1:***@", uri)
+def first_line(error: BaseException) -> str:
+    """What an exception of a library says, in one line and without secrets."""
+    return shown(str(error) or type(error).__name__).splitlines()[0]

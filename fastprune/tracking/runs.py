@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastprune.store.secrets import shown
 from fastprune.store.storage import sha256_of
 from fastprune.tracking import mlflow_store
 
@@ -70,12 +71,11 @@ def best_effort(default, *, vital: bool = False):
             except Exception as error:  # whatever a store or a network can raise
                 if gives_up := vital or mlflow_store.is_away(error):
                     _given_up.add(uri)
-                reason = (str(error) or type(error).__name__).splitlines()[0]
                 _log.warning(
                     "MLflow at %s failed (%s: %s); %s",
-                    mlflow_store.shown(uri),
+                    shown(uri),
                     function.__name__.strip("_"),
-                    reason,
+                    mlflow_store.first_line(error),
                     WITHOUT if gives_up else "the record lacks this",
                 )
                 return default

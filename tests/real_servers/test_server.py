@@ -19,7 +19,7 @@ import fastprune
 from fastprune.cli.main import main
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
-from fastprune.releases import promotion, registration
+from fastprune.releases import promotion, registration, verification
 from fastprune.releases.policy import Policy
 from fastprune.tracking import mlflow_store, runs
 from tests import servers
@@ -159,7 +159,7 @@ def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
         promotion.rollback(server, registered, why="I want it")
     assert [event.to_version for event in promotion.history(server, registered)] == ["1", "2", "1"]
     assert mlflow_store.connect(server).get_model_version_by_alias(registered, "champion").version in (1, "1")
-    assert registration.verify(server, registered, "1").difference < 1e-5
+    assert verification.verify(server, registered, "1").difference < 1e-5
 
     experiment = mlflow_store.connect(server).get_experiment_by_name(runs.EXPERIMENT).experiment_id
     grant(server, "registered_model", registered)
@@ -186,7 +186,7 @@ def test_a_corrupted_object_is_not_promoted_nor_proved(server, registered, s3):
         if model_id in found["Key"]
     ]
     for ending, refused in (
-        ("model.safetensors", registration.verify),
+        ("model.safetensors", verification.verify),
         ("evidence.json", lambda *given: promotion.promote(*given, LENIENT, why="?")),
     ):
         [key] = [key for key in keys if key.endswith(ending)]

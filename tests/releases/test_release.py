@@ -12,7 +12,7 @@ from tiny_releases import LENIENT, NAME, aliases
 
 from fastprune.cli.main import main
 from fastprune.errors import InputError
-from fastprune.releases import ledger, promotion, registration
+from fastprune.releases import ledger, promotion, registration, verification
 from fastprune.releases.policy import Evidence, Policy, judge, read_policy
 from fastprune.tracking import mlflow_store
 
@@ -24,7 +24,7 @@ def test_a_version_carries_its_lineage(store, made):
     for tag in ("source_sha256", "sample_sha256", "evaluation_sha256", "seed", "keep_ratio"):
         assert version.tags[tag] == str(manifest[tag])
     assert version.tags["registered_by"] == "ann" and float(version.tags["pruned"]) <= 1
-    evidence = registration.read_evidence(client, NAME, "1")
+    evidence = verification.read_evidence(client, NAME, "1")
     assert evidence.digest == version.tags["evidence_sha256"] and evidence.speedup > 0 and evidence.megabytes > 0
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
@@ -292,7 +292,7 @@ def test_a_user_without_a_name_acts_by_number(monkeypatch):
 
 
 def test_a_version_is_proved(store):
-    proof = registration.verify(store, NAME, "1")
+    proof = verification.verify(store, NAME, "1")
     assert proof.files > 4 and proof.bytes > 1000 and proof.difference < 1e-5
 
 
@@ -341,6 +341,13 @@ def test_a_folder_that_is_no_pruned_model_is_refused(tmp_path, content, message)
         ),
         (lambda root: spoil(root / "pyfunc_model.py"), "pyfunc_model.py is missing or not what was registered"),
         (lambda root: (root / "artifacts/record/artifact.json").unlink(), "artifact.json is missing or not"),
+        (lambda root: spoil(root / "artifacts/model_inputs.py"), "model_inputs.py is missing or not what was"),
+        (lambda root: run_other_code(root, "/pyfunc_model.py", "/other.py"), "other.py is missing or not what was"),
+        (lambda root: run_other_code(root, "mlflow.pyfunc.loaders.code_model", "other"), "names other code"),
+        (
+            lambda root: run_other_code(root, "    model_code_path:", "    code: code\n    model_code_path:"),
+            "other code",
+        ),
     ],
 )
 def test_a_damaged_version_is_found(store, damage, message):
@@ -352,10 +359,17 @@ def test_a_damaged_version_is_found(store, damage, message):
     try:
         damage(root)
         with pytest.raises(InputError, match=message):
-            registration.verify(store, NAME, "1")
+            verification.verify(store, NAME, "1")
     finally:
         shutil.rmtree(root)
         kept.rename(root)
+
+
+def run_other_code(root, old, new):
+    """Have the version served by a file of another name; the registered one lies there untouched."""
+    assert old in (root / "MLmodel").read_text()
+    spoil(root / "MLmodel", old.encode(), new.encode())
+    (root / "other.py").write_text("raise SystemExit('hostile')")
 
 
 def spoil(path, old=None, new=None):

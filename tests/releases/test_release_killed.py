@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_releases import LENIENT, NAME, aliases
 
-from fastprune.releases import promotion, registration
+from fastprune.releases import promotion, registration, verification
 from fastprune.tracking import mlflow_store, runs
 
 PROMOTE = """
@@ -86,11 +86,11 @@ def test_a_killed_registration(tmp_path, made, target, when):
     found = client.search_model_versions(f"name='{NAME}'")
     assert len(found) == (when == "after")
     if found:
-        registration.verify(uri, NAME, found[0].version)
+        verification.verify(uri, NAME, found[0].version)
 
     assert registration.register(uri, folder, NAME, json.loads((folder / "metrics.json").read_text())) == "1"
     assert len(client.search_model_versions(f"name='{NAME}'")) == 1
     experiment = client.get_experiment_by_name(runs.EXPERIMENT).experiment_id
     assert [run.info.status for run in client.search_runs([experiment])] == ["FINISHED"]
     assert [model.status for model in client.search_logged_models([experiment])] == ["READY"]
-    assert registration.verify(uri, NAME, "1").difference < 1e-5
+    assert verification.verify(uri, NAME, "1").difference < 1e-5

@@ -15,7 +15,7 @@ from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
-from fastprune.releases import registration
+from fastprune.releases import serving
 from fastprune.stages.register import register
 from fastprune.tracking import mlflow_store, runs
 
@@ -50,7 +50,7 @@ def served(store, folder, **kind):
     import mlflow
 
     run = runs.start(store, "a run", {})
-    registration.log_version(store, run, folder, "tiny", **kind)
+    serving.log_version(store, run, folder, "tiny", **kind)
     return mlflow.pyfunc.load_model(f"runs:/{run}/model")
 
 
@@ -248,7 +248,7 @@ def test_a_registered_model_carries_no_pickle(store, pruned, tmp_path):
 
     folder, _ = pruned()
     run = runs.start(store, "a run", {})
-    registration.log_version(store, run, folder, "plain", problem="classification", text_columns=["text"])
+    serving.log_version(store, run, folder, "plain", problem="classification", text_columns=["text"])
     mlflow.set_tracking_uri(store)
     local = mlflow.artifacts.download_artifacts(f"runs:/{run}/model", dst_path=str(tmp_path / "local"))
     files = [file.name for file in Path(local).rglob("*") if file.is_file()]

@@ -1,0 +1,188 @@
+"""The served form of a pruned model: what MLflow gets, which code may be in it, and that it answers as evaluated."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version as installed
+from pathlib import Path
+from types import SimpleNamespace
+
+from fastprune.errors import InputError
+from fastprune.model import checkpoint, model_inputs
+from fastprune.store import storage
+from fastprune.tracking import mlflow_store
+
+TOLERANCE = 1e-3
+"""Greatest difference of a logit between two machines' arithmetic, absolute or relative."""
+
+SERVED = Path(__file__).with_name("pyfunc_model.py")
+INPUTS = Path(model_inputs.__file__)
+
+_MODELLING = Path(checkpoint.__file__).with_name("modeling_fastprune.py")
+_EARLIER = {"01c6e7f6ec9b1ef0e589fd0d7264b48bfce5b6f72f1c2c81e0cb3125a3c23d18"}
+"""SHA-256 of ``modeling_fastprune.py`` in earlier versions (0.1.0): what they saved may be registered."""
+
+
+def check_code(model_dir: Path) -> None:
+    """Raise InputError where loading a folder's model would run code that is not fastprune's own."""
+    known = {storage.sha256_of(_MODELLING), *_EARLIER}
+    for path in sorted(model_dir.rglob("*.py")):
+        if path != model_dir / _MODELLING.name or storage.sha256_of(path) not in known:
+            raise InputError(
+                f"{path}: code that is not of fastprune's own, which serving the model would run; remove it, or "
+                "prune the model again"
+            )
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    for auto, name in config.get("auto_map", {}).items():
+        if not (isinstance(name, str) and name.startswith(f"{_MODELLING.stem}.Pruned")):
+            raise InputError(
+                f"{model_dir / 'config.json'}: auto_map has {auto} run {name!r}, which is not of fastprune's own "
+                f"{_MODELLING.name}; prune the model again"
+            )
+
+
+def logits(model, tokenizer, texts: Sequence[Sequence[str]], max_length: int) -> list[list[float]]:
+    """What a model puts out for each row of texts, one row at a time, by the inputs of its evaluation."""
+    import torch
+
+    found = []
+    for row in texts:
+        inputs = model_inputs.tokenize(tokenizer, model.config, [[text] for text in row], max_length)
+        with torch.inference_mode():
+            output = model(**model_inputs.pad(inputs, tokenizer.pad_token_id))
+        answer = [output[name] for name in ("logits", "start_logits", "end_logits") if name in output]
+        found.append(torch.cat(answer, 1)[0].tolist())
+    return found
+
+
+def check_answers(model, model_dir: Path, manifest: Mapping, texts: Sequence[Sequence[str]]) -> None:
+    """Raise InputError where a batch of unlike lengths is served other answers than the model was evaluated with.
+
+    To ``texts`` come a row of one word and a row that must be cut.
+    """
+    import pandas
+    import torch
+
+    from fastprune.releases.pyfunc_model import PrunedModel
+
+    texts = [*texts, ["It"] * len(texts[0]), [f"{text} " * 100 for text in texts[0]]]
+    problem, max_length = manifest["problem"], manifest["max_length"]
+    questions = problem == "question-answering"
+    if questions:
+        texts[-1][0] = texts[0][0]  # a context is cut into windows, a question never
+    names = ["question", "context"] if questions else ["text", "text_pair"]
+    rows = pandas.DataFrame(texts, columns=names[: len(texts[0])])
+    served = PrunedModel()
+    settings = {name: manifest[name] for name in ("problem", "text_columns", "max_length")}
+    served.load_context(
+        SimpleNamespace(artifacts={"model": str(model_dir), "inputs": str(INPUTS)}, model_config=settings)
+    )
+    answers = served.predict(None, rows)
+    if questions:  # a single row has no padding
+        told = answers["score"].tolist()
+        expected = [served.predict(None, rows[row : row + 1])["score"].item() for row in range(len(rows))]
+    else:
+        evaluated = torch.tensor(logits(model, checkpoint.load_tokenizer(model_dir), texts, max_length))
+        if problem == "regression":
+            told, expected = answers["value"].tolist(), evaluated[:, 0].tolist()
+        else:
+            told = [value for row in answers["probabilities"] for value in json.loads(row).values()]
+            expected = evaluated.softmax(-1).flatten().tolist()
+    apart = max(difference(one, two) for one, two in zip(expected, told, strict=True))
+    if not apart <= TOLERANCE:
+        raise InputError(
+            f"{model_dir}: what would be served differs by {apart:.3g} from what was evaluated, more than "
+            f"{TOLERANCE:g}; check that the tokenizer beside the model is the one it was pruned with"
+        )
+
+
+def difference(expected: float, found: float) -> float:
+    """Absolute, or relative to what is expected where that is more than 1."""
+    return abs(expected - found) / max(1.0, abs(expected))
+
+
+def log_version(
+    uri: str,
+    run_id: str,
+    model_dir: str | Path,
+    name: str,
+    *,
+    problem: str,
+    text_columns: Iterable[str] = (),
+    max_length: int = 128,
+    record: Path | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> str:
+    """Log a pruned model under a run and register it, tags and all, in one step.
+
+    The version loads with ``mlflow.pyfunc.load_model``: the saved folder travels as it is beside
+    ``pyfunc_model.py`` (models from code: nothing is pickled), and needs torch and transformers but not fastprune.
+
+    Returns
+    -------
+    str
+        The version.
+    """
+    client = mlflow_store.connect(uri)
+    import mlflow
+    import pandas
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    text_columns = list(text_columns)
+    if problem == "question-answering":
+        inputs, example = ["question", "context"], ["Who pruned it?", "It was pruned by the gardener."]
+    elif len(text_columns) == 2:
+        inputs, example = ["text", "text_pair"], ["A first sentence.", "Its pair."]
+    else:
+        inputs, example = ["text"], ["A text to judge."]
+    outputs = {
+        "classification": [("string", "label"), ("double", "probability"), ("string", "probabilities")],
+        "regression": [("double", "value")],
+        "question-answering": [("string", "answer"), ("double", "score")],
+    }[problem]
+    signature = ModelSignature(
+        # A single text goes without a name, so that plain lists of texts are accepted.
+        inputs=Schema([ColSpec("string", column if len(inputs) > 1 else None) for column in inputs]),
+        outputs=Schema([ColSpec(kind, column) for kind, column in outputs]),
+    )
+    packages = ("mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")
+    with _quiet():
+        mlflow.set_tracking_uri(uri)
+        with mlflow.start_run(run_id=run_id):
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(SERVED),
+                artifacts={"model": str(model_dir), "inputs": str(INPUTS)}
+                | ({"record": str(record)} if record else {}),
+                model_config={"problem": problem, "text_columns": text_columns, "max_length": max_length},
+                signature=signature,
+                input_example=pandas.DataFrame([example], columns=inputs),
+                pip_requirements=[f"{package}=={installed(package).split('+')[0]}" for package in packages],
+            )
+            try:
+                client.create_registered_model(name)
+            except mlflow.MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            registered = client.create_model_version(
+                name, logged.model_uri, run_id, tags=dict(tags or {}), model_id=logged.model_id
+            )
+    return str(registered.version)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's advice on type hints and on input examples."""
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)

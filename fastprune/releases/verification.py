@@ -1,0 +1,123 @@
+"""Reading a registered version's evidence, and proving that a version is what was registered."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastprune.errors import InputError
+from fastprune.model import checkpoint
+from fastprune.releases import registration, serving
+from fastprune.releases.policy import Evidence, Probe
+from fastprune.store import artifacts, storage
+from fastprune.store.paths import inside
+from fastprune.store.secrets import shown
+from fastprune.tracking import mlflow_store
+
+
+def read_evidence(client, name: str, version: str) -> Evidence:
+    """The evidence of a version, once its digest has proved to be the one in the version's tags."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(_download(client, name, version, folder, "artifacts/record/evidence.json"))
+        return _check_evidence(path, client.get_model_version(name, version).tags, f"{name} version {version}")
+
+
+def _check_evidence(path: Path, tags: Mapping[str, str], what: str) -> Evidence:
+    if not tags.get("evidence_sha256"):
+        raise InputError(f"{what}: has no evidence; register the model with `fastprune register`")
+    return Evidence.parse(
+        _proved(path, tags["evidence_sha256"], what), f"{what}: its evidence", "register the model again"
+    )
+
+
+def _proved(path: Path, sha256: str, what: str) -> bytes:
+    """The content of a file that was registered, once it has proved to be that."""
+    if not path.is_file() or storage.sha256_of(path) != sha256:
+        raise InputError(
+            f"{what}: {path.name} is missing or not what was registered (SHA-256 differs); register the model again"
+        )
+    return path.read_bytes()
+
+
+def _download(client, name: str, version: str, folder: str, path: str = "") -> str:
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    uri = client.get_model_version_download_uri(name, version)
+    if uri.startswith("models:/"):
+        uri = client.get_logged_model(uri.removeprefix("models:/")).artifact_location
+    try:
+        return get_artifact_repository(uri, tracking_uri=client.tracking_uri).download_artifacts(path, dst_path=folder)
+    except (OSError, MlflowException) as error:
+        raise InputError(
+            f"{name} version {version}: {path or 'its files'} cannot be downloaded from {shown(uri)} "
+            f"({mlflow_store.first_line(error)}); check that they may be read, and if they are gone register "
+            "the model again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What :func:`verify` saw: the version, its files and bytes, and the greatest difference of a logit."""
+
+    version: str
+    files: int
+    bytes: int
+    difference: float
+
+
+def verify(uri: str, name: str, version: str) -> Proof:
+    """Download a version and prove that it is what was registered: the model's files, its weights and its logits.
+
+    Of what MLflow adds, only the code that serves the model is proved.
+
+    Raises
+    ------
+    InputError
+        No such version, or anything in it is not as registered.
+    """
+    from mlflow.models import Model
+
+    with mlflow_store.explained(uri), tempfile.TemporaryDirectory() as folder:
+        client = mlflow_store.connect(uri)
+        found = client.get_model_version(name, version)
+        what = f"{name} version {version}"
+        root = Path(_download(client, name, version, folder))
+        record = root / "artifacts" / "record"
+        evidence = _check_evidence(record / "evidence.json", found.tags, what)
+        artifact = artifacts.parse(_proved(record / artifacts.MANIFEST, evidence.artifact_sha256, what), what)
+        flavor = Model.load(str(root)).flavors["python_function"]
+        _check_code(root, flavor, evidence, what)
+        model_dir = inside(root, flavor["artifacts"]["model"]["path"])
+        artifacts.check_files(model_dir, artifact)
+        model = checkpoint.load(model_dir)
+        if checkpoint.digest(model) != evidence.weights_sha256:
+            raise InputError(f"{what}: its weights are not those that were registered; register the model again")
+        now = registration.probe(model, model_dir, registration.read_manifest(model_dir), evidence.probe.texts)
+        difference = _difference(evidence.probe, now)
+        if not difference <= serving.TOLERANCE:
+            raise InputError(
+                f"{what}: its logits differ by {difference:.3g} from those at registration, more than "
+                f"{serving.TOLERANCE:g}: compare the versions of torch and transformers with its requirements.txt"
+            )
+        return Proof(version, len(artifact.files), sum(file.bytes for file in artifact.files.values()), difference)
+
+
+def _check_code(root: Path, flavor: Mapping, evidence: Evidence, what: str) -> None:
+    """Prove every file of code that MLflow runs to serve a version: those that ``MLmodel`` names, by whatever name."""
+    if flavor.get("loader_module") != "mlflow.pyfunc.loaders.code_model" or flavor.get("code"):
+        raise InputError(
+            f"{what}: its MLmodel names other code than was registered (loader_module, code); register it again"
+        )
+    _proved(inside(root, Path(flavor["model_code_path"]).name), evidence.serving_sha256, what)  # as MLflow reads it
+    if "inputs" in flavor["artifacts"]:  # not in versions that were registered before 0.2.0
+        _proved(
+            inside(root, flavor["artifacts"]["inputs"]["path"]), str(evidence.lineage.get("inputs_sha256", "")), what
+        )
+
+
+def _difference(before: Probe, after: Probe) -> float:
+    pairs = [pair for old, new in zip(before.logits, after.logits, strict=True) for pair in zip(old, new, strict=True)]
+    return max(serving.difference(old, new) for old, new in pairs)

@@ -1,0 +1,127 @@
+"""What is evaluated is what is served; and no code is served but fastprune's own."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pandas
+import pytest
+import torch
+from tiny_releases import NAME
+
+from fastprune.errors import InputError
+from fastprune.model import checkpoint, model_inputs
+from fastprune.model.architectures import describe
+from fastprune.model.masks import Masks
+from fastprune.model.surgery import slice_model
+from fastprune.releases import registration, serving
+from fastprune.releases.pyfunc_model import PrunedModel
+
+TEXTS = ["good", "a very dull film and not good", "it was great", "film " * 200]
+PAIRS = ["bad film", "it", "the king was very good", "dull"]
+UNLIKE = {
+    "left padding": ({"padding_side": "left"}, {}, ["text"]),
+    "fewer positions than the tokenizer cuts at": ({}, {"max_position_embeddings": 20}, ["text"]),
+    "a pair for one token type": ({}, {"type_vocab_size": 1}, ["text", "other"]),
+    "left padding of a pair": ({"padding_side": "left"}, {}, ["text", "other"]),
+}
+
+
+@pytest.fixture
+def unlike(tmp_path, tiny_bert, tiny_tokenizer):
+    def make(tokenizer, config, columns):
+        encoder = describe(tiny_bert(**config))
+        masks = Masks.ones(encoder)
+        masks.heads[0, :2] = 0
+        model = slice_model(encoder, masks)
+        folder = checkpoint.save(tmp_path / "pruned", model, tiny_tokenizer, {})
+        for name in ("tokenizer_config.json",):
+            content = json.loads((folder / name).read_text())
+            (folder / name).write_text(json.dumps(content | tokenizer))
+        return folder, model, {"problem": "classification", "text_columns": columns, "max_length": 128}
+
+    return make
+
+
+def served(folder, settings, inputs=serving.INPUTS):
+    model = PrunedModel()
+    artifacts = {"model": str(folder), "inputs": str(inputs)}
+    model.load_context(SimpleNamespace(artifacts=artifacts, model_config=settings))
+    return model
+
+
+@pytest.mark.parametrize("case", UNLIKE)
+def test_a_batch_is_served_what_each_row_is_evaluated_as(unlike, case):
+    folder, model, settings = unlike(*UNLIKE[case])
+    rows = [list(row) for row in zip(TEXTS, PAIRS)] if len(settings["text_columns"]) == 2 else [[t] for t in TEXTS]
+    evaluated = torch.tensor(serving.logits(model, checkpoint.load_tokenizer(folder), rows, 128)).softmax(-1)
+    table = pandas.DataFrame(rows, columns=["text", "text_pair"][: len(rows[0])])
+    answers = served(folder, settings).predict(None, table)
+    found = torch.tensor([list(json.loads(row).values()) for row in answers["probabilities"]])
+    torch.testing.assert_close(found, evaluated, atol=1e-5, rtol=0)
+    serving.check_answers(model, folder, settings, rows[:2])
+
+
+def test_served_answers_that_differ_are_refused(unlike, tmp_path, monkeypatch):
+    folder, model, settings = unlike({}, {}, ["text"])
+    source = serving.INPUTS.read_text()
+    assert "max_length=longest, return_attention_mask" in source
+    (tmp_path / "inputs.py").write_text(source.replace("max_length=longest, return_at", "max_length=5, return_at"))
+    monkeypatch.setattr(serving, "INPUTS", tmp_path / "inputs.py")
+    with pytest.raises(InputError, match="what would be served differs by"):
+        serving.check_answers(model, folder, settings, [["a very dull film and not good"]])
+
+
+@pytest.mark.parametrize("cell", [["good", "bad"], {"text": "good"}, 3, 2.5, b"good"])
+def test_a_cell_that_is_no_text_is_refused_by_name(unlike, cell):
+    folder, _, settings = unlike({}, {}, ["text"])
+    with pytest.raises(ValueError, match=f"row 2 of column 'text' holds a {type(cell).__name__}, not a text"):
+        served(folder, settings).predict(None, pandas.DataFrame({"text": ["good", cell]}))
+
+
+def test_a_row_longer_than_the_limits_is_cut(tiny_tokenizer, tiny_bert):
+    config = tiny_bert(max_position_embeddings=20).config
+    found = model_inputs.tokenize(tiny_tokenizer, config, [["film " * 50, "good"]], 30)
+    assert [len(row) for row in found["input_ids"]] == [20, 3]
+    assert model_inputs.pad(found, 7)["input_ids"][1].tolist() == [*found["input_ids"][1], *[7] * 17]
+
+
+def test_a_snapshot_of_links_is_registered_by_content(made, tmp_path):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    shutil.copytree(made / "one", blobs)
+    snapshot.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    metrics = json.loads((snapshot / "metrics.json").read_text())
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert registration.register(uri, snapshot, NAME, metrics) == "1"
+    (blobs / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="leads nowhere"):
+        registration.register(uri, snapshot, NAME, metrics)
+
+
+def edit_auto_map(folder, name):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": name}}))
+
+
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (lambda folder: (folder / "modeling_fastprune.py").open("a").write("\nprint('hostile')\n"), "modeling_fastpr"),
+        (lambda folder: (folder / "more.py").write_text("print('hostile')"), "more.py: code that is not of fastprune"),
+        (lambda folder: edit_auto_map(folder, "other/repo--modeling.Model"), "auto_map has AutoModel run 'other/repo"),
+    ],
+)
+def test_code_of_somebody_elses_is_not_registered_nor_run(made, tmp_path, capfd, harm, message):
+    folder = tmp_path / "one"
+    shutil.copytree(made / "one", folder)
+    harm(folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    with pytest.raises(InputError, match=message):
+        registration.register(f"sqlite:///{tmp_path}/mlflow.db", folder, NAME, metrics)
+    assert "hostile" not in capfd.readouterr().out
+
+
+def test_code_that_version_0_1_0_saved_is_known():
+    assert "01c6e7f6ec9b1ef0e589fd0d7264b48bfce5b6f72f1c2c81e0cb3125a3c23d18" in serving._EARLIER
