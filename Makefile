@@ -1,5 +1,6 @@
 # make demo     prune a real classifier on real reviews, through the pipeline, on this machine
 # make test     the tests
+# make lint     ruff: errors, imports, complexity, format
 # make airflow  Airflow, in an environment of its own: pipelines/AIRFLOW.md
 # make bench    seconds and peak memory of every stage, and paired benchmarks
 # make clean    remove what the targets above wrote (the virtual environment too)
@@ -18,7 +19,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # times its share. The benchmarks run as torch is by default.
 demo test: export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install airflow demo test bench clean
+.PHONY: install airflow demo test lint bench clean
 
 install: $(VENV)/installed
 
@@ -54,6 +55,10 @@ bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.algorithms $(BENCH_ARGS)
 	@$(BIN)/python -m benchmarks.inference $(BENCH_ARGS)
 	@$(BIN)/python -m benchmarks.stages $(BENCH_ARGS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 clean:
 	rm -rf $(VENV) $(AIRFLOW) .cache demo runs local_outputs mlruns mlflow.db releases *.egg-info .pytest_cache

@@ -1,4 +1,4 @@
-"""The commands of a cluster: ``python -m pipelines submit | schedule | schedules | enable | disable | unschedule``."""
+"""The commands of a cluster: ``fastprune submit | schedule | schedules | enable | disable | unschedule``."""
 
 from __future__ import annotations
 

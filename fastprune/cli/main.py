@@ -1,4 +1,7 @@
-"""The command line: ``fastprune compress``, and the commands of :mod:`fastprune.cli.releases`."""
+"""The command line: ``fastprune compress``, and the commands of its neighbours.
+
+They are in :mod:`fastprune.cli.pipelines` and :mod:`fastprune.cli.releases`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 import click
 
 import fastprune
-from fastprune.cli import releases
+from fastprune.cli import pipelines, releases
 from fastprune.errors import InputError
 from fastprune.settings import SELECTIONS, TUNINGS
 
@@ -31,7 +34,7 @@ def main() -> None:
     """Structured post-training pruning of fine-tuned Transformer encoders."""
 
 
-for _command in releases.COMMANDS:
+for _command in (*pipelines.COMMANDS, *releases.COMMANDS):
     main.add_command(_command)
 
 

@@ -233,6 +233,6 @@ def refuse_untuned(metric: float, split: Split, tolerance: float | None = None) 
     if not metric > baseline + tolerance:
         raise InputError(
             f"the dense model reaches {split.task.metric} {metric:.4f} on task {split.task.name!r}, where "
-            f"always giving the same answer reaches {baseline:.4f}: it does not look fine-tuned for this task, "
+            f"always giving the same answer reaches {baseline:.4f}: it is probably not fine-tuned for this task, "
             f"or its labels are not numbered as the data's are; fine-tune it first"
         )

@@ -144,7 +144,7 @@ def test_a_schedule_from_first_to_last(server, ask, config):
     "line, wrong, message",
     [
         ("name: reviews", "nam: reviews", "sweep.yaml, line 1: nam: unknown key; did you mean name?"),
-        ("{keep_ratio: 0.6}", "{keep_ratio: 6}", "sweep.yaml, line 10: budgets.0.keep_ratio"),
+        ("{keep_ratio: 0.6}", "{keep_ratio: 6}", "sweep.yaml, line 10: budgets.0: keep_ratio"),
         ("0 30 2 * * mon-fri", "30 2 * * mon-fri", "line 13: schedule.cron: cron '30 2 * * mon-fri': 5 fields, not 6"),
         ("0 30 2 * * mon-fri", "0 30 2 * * fri-mon", "the day of the week, 'fri-mon'"),
         ("{accelerator: v100}", "{accelerator: a100}", "a100"),
