@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,16 +119,16 @@ class LocalStore:
         target = inside(self.root, key)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".", dir=target.parent)
+            partial = _beside(target)
+            partial.touch(exist_ok=False)  # with the rights that the umask leaves; tempfile's are the owner's alone
         except OSError as error:
             raise InputError(
                 f"{target}: cannot be written ({error.strerror}); name a folder that you may write to"
             ) from error
-        os.close(handle)
         try:
-            yield Path(name)
+            yield partial
         finally:
-            Path(name).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -305,14 +305,28 @@ def new_folder(output_dir: str | Path) -> Iterator[Path]:
     output_dir = Path(output_dir)
     check_absent(output_dir)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
+    partial = _beside(output_dir)
+    partial.mkdir()
     try:
         yield partial
-        partial.chmod(0o755)
+        _follow_umask(partial)
         check_absent(output_dir)
         partial.rename(output_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _beside(target: Path) -> Path:
+    """A hidden name beside a target that nobody else has."""
+    return target.with_name(f".{target.name[:100]}-{uuid.uuid4().hex}")
+
+
+def _follow_umask(folder: Path) -> None:
+    """Give a new folder's files the rights that the umask leaves: some libraries write for the owner alone."""
+    left = folder.stat().st_mode & 0o666  # the folder was made with all that the umask leaves
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(left)
 
 
 def check_absent(output_dir: str | Path) -> None:
