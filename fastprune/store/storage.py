@@ -7,6 +7,7 @@ usual AWS settings (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``~/.aws/config
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -26,6 +27,9 @@ ATTEMPTS = 5
 
 PART = 16 * 2**20
 """Bytes of a part; a larger file goes up in several, and counts only when all have arrived."""
+
+_DIGESTS = ".fastprune-sha256.json"
+"""Beside a copy of what lies at ``s3://``: the digests of its files, compared at every use."""
 
 _S3 = re.compile(r"s3:/+(?P<bucket>[^/]+)/*(?P<key>.*)")  # pathlib leaves one of the two slashes
 
@@ -284,6 +288,8 @@ def local(location: str | Path) -> str | Path:
     cache = Path(os.environ.get("FASTPRUNE_CACHE") or Path.home() / ".cache" / "fastprune")
     copy = cache / "s3" / hashlib.sha256(repr((store.client.meta.endpoint_url, bucket, versions)).encode()).hexdigest()
     base = name.rsplit("/", 1)[-1] or bucket
+    if copy.exists() and not _is_whole(copy):
+        shutil.rmtree(copy)  # damaged on this machine's disk, or by a version that kept no digests: taken again
     if not copy.exists():
         try:
             with new_folder(copy) as folder:
@@ -293,10 +299,29 @@ def local(location: str | Path) -> str | Path:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     if not store.download(entry["Key"], target) or target.stat().st_size != entry["Size"]:
                         raise InputError(f"{store.uri(entry['Key'])}: changed while it was read; try again")
+                (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
         except (InputError, OSError):
             if not copy.exists():  # else another process has just made the same copy
                 raise
+        if not _is_whole(copy):
+            raise InputError(f"{copy}: what is written here reads back otherwise; name another FASTPRUNE_CACHE")
     return copy / base
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / _DIGESTS
+    }
+
+
+def _is_whole(copy: Path) -> bool:
+    """Whether a copy's files are those that were downloaded."""
+    try:
+        return json.loads((copy / _DIGESTS).read_text()) == _digests(copy)
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager
