@@ -268,21 +268,11 @@ def _prune(
 def _dense_model(
     model: str | Path | transformers.PreTrainedModel, device: torch.device, allow_untuned: bool
 ) -> Iterator[transformers.PreTrainedModel]:
-    """The model to prune, in evaluation mode on ``device``; one in memory gets its mode and its device back."""
-    if not isinstance(model, transformers.PreTrainedModel):
+    """The model to prune, in evaluation mode on ``device``; one in memory is left as it was."""
+    if isinstance(model, (str, Path)):
         yield checkpoint.load_dense(model, device=device, allow_untuned=allow_untuned)
-        return
-    describe(model)
-    checkpoint.check_finite(model)
-    if model.dtype != torch.float32:
-        raise InputError(f"the model is in {model.dtype}; load it with dtype=torch.float32 to prune it")
-    modes, place = {module: module.training for module in model.modules()}, model.device
-    try:
-        yield model.to(device).eval()  # type: ignore[arg-type]
-    finally:
-        model.to(place)  # type: ignore[arg-type]
-        for module, training in modes.items():
-            module.training = training
+    else:
+        yield checkpoint.adopt(model, device)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from fastprune.data import Split, make_batches
 from fastprune.environment import code_version, device_name
 from fastprune.latency.lut import LatencyTable
 from fastprune.latency.timing import full_batch, measure_latency, torch_threads
+from fastprune.model import checkpoint
 from fastprune.model.architectures import Encoder
 from fastprune.search.cost import Cost
 from fastprune.tuning.method import Tuned
@@ -99,5 +100,6 @@ def make_manifest(
         "kept_heads": tuned.masks.kept_heads,
         "kept_filters": tuned.masks.kept_filters,
         "tuning_stopped": tuned.stopped,
+        checkpoint.WEIGHTS_DIGEST: checkpoint.digest(tuned.model),
         "versions": code_version(),
     }

@@ -16,6 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 from fastprune.errors import InputError
+from fastprune.model.refusals import check_class, check_linears, check_problem
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,7 @@ def check_supported(config) -> None:
             f"a {named} cannot be pruned: it has no fine-tuned task head that fastprune supports; "
             "supported: sequence classification, regression and question answering"
         )
-    if getattr(config, "problem_type", None) == "multi_label_classification":
-        raise InputError(
-            "the model is configured for multi_label_classification; supported: a single label, "
-            "regression (one output) and question answering"
-        )
+    check_problem(config)
     if getattr(config, "is_decoder", False):
         raise InputError("the model is configured as a decoder (is_decoder=True); fastprune prunes encoders")
 
@@ -144,21 +141,33 @@ def describe(model: transformers.PreTrainedModel) -> Encoder:
     Raises
     ------
     InputError
-        The architecture is not supported, or the model is pruned already.
+        The architecture is not supported, the model is pruned already, or a module in it is not what it is taken for.
     """
+    check_class(model)
     check_supported(model.config)
     if not type(model).__name__.endswith(_TASKS):
         raise InputError(
             f"a {type(model).__name__} cannot be pruned; supported task heads: "
             "sequence classification, regression and question answering"
         )
-    return Encoder(
+    encoder = Encoder(
         model,
         layers_of(model),
         model.config.num_attention_heads,
         intermediate_size(model.config),
         model.config.hidden_size,
     )
+    width, filters = encoder.hidden_size, encoder.num_filters
+    sizes = {"ffn_input": (width, filters), "ffn_output": (filters, width)}
+    roles = ("query", "key", "value", "attention_output", *sizes)
+    check_linears(
+        {
+            f"layer {index}'s {role}": (getattr(layer, role), *sizes.get(role, (width, width)))
+            for index, layer in enumerate(encoder.layers)
+            for role in roles
+        }
+    )
+    return encoder
 
 
 def layers_of(model: transformers.PreTrainedModel) -> tuple[Layer, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,10 +14,30 @@ import transformers
 from safetensors import SafetensorError
 
 from fastprune.errors import InputError
-from fastprune.model.architectures import check_supported
+from fastprune.model.architectures import check_supported, describe
+from fastprune.model.refusals import check_class, check_placed, check_values
 from fastprune.store.storage import local, new_folder
 
 MANIFEST = "manifest.json"
+WEIGHTS_DIGEST = "weights_sha256"
+
+CONFIG_BYTES = 16 << 20
+"""No config.json is longer."""
+
+SWITCHES = {
+    "chunk_size_feed_forward": 0,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "return_dict": True,
+    "torchscript": False,
+}
+"""What the configuration may say on how to run, not on what to compute, and what pruning runs with.
+
+A pruned model is saved with the source's feed-forward chunks, and puts out what is usual: a source's wish for
+attentions or tuples would end in failures of the programs that read it, transformers' own saving among them.
+"""
+
+KEPT_SWITCHES = ("chunk_size_feed_forward",)
 
 
 def load_dense(
@@ -47,29 +67,101 @@ def load_dense(
     )
     with _reading(name):
         model, loading = auto.from_pretrained(
-            local(name), config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            local(name),
+            config=config,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
+    check_placed(loading["unexpected_keys"], name)
     if loading["missing_keys"] and not allow_untuned:
         raise InputError(
             f"{name}: the checkpoint has no weights for {', '.join(sorted(loading['missing_keys']))}: "
             "it was not fine-tuned for this task; fine-tune it first (or pass --allow-untuned)"
         )
     check_finite(model)
+    describe(model)
     return model.to(device).eval()
+
+
+def adopt(model: transformers.PreTrainedModel, device: str | torch.device = "cpu") -> transformers.PreTrainedModel:
+    """A twin of a model in memory to prune: modules and configuration of its own, on shared weights.
+
+    Its device, mode, hooks and switches are its own: whatever is done to them leaves the model as it was.
+
+    Raises
+    ------
+    InputError
+        It is no plain float32 model that can be pruned, or a weight is not finite.
+    """
+    check_class(model)
+    if model.dtype != torch.float32:
+        raise InputError(f"the model is in {model.dtype}; load it with dtype=torch.float32 to prune it")
+    describe(model)
+    check_finite(model)
+    shared = {id(weight): torch.nn.Parameter(weight.detach()) for weight in model.parameters()}
+    twin = copy.deepcopy(model, shared)
+    for switch, neutral in SWITCHES.items():
+        if getattr(twin.config, switch, neutral) != neutral:
+            setattr(twin.config, switch, neutral)
+    for module in twin.modules():
+        if getattr(module, "chunk_size_feed_forward", 0):
+            module.chunk_size_feed_forward = 0
+    _remember(twin, {switch: getattr(model.config, switch, neutral) for switch, neutral in SWITCHES.items()})
+    return twin.to(device).eval()
+
+
+def _remember(model: transformers.PreTrainedModel, switches: dict) -> None:
+    """Note on the configuration's copy, which slicing takes over, what :func:`save` writes back."""
+    model.config.source_switches = {
+        name: switches[name] for name in KEPT_SWITCHES if switches.get(name, SWITCHES[name]) != SWITCHES[name]
+    }
+    if not model.config.source_switches:
+        del model.config.source_switches
 
 
 def load_config(name: str | Path) -> transformers.PreTrainedConfig:
     """The configuration of a model that can be pruned. Raises InputError for any other."""
+    where = local(name)
+    _check_folder(where)
     with _reading(name):
-        config = transformers.AutoConfig.from_pretrained(local(name))
+        raw, _ = transformers.PreTrainedConfig.get_config_dict(where)
+        if not isinstance(raw, dict):
+            raise InputError(f"{name}: config.json is not a JSON object")
+        check_values(raw, name)
+        neutral = {switch: value for switch, value in SWITCHES.items() if raw.get(switch, value) != value}
+        if raw.get("attn_implementation") or raw.get("_attn_implementation"):
+            neutral["attn_implementation"] = "sdpa"  # what it was trained with need not be installed here
+        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **neutral)
     check_supported(config)
+    if changed := {switch: raw[switch] for switch in neutral if switch in KEPT_SWITCHES}:
+        config.source_switches = changed
     return config
+
+
+def _check_folder(name: str | Path) -> None:
+    """Refuse a path of no folder, a configuration that is none, and adapters beside the weights."""
+    folder, text = Path(name), str(name)
+    if not folder.is_dir():
+        if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
+            raise InputError(f"{name}: there is no such folder; give a folder with a model, or its name on the hub")
+        return
+    file = folder / "config.json"
+    if file.is_file() and file.stat().st_size > CONFIG_BYTES:
+        raise InputError(f"{name}: config.json has more than {CONFIG_BYTES >> 20} MiB; that is no configuration")
+    for adapter in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"):
+        if (folder / adapter).exists():
+            raise InputError(
+                f"{name}: there are adapters beside the model ({adapter}), and pruning would lose them; "
+                "merge first: PeftModel.merge_and_unload(), and save what it returns"
+            )
 
 
 def load_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises InputError when there is none."""
     with _reading(name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(local(name))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(local(name), trust_remote_code=False)
     # Where its files are missing, transformers invents a tokenizer that knows only its special tokens.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"{name}: there are no tokenizer files beside the model; save its tokenizer there")
@@ -103,15 +195,42 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transform
             "(the output folder of `fastprune compress`)"
         )
     with _reading(folder):
-        name = (json.loads((folder / "config.json").read_text()).get("architectures") or [""])[0]
+        raw = json.loads((folder / "config.json").read_text())
+        if not isinstance(raw, dict):
+            raise InputError(f"{folder}: config.json is not a JSON object")
+        check_values(raw, folder)
+        name = (raw.get("architectures") or [""])[0]
     if not name.startswith("Pruned") or not hasattr(modeling_fastprune, name):
         raise InputError(
             f"{folder}: config.json names the architecture {name!r}, which is not a model pruned by "
             "fastprune; load it with transformers"
         )
     with _reading(folder):
-        model = getattr(modeling_fastprune, name).from_pretrained(folder, use_safetensors=True)
+        model, loading = getattr(modeling_fastprune, name).from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    for key, fault in (("missing_keys", "has no weights for"), ("unexpected_keys", "has weights without a place:")):
+        if loading[key]:
+            raise InputError(
+                f"{folder}: model.safetensors {fault} {', '.join(sorted(loading[key])[:3])}; copy the folder again"
+            )
+    check_finite(model)
+    _check_digest(folder, model)
     return model.to(device).eval()
+
+
+def _check_digest(folder: Path, model: transformers.PreTrainedModel) -> None:
+    """The manifest names the weights that it was written for; a folder of version 0.1.0 names none."""
+    if not (folder / MANIFEST).is_file():
+        return
+    with _reading(folder):
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    named = manifest.get(WEIGHTS_DIGEST) if isinstance(manifest, dict) else None
+    if named is not None and named != digest(model):
+        raise InputError(
+            f"{folder}: the weights are not those that {MANIFEST} names ({WEIGHTS_DIGEST}); copy the folder again, "
+            f"or save a model that you trained on to a folder of its own"
+        )
 
 
 def save(
@@ -138,15 +257,21 @@ def save(
         ``output_dir`` exists.
     """
     with new_folder(output_dir) as folder:
-        source = Path(__file__).with_name("modeling_fastprune.py")
-        task = "QuestionAnswering" if "QuestionAnswering" in type(model).__name__ else "SequenceClassification"
-        model.config.auto_map = {f"AutoModelFor{task}": f"{source.stem}.{type(model).__name__}"}
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        shutil.copyfile(source, folder / source.name)
+        switches = getattr(model.config, "source_switches", {})
+        _edit(folder / "config.json", lambda config: config.pop("source_switches", None) and config.update(switches))
+        _edit(folder / "tokenizer_config.json", lambda config: config.pop("auto_map", None))  # of code that is not here
+        manifest = {WEIGHTS_DIGEST: digest(model)} | manifest
         for name, document in {"manifest": manifest, **documents}.items():
             (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
     return Path(output_dir)
+
+
+def _edit(file: Path, change: Callable[[dict], object]) -> None:
+    document = json.loads(file.read_text(encoding="utf-8"))
+    change(document)
+    file.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def check_finite(model: transformers.PreTrainedModel) -> None:
@@ -180,6 +305,8 @@ def _reading(name: str | Path) -> Iterator[None]:
         raise
     except SafetensorError as error:
         raise InputError(f"{name}: its safetensors file is truncated or damaged ({error}); copy it again") from error
+    except RecursionError as error:
+        raise InputError(f"{name}: its config.json is nested too deeply to be read; save it again") from error
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
@@ -187,9 +314,10 @@ def _reading(name: str | Path) -> Iterator[None]:
             f"{name}: the shapes of its weights are not those that its config.json gives; "
             "save both again from one model"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{name}: cannot be read as a model with a tokenizer and safetensors weights: {str(error).splitlines()[0]}"
+            f"{name}: cannot be read as a model with a tokenizer and safetensors weights: {first}"
         ) from error
     finally:
         transformers.utils.logging.set_verbosity(level)

@@ -141,7 +141,7 @@ def test_the_folder_holds_no_pickle(saved):
 
 def test_documents(saved):
     folder = next(saved[0].iterdir())
-    assert json.loads((folder / "manifest.json").read_text()) == {"seed": 3}
+    assert json.loads((folder / "manifest.json").read_text())["seed"] == 3
     assert json.loads((folder / "metrics.json").read_text()) == {"dense": 0.5}
 
 

@@ -1,0 +1,170 @@
+"""What cannot be pruned for what it is: values of a configuration, modules and weights that are not what they seem.
+
+Every model passes through here, from a folder, the hub or memory: what is taken for a plain BERT and is not gives
+a wrong model without a word otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import transformers
+from torch import nn
+
+from fastprune.errors import InputError
+
+_MOST = {
+    **dict.fromkeys(("num_hidden_layers", "n_layers"), 1000),
+    **dict.fromkeys(("num_attention_heads", "n_heads"), 4096),
+    **dict.fromkeys(("hidden_size", "dim", "type_vocab_size"), 1 << 17),
+    **dict.fromkeys(("intermediate_size", "hidden_dim"), 1 << 20),
+    **dict.fromkeys(("vocab_size", "max_position_embeddings"), 1 << 25),
+}
+"""Sizes by their names in config.json, and the most of each; the first keeps a typing error from filling memory."""
+
+_HARMLESS = re.compile(
+    r"(^|\.)(position_ids|token_type_ids)$"  # counters that older versions saved
+    r"|^(cls|lm_head|generator_lm_head)\.|^vocab_(transform|layer_norm|projector)\."  # heads of the pretraining task
+    r"|(^|\.)pooler\."
+)
+"""Weights that no computation of a task reads. Any other without a place in the model changed what it puts out."""
+
+
+def check_values(config: Mapping, name: object = "the model") -> None:
+    """Refuse a config.json whose sizes cannot be those of a model, before anything is built.
+
+    Parameters
+    ----------
+    config : mapping
+        As read from the file.
+
+    Raises
+    ------
+    InputError
+        Names the field and its value.
+    """
+
+    def refuse(field: str, remedy: str) -> None:
+        raise InputError(f"{name}: config.json has {field} {str(config[field])[:80]!r}; {remedy}")
+
+    for field, most in _MOST.items():
+        least = 0 if field == "type_vocab_size" else 1
+        if field in config and not (_is_integer(config[field]) and least <= config[field] <= most):
+            refuse(field, f"it must be a whole number from {least} to {most}: take it from the model's training")
+    for width, heads in (("hidden_size", "num_attention_heads"), ("dim", "n_heads")):
+        if width in config and heads in config and config[width] % config[heads]:
+            refuse(width, f"it must be a multiple of {heads}, which is {config[heads]}")
+    pad = config.get("pad_token_id")
+    if pad is not None and not (_is_integer(pad) and 0 <= pad < config.get("vocab_size", 1 << 25)):
+        refuse("pad_token_id", "it must be the number of a token, from 0 to vocab_size - 1")
+    labels = config.get("id2label")
+    if labels is not None and not (
+        isinstance(labels, Mapping) and labels and all(re.fullmatch(r"\d{1,9}", str(key)) for key in labels)
+    ):
+        refuse("id2label", 'it must name each output by its number, as {"0": "no", "1": "yes"}')
+    count = config.get("num_labels")
+    if count is not None and not (_is_integer(count) and 1 <= count <= 1 << 20):
+        refuse("num_labels", "it must be a whole number from 1 on")
+    named = config.get("architectures")
+    if named is not None and not (isinstance(named, list) and all(isinstance(entry, str) for entry in named)):
+        refuse("architectures", 'it must be a list of names, as ["BertForSequenceClassification"]')
+    if config.get("quantization_config") is not None:
+        refuse("quantization_config", "quantised weights cannot be pruned: prune the model first and quantise after")
+
+
+def check_problem(config: transformers.PreTrainedConfig) -> None:
+    """Refuse positions and problems that the configuration names and fastprune has not."""
+    positions = getattr(config, "position_embedding_type", None)
+    if positions not in (None, "absolute"):
+        raise InputError(
+            f"the model has position_embedding_type {positions!r}, which transformers 5 computes no more; "
+            "supported: absolute positions"
+        )
+    problem = getattr(config, "problem_type", None)
+    if problem == "multi_label_classification":
+        raise InputError(
+            "the model is configured for multi_label_classification; supported: a single label, "
+            "regression (one output) and question answering"
+        )
+    answers = "QuestionAnswering" in (getattr(config, "architectures", None) or [""])[0]
+    unfit = {"regression": config.num_labels != 1, "single_label_classification": config.num_labels < 2}
+    if not answers and unfit.get(problem, False):
+        raise InputError(
+            f"the model is configured for problem_type {problem!r} with {config.num_labels} outputs; supported: "
+            "regression with one output, a single label with two or more; correct problem_type in config.json"
+        )
+
+
+def check_class(model: object) -> None:
+    """Refuse what is no plain transformers model: wrapped, compiled, with adapters, quantised.
+
+    Raises
+    ------
+    InputError
+        Names the class, or the first module that is at fault, and the remedy.
+    """
+    kind = type(model)
+    if hasattr(model, "_orig_mod"):
+        raise InputError("the model is compiled (torch.compile); pass the model that you compiled: model._orig_mod")
+    if kind.__name__ in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"):
+        raise InputError(f"the model is wrapped in {kind.__name__}; pass the model inside: model.module")
+    if isinstance(model, nn.Module):
+        for name, module in model.named_modules():
+            if any(base.__module__.startswith("peft.") for base in type(module).__mro__):
+                raise InputError(
+                    f"the model has adapters that are not merged ({name or 'the model'} is a {type(module).__name__}); "
+                    "merge first: PeftModel.merge_and_unload(), and pass what it returns"
+                )
+    if not isinstance(model, transformers.PreTrainedModel):
+        raise InputError(
+            f"a {kind.__module__}.{kind.__name__} is not a model that can be pruned; give a folder, a hub name or a "
+            "transformers model (BertForSequenceClassification and its like)"
+        )
+
+
+def check_linears(linears: Mapping[str, tuple[object, int, int]]) -> None:
+    """Refuse a layer whose linear maps are not plain ones of the configuration's shapes, or are shared.
+
+    Parameters
+    ----------
+    linears : dict of (module, in_features, out_features)
+        Every linear map of the layers, by its place.
+    """
+    places: dict[int, str] = {}
+    for place, (module, inputs, outputs) in linears.items():
+        if type(module) is not nn.Linear:
+            raise InputError(
+                f"{place} is a {type(module).__module__}.{type(module).__name__} and no torch.nn.Linear; "
+                "give the plain float32 model: merge adapters, and quantise after pruning"
+            )
+        parameters = module._parameters
+        if parameters.get("weight") is None or parameters.get("bias") is None:
+            raise InputError(f"{place} has no weight or no bias of its own; make parametrisations permanent first")
+        if tuple(module.weight.shape) != (outputs, inputs) or tuple(module.bias.shape) != (outputs,):
+            raise InputError(
+                f"{place} has the weight {list(module.weight.shape)} and the configuration gives "
+                f"{[outputs, inputs]}: heads were pruned already, or the layer is of another kind"
+            )
+        for parameter in (module.weight, module.bias):
+            if id(parameter) in places:
+                raise InputError(
+                    f"{place} and {places[id(parameter)]} share their weights, so that cutting one cuts both; "
+                    "give every layer weights of its own: copy.deepcopy the shared one"
+                )
+            places[id(parameter)] = place
+
+
+def check_placed(unexpected: Iterable[str], name: object) -> None:
+    """Refuse weights for which the model has no place, but those that no task computes with."""
+    lost = sorted(key for key in unexpected if not _HARMLESS.search(key))
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise InputError(
+            f"{name}: the model has no place for the weights {', '.join(lost[:3])}{more}, and without them it computes "
+            "something else than what was trained; merge adapters first, or save the model as its plain class"
+        )
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
