@@ -1,6 +1,7 @@
 # make demo     prune a real classifier on real reviews, through the pipeline, on this machine
 # make test     the tests
-# make lint     ruff: errors, imports, complexity, format
+# make lint     errors, format and types: ruff and mypy
+# make wheel    the wheel, in dist/
 # make airflow  Airflow, in an environment of its own: pipelines/AIRFLOW.md
 # make bench    seconds and peak memory of every stage, and paired benchmarks
 # make clean    remove what the targets above wrote (the virtual environment too)
@@ -19,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # times its share. The benchmarks run as torch is by default.
 demo test: export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install airflow demo test lint bench clean
+.PHONY: install airflow demo test lint wheel bench clean
 
 install: $(VENV)/installed
 
@@ -51,14 +52,20 @@ demo: $(VENV)/demo-data
 test: $(VENV)/installed
 	@$(BIN)/python -m pytest tests $(TEST_ARGS)
 
+lint: $(VENV)/installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+wheel: $(VENV)/installed
+	@rm -rf build dist
+	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation -w dist .
+	@rm -rf build
+
 bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.algorithms $(BENCH_ARGS)
 	@$(BIN)/python -m benchmarks.inference $(BENCH_ARGS)
 	@$(BIN)/python -m benchmarks.stages $(BENCH_ARGS)
-
-lint: $(VENV)/installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 
 clean:
 	rm -rf $(VENV) $(AIRFLOW) .cache demo runs local_outputs mlruns mlflow.db releases *.egg-info .pytest_cache

@@ -19,6 +19,8 @@ def choose_device(device: str) -> torch.device:
     """``auto`` is CUDA where there is one. Raises InputError for a device that torch does not have."""
     try:
         chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        if chosen.type not in ("cpu", "cuda"):
+            raise RuntimeError("fastprune computes on cpu and cuda")
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise InputError(

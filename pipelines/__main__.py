@@ -1,4 +1,4 @@
-"""``python -m pipelines``: another name of ``fastprune``, as in version 0.1.0."""
+"""``python -m pipelines``: another name for the command ``fastprune``."""
 
 from fastprune.cli.main import main
 

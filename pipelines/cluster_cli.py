@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from fastprune.cli.group import command
 from fastprune.errors import InputError
 
 _config = click.argument("config", type=click.Path(path_type=Path))
@@ -91,7 +92,7 @@ def _compiled(config: Path, no_cache: bool) -> Iterator[tuple]:
         yield sweep, read_package(path)
 
 
-@click.command()
+@command()
 @_config
 @click.option("--name", help="Of the run; by default the config's and the time.")
 @_experiment
@@ -130,7 +131,7 @@ def submit(
     )
 
 
-@click.command()
+@command()
 @_config
 @click.option("--cron", help="Six fields, seconds first, instead of the config's schedule.cron.")
 @click.option("--name", help="Of the schedule; by default the config's.")
@@ -184,7 +185,7 @@ def schedule(
     click.echo(f"{'new' if new else 'unchanged'}: {_line(made)}\nversion {package.version}")
 
 
-@click.command()
+@command()
 @click.option("--json", "as_json", is_flag=True, help="One schedule a line.")
 @_connected
 def schedules(service, as_json: bool) -> None:
@@ -198,7 +199,7 @@ def schedules(service, as_json: bool) -> None:
         click.echo(json.dumps(asdict(known)) if as_json else _line(known))
 
 
-@click.command()
+@command()
 @click.argument("name")
 @_connected
 def disable(service, name: str) -> None:
@@ -208,7 +209,7 @@ def disable(service, name: str) -> None:
     click.echo(f"disabled {cluster.set_enabled(service(), name, False).name}")
 
 
-@click.command()
+@command()
 @click.argument("name")
 @_connected
 def enable(service, name: str) -> None:
@@ -218,7 +219,7 @@ def enable(service, name: str) -> None:
     click.echo(f"enabled {cluster.set_enabled(service(), name, True).name}")
 
 
-@click.command()
+@command()
 @click.argument("name")
 @_connected
 def unschedule(service, name: str) -> None:
@@ -230,6 +231,3 @@ def unschedule(service, name: str) -> None:
 
 def _line(known) -> str:
     return f"{known.name}  {known.id}  {known.cron}  {known.state}"
-
-
-COMMANDS = (submit, schedule, schedules, enable, disable, unschedule)

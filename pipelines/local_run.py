@@ -14,15 +14,12 @@ from pathlib import Path
 
 from kfp import local
 
+from fastprune.errors import PipelineError
 from fastprune.pipelines.fork_server import forked_steps
 from fastprune.pipelines.kubeflow import define
 from fastprune.store import storage
 from fastprune.sweep.config import Sweep
 from fastprune.tracking import mlflow_store, runs
-
-
-class PipelineError(RuntimeError):
-    """A step of a local run failed; the message names it and ends with what it said last."""
 
 
 def run(

@@ -1,238 +1,39 @@
-"""The command line: ``fastprune compress``, and the commands of its neighbours.
-
-They are in :mod:`fastprune.cli.pipelines` and :mod:`fastprune.cli.releases`.
-"""
+"""The command line: every command of fastprune, by name."""
 
 from __future__ import annotations
-
-import json
-import os
-import tempfile
-from pathlib import Path
 
 import click
 
 import fastprune
-from fastprune.cli import pipelines, releases
-from fastprune.errors import InputError
-from fastprune.settings import SELECTIONS, TUNINGS
+from fastprune.cli.group import LazyGroup
+
+_CLUSTER = "fastprune.pipelines.cluster_cli"
+_PIPELINE = "fastprune.cli.pipelines"
+_RELEASES = "fastprune.cli.releases"
+
+COMMANDS = {
+    "compress": ("fastprune.cli.compress", "compress", "Prune a model to a fraction of its MACs or latency."),
+    "profile": ("fastprune.cli.profile", "profile", "Measure the latency of a model's blocks on this device."),
+    "run": (_PIPELINE, "run", "Run the pipeline of a configuration on this machine."),
+    "compile": (_PIPELINE, "compile_command", "Write the pipeline of a configuration as YAML for Kubeflow."),
+    "submit": (_CLUSTER, "submit", "Compile a configuration and run it on the cluster."),
+    "schedule": (_CLUSTER, "schedule", "Compile a configuration and run it by its cron line."),
+    "schedules": (_CLUSTER, "schedules", "The schedules on the cluster."),
+    "enable": (_CLUSTER, "enable", "Let a schedule begin runs again."),
+    "disable": (_CLUSTER, "disable", "Stop a schedule from beginning runs."),
+    "unschedule": (_CLUSTER, "unschedule", "Delete a schedule; its runs stay."),
+    "stage": ("fastprune.cli.stage", "stage", "Run one task of a configuration, as Airflow and pods do."),
+    "register": (_RELEASES, "register", "Make a pruned model a version of a registered model."),
+    "promote": (_RELEASES, "promote", "Make a version the champion, if the policy lets it."),
+    "rollback": (_RELEASES, "rollback", "Make the previous champion the champion again."),
+    "history": (_RELEASES, "history", "Every change of champion: who, when, and why."),
+    "verify": (_RELEASES, "verify", "Prove the digests and the logits of a version."),
+}
 
 
-class InputErrorGroup(click.Group):
-    """Prints an InputError as one message and exits with status 2; other exceptions keep their traceback."""
-
-    def invoke(self, ctx: click.Context):
-        try:
-            return super().invoke(ctx)
-        except InputError as error:
-            raise click.UsageError(str(error)) from error
-
-
-@click.group(cls=InputErrorGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(
+    cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(fastprune.__version__)
 def main() -> None:
     """Structured post-training pruning of fine-tuned Transformer encoders."""
-
-
-for _command in (*pipelines.COMMANDS, *releases.COMMANDS):
-    main.add_command(_command)
-
-
-@main.command()
-@click.argument("model")
-@click.option("--task", "task_name", help="A GLUE task, or squad: data, columns and metric come with it.")
-@click.option(
-    "--train-file",
-    type=click.Path(path_type=Path),
-    help="Rows to draw the pruning sample from: .csv, .tsv, .jsonl, .parquet, or SQuAD's .json.",
-)
-@click.option("--eval-file", type=click.Path(path_type=Path), help="Rows to evaluate on.")
-@click.option("--text-column", "-A", "--text-column-a", "text_column", help="Column of the text (question).")
-@click.option("--text-column-b", "-B", help="Column of the second text (context).")
-@click.option("--label-column", "-Y", help="Column of the label (answers).")
-@click.option("--metric", help="Primary metric; by default accuracy, pearson or squad_f1.")
-@click.option("--max-length", type=click.IntRange(min=8), help="Cut texts after this many tokens.")
-@click.option(
-    "--constraint",
-    type=click.Choice(["macs", "latency"]),
-    default=None,
-    help="What the budget limits; by default MACs.",
-)
-@click.option("--keep-ratio", type=float, help="Fraction of the MACs, or of the latency, to keep.")
-@click.option("--lut", type=click.Path(path_type=Path), help="With --constraint latency: table of `fastprune profile`.")
-@click.option("--latency-ms", type=float, help="Budget in milliseconds of the table's batch, instead of --keep-ratio.")
-@click.option(
-    "--solver",
-    type=click.Choice(["exact", "piecewise"]),
-    default="exact",
-    help="With --constraint latency: on the table itself, or on the paper's piece-wise linear fit.",
-)
-@click.option(
-    "--max-accuracy-drop",
-    type=float,
-    help="Find the smallest keep ratio that loses at most this much (absolute), on rows outside the sample.",
-)
-@click.option(
-    "--validation-file",
-    "validation",
-    type=click.Path(path_type=Path),
-    help="Labelled rows for --max-accuracy-drop; by default a fifth of the training rows.",
-)
-@click.option("--num-samples", type=click.IntRange(min=1), default=2048, help="Size of the pruning sample.")
-@click.option("--seed", type=int, default=0, help="Seed of the draw of the pruning sample.")
-@click.option(
-    "--selection",
-    type=click.Choice(SELECTIONS),
-    default="surgeon",
-    help="Importance of a unit: removal cost after compensation, or the paper's Fisher with rearrangement.",
-)
-@click.option(
-    "--estimator",
-    type=click.Choice(["per_sample", "per_batch"]),
-    default="per_sample",
-    help="With --selection fisher: the gradients of examples, or of mini-batches as published.",
-)
-@click.option(
-    "--tuning",
-    type=click.Choice(TUNINGS),
-    default="weights",
-    help="Solve for the kept weights as a whole, or scale each unit as in the paper.",
-)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32)
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--output-dir", type=click.Path(path_type=Path), help="Folder to make for the pruned model.")
-@click.option(
-    "--allow-untuned", is_flag=True, help="Go on although the dense model does no better than the majority class."
-)
-@click.option("--dry-run", is_flag=True, help="Say what would be kept; tune, evaluate and write nothing.")
-def compress(
-    model: str,
-    task_name: str | None,
-    train_file: Path | None,
-    eval_file: Path | None,
-    text_column: str | None,
-    text_column_b: str | None,
-    label_column: str | None,
-    metric: str | None,
-    max_length: int | None,
-    output_dir: Path | None,
-    dry_run: bool,
-    **settings,
-) -> None:
-    """Prune MODEL, a local folder or a hub name of a fine-tuned encoder, to a fraction of its MACs or latency."""
-    from fastprune import compression
-    from fastprune.data import glue_task, load_glue
-    from fastprune.data.preparation import table_task
-
-    if not (output_dir or dry_run):
-        raise InputError("no --output-dir: name a folder for the pruned model, or use --dry-run")
-    if task_name:
-        if any((train_file, eval_file, text_column, text_column_b, label_column, metric, max_length)):
-            raise InputError(
-                "--task brings its own data, columns, metric and length: use it without the options for those"
-            )
-        task = glue_task(task_name)
-        dataset, evaluation = load_glue(task_name)
-    else:
-        if not (train_file and eval_file):
-            raise InputError(
-                "no data: give --task, or --train-file and --eval-file with --text-column and --label-column"
-            )
-        columns = tuple(name for name in (text_column, text_column_b) if name)
-        task = table_task(model, columns, label_column, metric, max_length)
-        dataset, evaluation = train_file, eval_file
-    compressed = compression.compress(
-        model, dataset=dataset, evaluation=evaluation, task=task, output_dir=output_dir, dry_run=dry_run, **settings
-    )
-    click.echo(summary(compressed.metrics))
-    if output_dir and not dry_run:
-        click.echo(f"saved in {output_dir}")
-
-
-@main.command()
-@click.argument("model")
-@click.option("--batch-size", type=click.IntRange(min=1), default=8)
-@click.option("--seq-len", type=click.IntRange(min=1), default=64, help="Tokens of each example; none is padding.")
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32")
-@click.option("--attention", type=click.Choice(["sdpa", "eager"]), default="sdpa", help="Attention implementation.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch on a CPU; by default torch decides.")
-@click.option("--tolerance", type=float, default=0.02, help="Error allowed between the numbers of filters measured.")
-@click.option("--every", is_flag=True, help="Measure every number of filters; takes many times as long.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
-def profile(model: str, device: str, dtype: str, output: Path, **settings) -> None:
-    """Measure the latency of MODEL's blocks on this device, for compress --constraint latency."""
-    import torch
-
-    from fastprune.environment import choose_device
-    from fastprune.latency import profiler
-    from fastprune.model import checkpoint
-
-    if output.is_dir():
-        raise InputError(f"--output {output} is a folder; name a file in it")
-    try:  # before minutes of measuring
-        output.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output.parent).close()
-    except OSError as error:
-        raise InputError(f"--output {output} cannot be written ({error}); name another folder") from error
-    table = profiler.profile(
-        checkpoint.load_config(model), device=choose_device(device), dtype=getattr(torch, dtype), **settings
-    )
-    table.save(output)
-    origin = table.origin
-    click.echo(
-        f"{table.device}: a layer takes {table.attention_ms[-1] + table.ffn_ms[-1]:.3f} ms, "
-        f"{table.attention_ms[-1]:.3f} of it attention and {table.ffn_ms[-1]:.3f} FFN "
-        f"(batch {table.batch_size}, {table.seq_len} tokens, {table.dtype}, {table.attention})\n"
-        f"{origin['measurements']} blocks measured in {origin['seconds']:.0f} s; written to {output}"
-    )
-
-
-@main.command()
-@click.argument("config")
-@click.argument("task")
-@click.option("--root", required=True, help="Folder or s3:// prefix of this run of the sweep alone.")
-@click.option("--device", help="auto, cpu, cuda, cuda:1, ...; by default the config's.")
-def stage(config: str, task: str, root: str, device: str | None) -> None:
-    """Run one TASK of the sweep in CONFIG, such as tune-sst2-macs-0-6; its inputs must be below the root.
-
-    CONFIG is a file, or env:NAME for a variable that holds a file's content, where there is no file.
-    """
-    from fastprune.stages.run_node import find_node, run_node
-    from fastprune.sweep.reading import parse_config, read_config
-
-    source, _, variable = config.partition(":")
-    if source != "env":
-        sweep = read_config(config)
-    elif variable in os.environ:
-        sweep = parse_config(os.environ[variable], Path(variable))
-    else:
-        raise InputError(f"{config}: the environment has no variable {variable}")
-    if device:
-        sweep = sweep.model_copy(update={"device": device})
-    record = run_node(sweep, find_node(sweep, task), root)
-    click.echo(json.dumps(record["metrics"]))
-
-
-def summary(metrics: dict) -> str:
-    """A few lines for the terminal, from ``metrics.json``'s content."""
-    lines = [
-        f"{metrics['metric']:<12}dense {metrics['dense']:.4f}"
-        + (f"   pruned {metrics['pruned']:.4f}" if "pruned" in metrics else ""),
-        f"{'MACs kept':<12}{metrics['macs_kept']:.4f}   (keep ratio {metrics['keep_ratio']:.4g})",
-        f"{'params kept':<12}{metrics['params_kept']:.4f}",
-    ]
-    if "latency_kept" in metrics:
-        lines.append(f"{'latency kept':<13}{metrics['latency_kept']:.4f}   (predicted by the look-up table)")
-    if latency := metrics.get("latency_ms"):
-        lines.append(
-            f"{'latency':<12}dense {latency['dense']:.1f} ms   pruned {latency['pruned']:.1f} ms   "
-            f"({latency['dense'] / latency['pruned']:.2f}x, batch {latency['batch_size']}, "
-            f"{latency['seq_len']} tokens)"
-        )
-    for ratio, metric in metrics.get("curve", {}).get("points", []):
-        lines.append(f"{'tried':<12}keep ratio {ratio:.3f}   {metric:.4f} on the validation rows")
-    lines.append(f"{'heads':<12}{json.dumps(metrics['heads'])} of {metrics['num_heads']}")
-    lines.append(f"{'filters':<12}{json.dumps(metrics['filters'])} of {metrics['num_filters']}")
-    lines.append(f"{'seconds':<12}" + ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items()))
-    return "\n".join(lines)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fastprune.cli.group import command
 from fastprune.errors import InputError
 from fastprune.tracking import mlflow_store
 
@@ -19,7 +20,7 @@ def _store(uri: str) -> str:
     return uri or mlflow_store.tracking_uri()
 
 
-@click.command()
+@command()
 @click.argument("model_dir", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Registered model to add a version to.")
 @click.option(
@@ -54,7 +55,7 @@ def register(
     click.echo(f"{name} version {version}")
 
 
-@click.command()
+@command()
 @click.argument("name")
 @click.argument("version")
 @click.option("--policy", "policy_file", required=True, type=click.Path(path_type=Path), help="YAML or JSON file.")
@@ -78,7 +79,7 @@ def promote(
     )
 
 
-@click.command()
+@command()
 @click.argument("name")
 @_why
 @_by
@@ -91,7 +92,7 @@ def rollback(name: str, why: str, by: str, tracking_uri: str) -> None:
     click.echo(f"{name} version {event.to_version} is the champion again, version {event.from_version} the previous")
 
 
-@click.command()
+@command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="One event a line.")
 @_uri
@@ -111,7 +112,7 @@ def history(name: str, as_json: bool, tracking_uri: str) -> None:
         )
 
 
-@click.command()
+@command()
 @click.argument("name")
 @click.argument("version", default="champion")
 @_uri
@@ -128,6 +129,3 @@ def verify(name: str, version: str, tracking_uri: str) -> None:
         f"{name} version {proof.version}: {proof.files} files ({proof.bytes / 1e6:.1f} MB) have their digests, "
         f"logits differ by at most {proof.difference:.2g}"
     )
-
-
-COMMANDS = (register, promote, rollback, history, verify)

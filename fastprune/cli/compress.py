@@ -1,0 +1,158 @@
+"""``fastprune compress``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from fastprune.cli.group import command
+from fastprune.errors import InputError
+from fastprune.settings import SELECTIONS, TUNINGS
+
+
+@command()
+@click.argument("model")
+@click.option("--task", "task_name", help="A GLUE task, or squad: data, columns and metric come with it.")
+@click.option(
+    "--train-file",
+    type=click.Path(path_type=Path),
+    help="Rows to draw the pruning sample from: .csv, .tsv, .jsonl, .parquet, or SQuAD's .json.",
+)
+@click.option("--eval-file", type=click.Path(path_type=Path), help="Rows to evaluate on.")
+@click.option(
+    "--text-column",
+    "-A",
+    "--text-column-a",
+    "text_columns",
+    multiple=True,
+    help="Column of the text (question); twice for pairs.",
+)
+@click.option("--text-column-b", "-B", help="Column of the second text (context).")
+@click.option("--label-column", "-Y", help="Column of the label (answers).")
+@click.option("--metric", help="Primary metric; by default accuracy, pearson or squad_f1.")
+@click.option("--max-length", type=click.IntRange(min=8), help="Cut texts after this many tokens.")
+@click.option(
+    "--constraint",
+    type=click.Choice(["macs", "latency"]),
+    default=None,
+    help="What the budget limits; by default MACs.",
+)
+@click.option("--keep-ratio", type=float, help="Fraction of the MACs, or of the latency, to keep.")
+@click.option("--lut", type=click.Path(path_type=Path), help="With --constraint latency: table of `fastprune profile`.")
+@click.option("--latency-ms", type=float, help="Budget in milliseconds of the table's batch, instead of --keep-ratio.")
+@click.option(
+    "--solver",
+    type=click.Choice(["exact", "piecewise"]),
+    default="exact",
+    help="With --constraint latency: on the table itself, or on the paper's piece-wise linear fit.",
+)
+@click.option(
+    "--max-accuracy-drop",
+    type=float,
+    help="Find the smallest keep ratio that loses at most this much (absolute), on rows outside the sample.",
+)
+@click.option(
+    "--validation-file",
+    "validation",
+    type=click.Path(path_type=Path),
+    help="Labelled rows for --max-accuracy-drop; by default a fifth of the training rows.",
+)
+@click.option("--num-samples", type=click.IntRange(min=1), default=2048, help="Size of the pruning sample.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the draw of the pruning sample.")
+@click.option(
+    "--selection",
+    type=click.Choice(SELECTIONS),
+    default="surgeon",
+    help="Importance of a unit: removal cost after compensation, or the paper's Fisher with rearrangement.",
+)
+@click.option("--fisher", "old_estimator", hidden=True)
+@click.option(
+    "--estimator",
+    type=click.Choice(["per_sample", "per_batch"]),
+    default="per_sample",
+    help="With --selection fisher: the gradients of examples, or of mini-batches as published.",
+)
+@click.option(
+    "--tuning",
+    type=click.Choice(TUNINGS),
+    default="weights",
+    help="Solve for the kept weights as a whole, or scale each unit as in the paper.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32)
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--output-dir", type=click.Path(path_type=Path), help="Folder to make for the pruned model.")
+@click.option(
+    "--allow-untuned", is_flag=True, help="Go on although the dense model does no better than the majority class."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be kept; tune, evaluate and write nothing.")
+def compress(
+    model: str,
+    task_name: str | None,
+    train_file: Path | None,
+    eval_file: Path | None,
+    text_columns: tuple[str, ...],
+    text_column_b: str | None,
+    label_column: str | None,
+    metric: str | None,
+    max_length: int | None,
+    output_dir: Path | None,
+    dry_run: bool,
+    old_estimator: str | None,
+    **settings,
+) -> None:
+    """Prune MODEL, a local folder or a hub name of a fine-tuned encoder, to a fraction of its MACs or latency."""
+    from fastprune import compression
+    from fastprune.data import glue_task, load_glue
+    from fastprune.data.preparation import table_task
+
+    if old_estimator:
+        raise InputError(f"--fisher is called --estimator since version 0.2.0; write --estimator {old_estimator}")
+    if not (output_dir or dry_run):
+        raise InputError("no --output-dir: name a folder for the pruned model, or use --dry-run")
+    if task_name:
+        if any((train_file, eval_file, text_columns, text_column_b, label_column, metric, max_length)):
+            raise InputError(
+                "--task brings its own data, columns, metric and length: use it without the options for those"
+            )
+        task = glue_task(task_name)
+        dataset, evaluation = load_glue(task_name)
+    else:
+        if not (train_file and eval_file):
+            raise InputError(
+                "no data: give --task, or --train-file and --eval-file with --text-column and --label-column"
+            )
+        columns = (*text_columns, *([text_column_b] if text_column_b else []))
+        task = table_task(model, columns, label_column, metric, max_length)
+        dataset, evaluation = train_file, eval_file
+    compressed = compression.compress(
+        model, dataset=dataset, evaluation=evaluation, task=task, output_dir=output_dir, dry_run=dry_run, **settings
+    )
+    click.echo(summary(compressed.metrics))
+    if output_dir and not dry_run:
+        click.echo(f"saved in {output_dir}")
+
+
+def summary(metrics: dict) -> str:
+    """A few lines for the terminal, from ``metrics.json``'s content."""
+    lines = [
+        f"{metrics['metric']:<12}dense {metrics['dense']:.4f}"
+        + (f"   pruned {metrics['pruned']:.4f}" if "pruned" in metrics else ""),
+        f"{'MACs kept':<12}{metrics['macs_kept']:.4f}   (keep ratio {metrics['keep_ratio']:.4g})",
+        f"{'params kept':<12}{metrics['params_kept']:.4f}",
+    ]
+    if "latency_kept" in metrics:
+        lines.append(f"{'latency kept':<13}{metrics['latency_kept']:.4f}   (predicted by the look-up table)")
+    if latency := metrics.get("latency_ms"):
+        lines.append(
+            f"{'latency':<12}dense {latency['dense']:.1f} ms   pruned {latency['pruned']:.1f} ms   "
+            f"({latency['dense'] / latency['pruned']:.2f}x, batch {latency['batch_size']}, "
+            f"{latency['seq_len']} tokens)"
+        )
+    for ratio, metric in metrics.get("curve", {}).get("points", []):
+        lines.append(f"{'tried':<12}keep ratio {ratio:.3f}   {metric:.4f} on the validation rows")
+    lines.append(f"{'heads':<12}{json.dumps(metrics['heads'])} of {metrics['num_heads']}")
+    lines.append(f"{'filters':<12}{json.dumps(metrics['filters'])} of {metrics['num_filters']}")
+    lines.append(f"{'seconds':<12}" + ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items()))
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""What all commands share: they are loaded when they are called, and refuse an option that is given twice."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from fastprune.errors import InputError, PipelineError
+
+
+class Command(click.Command):
+    """Refuses an option that is given twice and takes one value: the last would win without a word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for number, parameter in enumerate(order):
+            if isinstance(parameter, click.Option) and not parameter.multiple and parameter in order[:number]:
+                raise click.UsageError(f"{parameter.opts[0]} is given twice; give it once", ctx)
+        return super().parse_args(ctx, args)
+
+
+command = functools.partial(click.command, cls=Command)
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, so that ``--help`` answers at once.
+
+    An InputError is printed as one message, with exit status 2; other exceptions keep their traceback.
+
+    Parameters
+    ----------
+    lazy : mapping
+        From a command's name to its module, the name of its function there, and its line of help.
+    """
+
+    def __init__(self, *args, lazy: Mapping[str, tuple[str, str, str]], **options):
+        super().__init__(*args, **options)
+        self.lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.lazy:
+            return None
+        module, name, _ = self.lazy[cmd_name]
+        return getattr(import_module(module), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in self.lazy.items()])
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            raise click.UsageError(str(error)) from error
+        except PipelineError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def check_output(output: Path, what: str, read: Callable[[Path], object]) -> None:
+    """Refuse a file to write that cannot be written, or that exists and is something else.
+
+    Parameters
+    ----------
+    output : Path
+    what : str
+        What is to be written; a file that is one already may be written again.
+    read : callable
+        Reads one, and raises InputError for anything else.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_file()):
+        raise InputError(f"--output {output} is a folder, a link or a device; name a file")
+    if output.exists():
+        try:
+            read(output)
+        except InputError as error:
+            raise InputError(f"--output {output} exists and is no {what}; name another file") from error
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise InputError(f"--output {output} cannot be written ({error}); name another folder") from error

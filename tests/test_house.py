@@ -1,0 +1,142 @@
+"""The layout: what is installed and declared, what imports what, and what starts without torch."""
+
+import ast
+import configparser
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import fastprune
+from fastprune.cli.main import COMMANDS, main
+
+ROOT = Path(fastprune.__file__).parents[1]
+FOLDERS = {"fastprune": ROOT / "fastprune", "fastprune.components": ROOT / "components"}
+FOLDERS["fastprune.pipelines"] = ROOT / "pipelines"
+DISTRIBUTIONS = {
+    "boto3": "boto3",
+    "botocore": "boto3",
+    "google": "protobuf",
+    "kfp_kubernetes": "kfp-kubernetes",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+"""Of modules that are not called like what installs them."""
+
+
+def modules():
+    """Every module of the package by its dotted name."""
+    found = {}
+    for package, folder in FOLDERS.items():
+        for path in folder.rglob("*.py"):
+            parts = [*package.split("."), *path.relative_to(folder).with_suffix("").parts]
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def settings():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    return config
+
+
+def imports(path, *, everywhere):
+    """What a module imports: at its top level when it is loaded, or everywhere in it."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if everywhere else tree.body
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_package_is_installed():
+    declared = settings()["options"]["packages"].split()
+    assert sorted(declared) == sorted(name for name, path in modules().items() if path.name == "__init__.py")
+
+
+def test_what_is_imported_is_declared():
+    config = settings()
+    lines = [config["options"]["install_requires"], *(config["options.extras_require"].values())]
+    declared = {
+        line.split(";")[0].split("[")[0].split(">")[0].split("=")[0].split("<")[0].strip().lower()
+        for block in lines
+        for line in block.splitlines()
+    }
+    used = (
+        {name.split(".")[0] for path in modules().values() for name in imports(path, everywhere=True)}
+        - sys.stdlib_module_names
+        - {"fastprune"}
+    )
+    used -= {"airflow", "kubernetes"}  # Airflow's own environment: pipelines/airflow-constraints.txt
+    assert {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in used} <= declared
+
+
+def test_modules_import_each_other_without_a_circle():
+    known = modules()
+    graph = {name: {one for one in imports(path, everywhere=False) if one in known} for name, path in known.items()}
+    state = {}
+
+    def visit(name, way):
+        if state.get(name) == "done":
+            return
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        for other in sorted(graph[name]):
+            visit(other, [*way, name])
+        state[name] = "done"
+
+    for name in sorted(graph):
+        visit(name, [])
+
+
+def test_no_file_is_too_long():
+    long = {str(path): len(path.read_text().splitlines()) for path in modules().values()}
+    assert {path: lines for path, lines in long.items() if lines > 400} == {}
+
+
+@pytest.mark.parametrize(
+    "module", ["fastprune.cli.main", "fastprune.settings", "fastprune.sweep.reading", "fastprune.sweep.graph"]
+)
+def test_what_airflow_and_the_command_line_load_is_light(module):
+    heavy = ("torch", "transformers", "kfp", "mlflow", "datasets")
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_loads_no_command(monkeypatch):
+    begin = time.perf_counter()
+    done = CliRunner().invoke(main, ["--help"])
+    assert done.exit_code == 0 and all(name in done.output for name in COMMANDS)
+    assert time.perf_counter() - begin < 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_where_the_table_says(name):
+    done = CliRunner().invoke(main, [name, "--help"])
+    assert done.exit_code == 0, done.output
+
+
+def test_the_wheel_holds_fastprune_alone(tmp_path):
+    copy = tmp_path / "source"  # a build leaves files beside the sources
+    for folder in FOLDERS.values():
+        shutil.copytree(folder, copy / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    built = subprocess.run([*command, str(copy)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    [wheel] = tmp_path.glob("fastprune-*.whl")
+    assert wheel.name.startswith(f"fastprune-{fastprune.__version__}-")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"fastprune", f"fastprune-{fastprune.__version__}.dist-info"}
+    for name in ("py.typed", "reports/templates/page.html", "pipelines/kubeflow.py", "components/tune.py"):
+        assert f"fastprune/{name}" in names
+    assert sum(name.endswith(".py") for name in names) == len(modules())
