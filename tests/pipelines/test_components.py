@@ -6,6 +6,7 @@ import pytest
 from kfp import dsl
 from tiny_config import write_config
 
+import fastprune
 from fastprune.latency.lut import LatencyTable
 from fastprune.pipelines.kubeflow import COMPONENTS
 from fastprune.settings import Budget
@@ -24,7 +25,7 @@ def test_it_takes_and_makes_what_its_stage_says(stage):
     assert {name for name, given in spec.inputs.items() if given.is_artifact_list} == set(stage.lists)
     assert set(spec.inputs) - artifacts == {*stage.parameters, "tracking_uri", *OWN.get(stage.name, ())}
     assert set(stage.outputs) <= set(spec.outputs)
-    assert spec.implementation.container.image == "fastprune:0.1.0"
+    assert spec.implementation.container.image == f"fastprune:{fastprune.__version__}"
 
 
 @pytest.fixture
