@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor
 
 LABELS = ("labels", "start_positions", "end_positions")
@@ -17,7 +17,7 @@ def inputs_of(batch: Mapping[str, Tensor], device) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in batch.items() if name not in LABELS}
 
 
-def per_example_loss(outputs: transformers.utils.ModelOutput, batch: Mapping[str, Tensor], problem: str) -> Tensor:
+def per_example_loss(outputs: Any, batch: Mapping[str, Tensor], problem: str) -> Tensor:
     """Loss of each example, the same that transformers averages over a batch.
 
     Labels may be class indices or positions, or (label-free calibration) probabilities.
@@ -40,9 +40,7 @@ def per_example_loss(outputs: transformers.utils.ModelOutput, batch: Mapping[str
     return F.cross_entropy(outputs.logits, labels, reduction="none")
 
 
-def gauss_newton_score(
-    outputs: transformers.utils.ModelOutput, problem: str, temperature: float, generator: torch.Generator
-) -> Tensor:
+def gauss_newton_score(outputs: Any, problem: str, temperature: float, generator: torch.Generator) -> Tensor:
     """A scalar whose gradient has the Gauss-Newton matrix as its second moment, without any label.
 
     The Hessian of the divergence from the model's own predictions ``p`` (softened by ``temperature``) with respect to

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from fastprune.errors import InputError
 from fastprune.store.paths import inside
@@ -141,7 +141,7 @@ class S3Store:
 
     bucket: str
     prefix: str
-    client: object
+    client: Any
 
     def check(self) -> None:
         """Some servers make a bucket for whoever writes to it: a name mistyped is found before that."""
