@@ -141,11 +141,13 @@ def compress(
     with _dense_model(model, choose_device(device), allow_untuned) as dense:
         with timed(seconds, "prepare"):
             source = dense.name_or_path if isinstance(model, transformers.PreTrainedModel) else str(model)
-            tokenizer = tokenizer or checkpoint.load_tokenizer(source)
+            if tokenizer is None:
+                tokenizer = checkpoint.load_tokenizer(source)
+            checkpoint.check_tokenizer(tokenizer, source)
             rows = prepare_rows(
-                as_table(dataset),
-                as_table(evaluation),
-                None if validation is None else as_table(validation),
+                as_table(dataset, "dataset"),
+                as_table(evaluation, "evaluation"),
+                None if validation is None else as_table(validation, "validation"),
                 set_apart=budget.max_accuracy_drop is not None,
                 tokenizer=tokenizer,
                 config=dense.config,
@@ -198,7 +200,7 @@ def _prune(
     with timed(seconds, "evaluate_dense"):
         before = evaluate(dense, rows.evaluation, pad_token_id=pad_token_id, batch_size=batch_size, progress=progress)
     if not allow_untuned:
-        refuse_untuned(before["metric"], rows.evaluation)
+        refuse_untuned(before["metric"], rows.evaluation, dense.config.num_labels)
     batches = make_batches(rows.sample, batch_size, pad_token_id)
     with timed(seconds, "importance"):
         information = steps.gather(encoder, batches, task.problem, method, progress=progress)

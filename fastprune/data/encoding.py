@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import transformers
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 
+from fastprune.data.labels import read_classes
 from fastprune.data.splits import Split, make_split
 from fastprune.data.tables import example_schema
 from fastprune.data.tasks import Task
@@ -29,8 +30,8 @@ def encode(
     """Check a table and turn its texts and labels into what the model reads.
 
     Texts are cut at ``task.max_length`` tokens, or where the tokenizer's or the model's own limit is lower.
-    Class labels are matched by name with ``model_config.label2id`` first (also ``LABEL_0``, any case), then
-    read as class numbers. A long context of question answering becomes overlapping features (stride 128);
+    Class labels are read by the rules of :mod:`fastprune.data.labels`.
+    A long context of question answering becomes overlapping features (stride 128);
     a feature that does not contain the first answer points to the [CLS] token.
 
     Parameters
@@ -66,8 +67,11 @@ def encode(
     else:
         features, examples = _encode_texts(tokenizer, task, model_config, texts), None
         if labelled:
-            read = _read_numbers if task.problem == "regression" else _read_classes
-            features = features.append_column("labels", read(table, task, model_config))
+            if task.problem == "regression":
+                labels = _read_numbers(table, task, model_config)
+            else:
+                labels = read_classes(table, task.label_column, model_config, source)
+            features = features.append_column("labels", labels)
     _check_vocabulary(source, features, model_config)
     return make_split(task, features, examples)
 
@@ -92,44 +96,6 @@ def _read_texts(table: Dataset, task: Task) -> list[list[str]]:
                 f"fill it or drop the row"
             )
     return columns
-
-
-def _read_classes(table: Dataset, task: Task, config: transformers.PretrainedConfig) -> pa.Array:
-    """Return class numbers [rows]."""
-    source, name = _source(table), task.label_column
-    names = {f"LABEL_{number}": number for number in range(config.num_labels)} | {
-        str(key): int(number) for key, number in config.label2id.items()
-    }
-    names = {key.casefold(): number for key, number in names.items()} | names
-    values = table[name][:]
-    kind = table.features[name]
-    if isinstance(kind, ClassLabel) and all(own.casefold() in names for own in kind.names):
-        # The numbers are the table's; where the model knows the same names it may number them differently.
-        values = [kind.names[value] if value in range(len(kind.names)) else value for value in values]
-
-    classes = np.empty(len(values), dtype=np.int64)
-    for row, value in enumerate(values):
-        text = str(value)
-        number = names.get(text, names.get(text.casefold()))
-        if number is None:
-            number = _whole_number(value)
-        if number is None or not 0 <= number < config.num_labels:
-            problem = "has no label" if value is None or text == "" else f"has the label {value!r}"
-            raise InputError(
-                f"{source}: row {row + 1} {problem} in column {name!r}; the model's classes are 0 to "
-                f"{config.num_labels - 1}, named {list(config.label2id)}"
-                + (" (-1 marks GLUE's unlabelled test rows)" if number == -1 else "")
-            )
-        classes[row] = number
-    return pa.array(classes)
-
-
-def _whole_number(value: Any) -> int | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return int(number) if number.is_integer() else None
 
 
 def _read_numbers(table: Dataset, task: Task, config: transformers.PretrainedConfig) -> pa.Array:

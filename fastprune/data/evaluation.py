@@ -195,21 +195,21 @@ def _token_f1(prediction: str, gold: str) -> float:
     return 2 * shared / (len(predicted) + len(wanted)) if shared else 0.0
 
 
-def majority_metric(split: Split) -> float:
+def majority_metric(split: Split, num_classes: int) -> float:
     """Return the primary metric of always giving the most frequent class.
 
     Regression and question answering have no such answer: 0, the correlation of a constant and the score
-    of no answer.
+    of no answer. ``num_classes``, the model's, decides the kind of F1, as in :func:`evaluate`: the evaluation rows may
+    lack a class.
     """
     if split.task.problem != "classification":
         return 0.0
     labels = np.asarray(split.features["labels"][:])
-    counts = np.bincount(labels, minlength=2)
-    constant = np.full_like(labels, counts.argmax())
-    return _classification_metrics(constant, labels, len(counts))[split.task.metric]
+    constant = np.full_like(labels, np.bincount(labels).argmax())
+    return _classification_metrics(constant, labels, num_classes)[split.task.metric]
 
 
-def refuse_untuned(metric: float, split: Split, tolerance: float | None = None) -> None:
+def refuse_untuned(metric: float, split: Split, num_classes: int, tolerance: float | None = None) -> None:
     """Refuse a dense model that does no better than always giving the same answer.
 
     Parameters
@@ -218,6 +218,8 @@ def refuse_untuned(metric: float, split: Split, tolerance: float | None = None) 
         The dense model's primary metric on the split.
     split
         What it was measured on.
+    num_classes
+        The model's.
     tolerance
         By how much it must be better; by default 0.01 for accuracy and F1, and 0.1 for correlations and
         question answering, where guessing gives a little more than 0 (a random model's SQuAD F1 is 0.06).
@@ -229,7 +231,12 @@ def refuse_untuned(metric: float, split: Split, tolerance: float | None = None) 
     """
     if tolerance is None:
         tolerance = 0.01 if split.task.metric in ("accuracy", "f1") else 0.1
-    baseline = majority_metric(split)
+    baseline = majority_metric(split, num_classes)
+    if split.task.problem == "classification" and len(labels := set(split.features["labels"][:])) == 1:
+        raise InputError(
+            f"task {split.task.name!r}: all evaluation rows are of one class, {labels.pop()}, so they tell nothing "
+            "of a classifier; give rows of several classes"
+        )
     if not metric > baseline + tolerance:
         raise InputError(
             f"the dense model reaches {split.task.metric} {metric:.4f} on task {split.task.name!r}, where "

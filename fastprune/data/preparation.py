@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import transformers
 
 from fastprune.data.encoding import encode
@@ -125,6 +127,40 @@ def table_task(
     )
 
 
-def as_table(data: str | Path | datasets.Dataset) -> datasets.Dataset:
-    """A table in memory, from a file where it is not one already."""
-    return data if isinstance(data, datasets.Dataset) else read_table(data)
+def as_table(data: Any, argument: str) -> datasets.Dataset:
+    """A table in memory, from whatever people have.
+
+    Parameters
+    ----------
+    data : path, Dataset, DataFrame, list of dict or dict of columns
+    argument : str
+        What it was given as, for the message of a refusal.
+
+    Raises
+    ------
+    InputError
+        It is no table, or several, or its rows cannot be put into columns.
+    """
+    if isinstance(data, str | Path):
+        return read_table(data)
+    if isinstance(data, datasets.Dataset):
+        return data.with_format(None)
+    if isinstance(data, datasets.DatasetDict):
+        raise InputError(
+            f"{argument} is a DatasetDict of {', '.join(map(repr, data))}; choose one, such as data['train']"
+        )
+    try:
+        if isinstance(data, list | tuple) and data and all(isinstance(row, dict) for row in data):
+            return datasets.Dataset.from_list(list(data))
+        if isinstance(data, dict):
+            return datasets.Dataset.from_dict(data)
+        if hasattr(data, "to_dict") and hasattr(data, "columns"):  # a DataFrame, by its look: pandas is not imported
+            return datasets.Dataset.from_pandas(data, preserve_index=False)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise InputError(
+            f"{argument}: its rows cannot be put into columns ({error}); give a datasets.Dataset"
+        ) from error
+    raise InputError(
+        f"{argument} is a {type(data).__name__}; give a file, a datasets.Dataset, a pandas.DataFrame, a list of "
+        "dicts or a dict of columns"
+    )

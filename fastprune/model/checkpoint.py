@@ -165,7 +165,23 @@ def load_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
     # Where its files are missing, transformers invents a tokenizer that knows only its special tokens.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"{name}: there are no tokenizer files beside the model; save its tokenizer there")
+    check_tokenizer(tokenizer, name)
     return tokenizer
+
+
+def check_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase, name: str | Path) -> None:
+    """Raise InputError for a tokenizer that batches cannot be made with."""
+    if tokenizer.pad_token_id is None:
+        raise InputError(
+            f"{name}: the tokenizer {type(tokenizer).__name__} has no padding token; set tokenizer.pad_token to the "
+            "model's and save it again"
+        )
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int | float) or longest < 3:
+        raise InputError(
+            f"{name}: model_max_length of the tokenizer is {longest!r}, and must be a number of tokens of at least 3; "
+            "correct tokenizer_config.json"
+        )
 
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transformers.PreTrainedModel:

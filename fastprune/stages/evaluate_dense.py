@@ -33,8 +33,11 @@ def evaluate_dense(
     """
     begin = time.perf_counter()
     split, tokenizer = Split.load(evaluation), checkpoint.load_tokenizer(model)
-    metrics = evaluate(load_model(model, device), split, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
+    network = load_model(model, device)
+    metrics = evaluate(network, split, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
     if not allow_untuned:
-        refuse_untuned(metrics["metric"], split)
+        refuse_untuned(metrics["metric"], split, network.config.num_labels)
     with storage.new_folder(dense) as folder:
-        return write_record(folder, "evaluate_dense", begin, {**metrics, "majority": majority_metric(split)})
+        return write_record(
+            folder, "evaluate_dense", begin, {**metrics, "majority": majority_metric(split, network.config.num_labels)}
+        )

@@ -207,19 +207,37 @@ def test_official_squad_scores(answer, gold, exact, f1):
 )
 def test_majority_and_untuned(tiny_tokenizer, tiny_bert, metric, labels, expected):
     task = Task("films", "classification", metric, ("text",), "label")
-    split = encode(table(4, labels), tiny_tokenizer, task, tiny_bert(3).config)
-    assert majority_metric(split) == pytest.approx(expected)
-    refuse_untuned(expected + 0.11, split)
-    refuse_untuned(expected + 0.03, split, tolerance=0.02)
+    classes = max(labels) + 1
+    split = encode(table(4, labels), tiny_tokenizer, task, tiny_bert(classes).config)
+    assert majority_metric(split, classes) == pytest.approx(expected)
+    refuse_untuned(expected + 0.11, split, classes)
+    refuse_untuned(expected + 0.03, split, classes, tolerance=0.02)
     for bad in (expected, expected + 0.005, expected - 0.1, float("nan")):
         with pytest.raises(InputError, match="'films'.*not fine-tuned.*fine-tune it first"):
-            refuse_untuned(bad, split)
+            refuse_untuned(bad, split, classes)
 
 
 def test_constant_answers_are_worth_nothing_elsewhere(tiny_tokenizer, tiny_bert):
     scores = encode(table(3, [0.5, 1, 2]), tiny_tokenizer, SCORES, tiny_bert(1).config)
     asked = encode(questions(3), tiny_tokenizer, glue_task("squad"), tiny_bert().config)
     for split in (scores, asked):
-        assert majority_metric(split) == 0.0
+        assert majority_metric(split, 2) == 0.0
         with pytest.raises(InputError, match="not fine-tuned"):
-            refuse_untuned(0.06, split)
+            refuse_untuned(0.06, split, 2)
+
+
+def test_f1_is_of_the_models_classes_where_the_rows_lack_one(tiny_tokenizer, tiny_bert):
+    """Of three classes the rows have two: model and baseline are both held to the mean over classes."""
+    task = Task("films", "classification", "f1", ("text",), "label")
+    split = encode(table(4, [1, 1, 1, 0]), tiny_tokenizer, task, tiny_bert(3).config)
+    assert majority_metric(split, 3) == pytest.approx(2 * 0.75 / 1.75 / 2)
+    refuse_untuned(0.6333, split, 3)
+    with pytest.raises(InputError, match="not fine-tuned"):
+        refuse_untuned(0.6333, split, 2)
+
+
+def test_rows_of_one_class_are_told_as_such(tiny_tokenizer, tiny_bert):
+    task = Task("films", "classification", "accuracy", ("text",), "label")
+    split = encode(table(4, [1, 1, 1, 1]), tiny_tokenizer, task, tiny_bert(2).config)
+    with pytest.raises(InputError, match="all evaluation rows are of one class, 1"):
+        refuse_untuned(1.0, split, 2)
