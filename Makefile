@@ -68,5 +68,6 @@ bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.stages $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(AIRFLOW) .cache demo runs local_outputs mlruns mlflow.db releases *.egg-info .pytest_cache
+	rm -rf $(VENV) $(AIRFLOW) .cache demo runs local_outputs mlruns mlflow.db releases *.egg-info build dist \
+		.pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

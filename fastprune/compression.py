@@ -140,7 +140,7 @@ def compress(
     seconds: dict[str, float] = {}
     with _dense_model(model, choose_device(device), allow_untuned) as dense:
         with timed(seconds, "prepare"):
-            source = dense.name_or_path if isinstance(model, transformers.PreTrainedModel) else str(model)
+            source = str(dense.name_or_path) if isinstance(model, transformers.PreTrainedModel) else str(model)
             if tokenizer is None:
                 tokenizer = checkpoint.load_tokenizer(source)
             checkpoint.check_tokenizer(tokenizer, source)

@@ -1,9 +1,6 @@
-"""Errors that say what is wrong in what was given, and helpers that raise them."""
+"""The errors that say what is wrong in what was given, and not in the program."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -17,14 +14,20 @@ class PipelineError(RuntimeError):
     """A step of a local run failed; the message names it and ends with what it said last."""
 
 
-@contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Around an import of what an extra installs: a missing package is named with the remedy."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("fastprune"):
-            raise
-        raise InputError(
-            f"this needs {error.name}, which is not installed: pip install 'fastprune[{extra}]'"
-        ) from error
+EXTRAS = {
+    "pipeline": ("kfp", "kfp_server_api", "urllib3", "google"),
+    "mlflow": ("mlflow", "pandas", "psutil", "requests", "sqlalchemy"),
+    "s3": ("boto3", "botocore"),
+    "postgresql": ("psycopg",),
+    "report": ("jinja2", "markupsafe", "matplotlib"),
+}
+"""What each extra of the package brings, by the names of the modules."""
+
+
+def lacks_extra(error: ModuleNotFoundError) -> InputError | None:
+    """The refusal that names the extra of a module that is not installed; None for a module of no extra."""
+    module = (error.name or "").split(".")[0]
+    for extra, modules in EXTRAS.items():
+        if module in modules:
+            return InputError(f"this needs {module}, which is not installed: pip install 'fastprune[{extra}]'")
+    return None

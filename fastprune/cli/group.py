@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from fastprune.errors import InputError, PipelineError
+from fastprune.errors import InputError, PipelineError, lacks_extra
 
 
 class Command(click.Command):
@@ -30,7 +30,8 @@ command = functools.partial(click.command, cls=Command)
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, so that ``--help`` answers at once.
 
-    An InputError is printed as one message, with exit status 2; other exceptions keep their traceback.
+    An InputError is printed as one message, with exit status 2, and so is an extra that is not installed; other
+    exceptions keep their traceback.
 
     Parameters
     ----------
@@ -62,6 +63,10 @@ class LazyGroup(click.Group):
             raise click.UsageError(str(error)) from error
         except PipelineError as error:
             raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            if refusal := lacks_extra(error):
+                raise click.UsageError(str(refusal)) from error
+            raise
 
 
 def check_output(output: Path, what: str, read: Callable[[Path], object]) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from fastprune.cli.group import check_output, command
-from fastprune.errors import needs
 from fastprune.sweep.reading import read_config
 
 
@@ -17,8 +16,7 @@ from fastprune.sweep.reading import read_config
 )
 def run(config: Path, output_dir: Path, work_dir: Path) -> None:
     """Run the pipeline of CONFIG on this machine."""
-    with needs("pipeline"):
-        from fastprune.pipelines import local_run
+    from fastprune.pipelines import local_run
 
     local_run.run(read_config(config), output_dir, work_dir=work_dir)
     click.echo(f"models, reports and metrics in {output_dir}")
@@ -29,9 +27,8 @@ def run(config: Path, output_dir: Path, work_dir: Path) -> None:
 @click.option("--output", default="pipeline.yaml", type=click.Path(path_type=Path))
 def compile_command(config: Path, output: Path) -> None:
     """Write the pipeline of CONFIG as YAML for a cluster."""
-    with needs("pipeline"):
-        from fastprune.pipelines import kubeflow
-        from fastprune.pipelines.package import read_package
+    from fastprune.pipelines import kubeflow
+    from fastprune.pipelines.package import read_package
 
     check_output(output, "compiled pipeline", read_package)
     kubeflow.compile_pipeline(read_config(config, here=False), output)

@@ -61,7 +61,7 @@ def encode(
         raise InputError(f"{source}: the table has no rows")
     texts = _read_texts(table, task)
     if task.problem == "question-answering":
-        features, examples = _encode_questions(table, tokenizer, task, model_config, *texts, labelled)
+        features, examples = _encode_questions(table, tokenizer, task, model_config, texts[0], texts[1], labelled)
         if not for_evaluation:
             features, examples = features.drop_columns("offset_mapping"), None
     else:
@@ -199,7 +199,7 @@ def _encode_questions(
             columns["end_positions"] = pa.array([end for _, end in spans], pa.int64())
         tables.append(pa.table(columns))
 
-    examples = {"id": ids, "question": questions, "context": contexts}
+    examples: dict = {"id": ids, "question": questions, "context": contexts}
     if answers is not None:
         examples["answers"] = answers
     return pa.concat_tables(tables), pa.table(examples, example_schema(labelled))

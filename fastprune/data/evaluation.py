@@ -69,28 +69,28 @@ def evaluate(
         model.to(device)
     device = next(model.parameters()).device
 
-    outputs: list[np.ndarray | None] = [None] * len(split)
+    outputs: dict[int, np.ndarray] = {}
     batches = order_rows(split, batch_size)
     with _eval_mode(model):
         for rows in tqdm(batches, desc="evaluate", leave=False, disable=None if progress else True):
             result = model(**inputs_of(collate(split, rows, pad_token_id), device))
             if problem == "question-answering":
-                scores = torch.stack([result.start_logits, result.end_logits], dim=1)
+                logits = torch.stack([result.start_logits, result.end_logits], dim=1)
             else:
-                scores = result.logits
-            scores = scores.float().cpu().numpy()
+                logits = result.logits
+            scores = logits.float().cpu().numpy()
             if not np.isfinite(scores).all():
                 raise InputError(
                     "the model's outputs are not finite; look for NaN in its weights, load them in float32"
                 )
-            for row, score in zip(rows, scores, strict=True):
-                outputs[row] = score
+            outputs |= zip(rows.tolist(), scores, strict=True)
 
-    if problem == "question-answering":
-        metrics = squad_metrics(_read_answers(split, outputs), split.examples)
+    in_order = [outputs[row] for row in range(len(split))]
+    if split.examples is not None:
+        metrics = squad_metrics(_read_answers(split, split.examples, in_order), split.examples)
         count = len(split.examples)
     else:
-        scores, labels, count = np.stack(outputs), np.asarray(split.features["labels"][:]), len(split)
+        scores, labels, count = np.stack(in_order), np.asarray(split.features["labels"][:]), len(split)
         if problem == "regression":
             metrics = _regression_metrics(scores[:, 0], labels)
         else:
@@ -140,14 +140,14 @@ def _regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str
     return {"pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2}
 
 
-def _read_answers(split: Split, logits: list[np.ndarray]) -> dict[str, str]:
+def _read_answers(split: Split, examples: Dataset, logits: list[np.ndarray]) -> dict[str, str]:
     """Return the best answer of each question over its features.
 
     Of each feature, the ``N_BEST`` best first tokens and the ``N_BEST`` best last tokens are paired; a pair
     is an answer if it lies in the context, in order, in at most ``MAX_ANSWER_TOKENS`` tokens.
     ``logits`` [2, padded length] a feature.
     """
-    contexts = dict(zip(split.examples["id"], split.examples["context"], strict=True))
+    contexts = dict(zip(examples["id"], examples["context"], strict=True))
     best: dict[str, tuple[float, str]] = {}
     features = split.features.select_columns(["example_id", "offset_mapping"])
     for feature, scores in zip(features, logits, strict=True):
@@ -195,7 +195,7 @@ def _token_f1(prediction: str, gold: str) -> float:
     return 2 * shared / (len(predicted) + len(wanted)) if shared else 0.0
 
 
-def majority_metric(split: Split, num_classes: int) -> float:
+def majority_metric(split: Split, num_classes: int | None) -> float:
     """Return the primary metric of always giving the most frequent class.
 
     Regression and question answering have no such answer: 0, the correlation of a constant and the score
@@ -206,10 +206,10 @@ def majority_metric(split: Split, num_classes: int) -> float:
         return 0.0
     labels = np.asarray(split.features["labels"][:])
     constant = np.full_like(labels, np.bincount(labels).argmax())
-    return _classification_metrics(constant, labels, num_classes)[split.task.metric]
+    return _classification_metrics(constant, labels, num_classes or 0)[split.task.metric]
 
 
-def refuse_untuned(metric: float, split: Split, num_classes: int, tolerance: float | None = None) -> None:
+def refuse_untuned(metric: float, split: Split, num_classes: int | None, tolerance: float | None = None) -> None:
     """Refuse a dense model that does no better than always giving the same answer.
 
     Parameters

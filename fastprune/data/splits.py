@@ -107,11 +107,9 @@ def make_split(task: Task, features: pa.Table, examples: pa.Table | None) -> Spl
                 digest.update(name.encode())
                 _hash_values(digest, table[name].combine_chunks())
     # The fingerprint given, datasets need not pickle the whole table to make one.
-    datasets = [
-        table if table is None else Dataset(table, fingerprint=digest.hexdigest()[:16])
-        for table in (features, examples)
-    ]
-    return Split(task, *datasets, digest.hexdigest())
+    name = digest.hexdigest()[:16]
+    rows = Dataset(features, fingerprint=name)
+    return Split(task, rows, None if examples is None else Dataset(examples, fingerprint=name), digest.hexdigest())
 
 
 def _hash_values(digest: Any, values: pa.Array) -> None:

@@ -183,6 +183,7 @@ def layers_of(model: transformers.PreTrainedModel) -> tuple[Layer, ...]:
 
 def task_head_of(model: transformers.PreTrainedModel) -> tuple[tuple[nn.Linear, ...], Callable[[Tensor], Tensor]]:
     """The linear maps from the last layer's hidden states to the logits, in order, and what stands between them."""
+    paths: tuple[str, ...]
     paths, between = _HEADS[model.config.model_type]
     if type(model).__name__.endswith("ForQuestionAnswering"):
         paths = ("qa_outputs",)

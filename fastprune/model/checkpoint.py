@@ -107,9 +107,9 @@ def adopt(model: transformers.PreTrainedModel, device: str | torch.device = "cpu
             setattr(twin.config, switch, neutral)
     for module in twin.modules():
         if getattr(module, "chunk_size_feed_forward", 0):
-            module.chunk_size_feed_forward = 0
+            module.chunk_size_feed_forward = 0  # type: ignore[assignment]
     _remember(twin, {switch: getattr(model.config, switch, neutral) for switch, neutral in SWITCHES.items()})
-    return twin.to(device).eval()
+    return twin.to(device).eval()  # type: ignore[arg-type]
 
 
 def _remember(model: transformers.PreTrainedModel, switches: dict) -> None:
@@ -130,7 +130,7 @@ def load_config(name: str | Path) -> transformers.PreTrainedConfig:
         if not isinstance(raw, dict):
             raise InputError(f"{name}: config.json is not a JSON object")
         check_values(raw, name)
-        neutral = {switch: value for switch, value in SWITCHES.items() if raw.get(switch, value) != value}
+        neutral: dict = {switch: value for switch, value in SWITCHES.items() if raw.get(switch, value) != value}
         if raw.get("attn_implementation") or raw.get("_attn_implementation"):
             neutral["attn_implementation"] = "sdpa"  # what it was trained with need not be installed here
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **neutral)

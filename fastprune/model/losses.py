@@ -61,8 +61,8 @@ def gauss_newton_score(outputs: Any, problem: str, temperature: float, generator
     if problem == "regression":
         return (outputs.logits * _signs(outputs.logits, generator)).sum()
     if problem == "question-answering":
-        heads = (outputs.start_logits, outputs.end_logits)
-        return sum(_class_score(logits, temperature, generator) for logits in heads) / 2**0.5
+        start = _class_score(outputs.start_logits, temperature, generator)
+        return (start + _class_score(outputs.end_logits, temperature, generator)) / 2**0.5
     return _class_score(outputs.logits, temperature, generator)
 
 

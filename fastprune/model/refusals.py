@@ -88,8 +88,9 @@ def check_problem(config: transformers.PreTrainedConfig) -> None:
             "regression (one output) and question answering"
         )
     answers = "QuestionAnswering" in (getattr(config, "architectures", None) or [""])[0]
-    unfit = {"regression": config.num_labels != 1, "single_label_classification": config.num_labels < 2}
-    if not answers and unfit.get(problem, False):
+    outputs = config.num_labels or 0
+    unfit = {"regression": outputs != 1, "single_label_classification": outputs < 2}
+    if not answers and unfit.get(str(problem), False):
         raise InputError(
             f"the model is configured for problem_type {problem!r} with {config.num_labels} outputs; supported: "
             "regression with one output, a single label with two or more; correct problem_type in config.json"

@@ -41,7 +41,8 @@ class Compression:
     @classmethod
     def of(cls, metrics: Mapping, version: str) -> Compression:
         """From ``metrics.json``."""
-        latency, constraint = metrics["latency_ms"], "latency" if "latency_kept" in metrics else "macs"
+        latency = metrics["latency_ms"]
+        constraint: Literal["macs", "latency"] = "latency" if "latency_kept" in metrics else "macs"
         sought = " (sought)" if "curve" in metrics else ""
         return cls(
             label=f"{'latency' if constraint == 'latency' else 'MACs'} {metrics['keep_ratio']:.3g}{sought}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -174,40 +174,30 @@ def judge(
     """
     checks: list[Check] = []
 
-    def check(name: str, required: object, found: object, holds: Callable[[], bool]) -> None:
+    def check(name: str, required: object, found: object, holds: bool) -> None:
         checks.append(
             Check(
                 name=name,
                 required=str(required),
                 found="not recorded" if found is None else str(found),
-                passed=found is not None and holds(),
+                passed=found is not None and holds,
             )
         )
 
-    if policy.max_accuracy_drop is not None:
+    if (limit := policy.max_accuracy_drop) is not None:
         drop = candidate.dense - candidate.pruned
         # A drop of just the limit passes, though 0.9 - 0.89 is a little more than 0.01.
-        check(
-            "max_accuracy_drop",
-            f"at most {policy.max_accuracy_drop:g}",
-            f"{drop:.6g} ({candidate.metric})",
-            lambda: drop <= policy.max_accuracy_drop + 1e-9,
-        )
-    if policy.min_speedup is not None:
+        check("max_accuracy_drop", f"at most {limit:g}", f"{drop:.6g} ({candidate.metric})", drop <= limit + 1e-9)
+    if (least := policy.min_speedup) is not None:
         speedup = candidate.speedup
         check(
             "min_speedup",
-            f"at least {policy.min_speedup:g}",
+            f"at least {least:g}",
             None if speedup is None else f"{speedup:.4g}",
-            lambda: speedup >= policy.min_speedup,
+            speedup is not None and speedup >= least,
         )
-    if policy.max_megabytes is not None:
-        check(
-            "max_megabytes",
-            f"at most {policy.max_megabytes:g}",
-            f"{candidate.megabytes:.6g}",
-            lambda: candidate.megabytes <= policy.max_megabytes,
-        )
+    if (size := policy.max_megabytes) is not None:
+        check("max_megabytes", f"at most {size:g}", f"{candidate.megabytes:.6g}", candidate.megabytes <= size)
     if policy.same_evaluation_data:
         own = candidate.lineage.get("evaluation_sha256")
         needed = champion.lineage.get("evaluation_sha256") if champion else own
@@ -215,15 +205,10 @@ def judge(
             "same_evaluation_data",
             f"{needed} (the champion's)" if champion else "any: there is no champion",
             own,
-            lambda: own == needed,
+            own == needed,
         )
     for name, pattern in policy.required_tags.items():
-        check(
-            f"required_tags.{name}",
-            pattern,
-            tags.get(name),
-            lambda name=name, pattern=pattern: re.fullmatch(pattern, tags[name]) is not None,
-        )
+        check(f"required_tags.{name}", pattern, tags.get(name), re.fullmatch(pattern, tags.get(name, "")) is not None)
     if policy.approvers:
-        check("approvers", "one of " + ", ".join(policy.approvers), by, lambda: by in policy.approvers)
+        check("approvers", "one of " + ", ".join(policy.approvers), by, by in policy.approvers)
     return checks

@@ -98,8 +98,8 @@ def promote(
         if state.champion == version:
             raise InputError(f"{name} version {version} is the champion already")
         evidence = read_evidence(client, name, version)
-        compared = state.champion and policy.same_evaluation_data
-        champion = read_evidence(client, name, state.champion) if compared else None
+        compared = state.champion if policy.same_evaluation_data else None
+        champion = read_evidence(client, name, compared) if compared else None
         verdict = Verdict(
             model=name,
             version=version,

@@ -6,20 +6,22 @@ It needs mlflow, torch and transformers, not fastprune: the model's folder carri
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from importlib.machinery import SourceFileLoader
+from types import ModuleType
 
-import mlflow
+import mlflow.models
 import numpy as np
 import pandas as pd
 import torch
+from mlflow.pyfunc import PythonModel
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
 
 BATCH = 32
 MAX_ANSWER_TOKENS = 30
 
 
-class PrunedModel(mlflow.pyfunc.PythonModel):
+class PrunedModel(PythonModel):
     """Texts in, a row of answers each out.
 
     ``predict`` takes a DataFrame, a Series or a list: one text a row, two named ``text`` and ``text_pair``, or for
@@ -115,9 +117,9 @@ class PrunedModel(mlflow.pyfunc.PythonModel):
 
 def _load(path):
     """Run ``model_inputs.py`` of this very version, whatever else is importable by that name."""
-    spec = importlib.util.spec_from_file_location("fastprune_model_inputs", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = SourceFileLoader("fastprune_model_inputs", str(path))
+    module = ModuleType(loader.name)
+    loader.exec_module(module)
     return module
 
 

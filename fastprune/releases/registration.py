@@ -169,6 +169,7 @@ def seal(model_dir: Path, manifest: Mapping) -> Artifact:
 def gather(model_dir: Path, manifest: Mapping, metrics: Mapping, artifact: Artifact) -> Evidence:
     """What is known of a pruned model, measured or recorded."""
     model = checkpoint.load(model_dir)
+    probed = probe(model, model_dir, manifest)
     own = {
         "megabytes": sum(file.bytes for name, file in artifact.files.items() if name.endswith(".safetensors")) / 1e6,
         "lineage": {name: manifest.get(name) for name in _LINEAGE}
@@ -176,9 +177,9 @@ def gather(model_dir: Path, manifest: Mapping, metrics: Mapping, artifact: Artif
         "artifact_sha256": artifact.digest,
         "weights_sha256": checkpoint.digest(model),
         "serving_sha256": storage.sha256_of(serving.SERVED),
-        "probe": probe(model, model_dir, manifest),
+        "probe": probed,
     }
-    serving.check_answers(model, model_dir, manifest, own["probe"].texts)
+    serving.check_answers(model, model_dir, manifest, probed.texts)
     try:
         latency = metrics.get("latency_ms")
         return Evidence(

@@ -69,11 +69,12 @@ def check_answers(model, model_dir: Path, manifest: Mapping, texts: Sequence[Seq
 
     from fastprune.releases.pyfunc_model import PrunedModel
 
-    texts = [*texts, ["It"] * len(texts[0]), [f"{text} " * 100 for text in texts[0]]]
     problem, max_length = manifest["problem"], manifest["max_length"]
     questions = problem == "question-answering"
+    cut = [f"{text} " * 100 for text in texts[0]]
     if questions:
-        texts[-1][0] = texts[0][0]  # a context is cut into windows, a question never
+        cut[0] = texts[0][0]  # a context is cut into windows, a question never
+    texts = [*texts, ["It"] * len(cut), cut]
     names = ["question", "context"] if questions else ["text", "text_pair"]
     rows = pandas.DataFrame(texts, columns=names[: len(texts[0])])
     served = PrunedModel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import jinja2
 import matplotlib
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 INK, MUTED, RULE = "#1f2933", "#6b7785", "#dfe4e8"
 KEPT, PRUNED = "#2f6f8f", "#e6eaed"
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "svg.fonttype": "none",  # text stays text, in the page's own font
     "svg.hashsalt": "fastprune",

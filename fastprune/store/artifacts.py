@@ -18,6 +18,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -192,15 +193,15 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
             origin = common_origin(inputs)
             settings = {name: _plain(value) for name, value in arguments.items() if name not in KINDS}
             # Figures of another processor are not taken for this one's.
-            made = {
+            made: dict[str, Any] = {
                 "stage": run.__name__,
                 "inputs": {name: found.digest for name, found in inputs.items()},
                 "settings": settings,
                 "code": code_version(),
-                "device": device_name(choose_device(settings.get("device", "cpu"))),
+                "device": device_name(choose_device(str(settings.get("device", "cpu")))),
             }
-            recipe = made | {"settings": settings | {name: _content(settings[name]) for name in reads}}
-            recipe = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+            content = made | {"settings": settings | {name: _content(settings[name]) for name in reads}}
+            recipe = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
             root = os.environ.get("FASTPRUNE_ARTIFACT_ROOT")
             store = storage.open_store(root) if root else None
 
@@ -233,7 +234,7 @@ def _folders(name: str, value: object) -> list[tuple[str, Path]]:
         return []
     if isinstance(value, list | tuple):
         return [(f"{name}.{index}", Path(folder)) for index, folder in enumerate(value)]
-    return [(name, Path(value))]
+    return [(name, Path(str(value)))]
 
 
 def _check_own(folders: Mapping[str, Path], recipe: str) -> None:
@@ -279,9 +280,11 @@ def _pull(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> boo
 
     One that has lost a file, to whoever cleared the store up, is taken out of it, so that it can be published again.
     """
-    published = {name: store.read(_manifest_key(recipe, name)) for name in folders}
-    if None in published.values():
-        return False
+    published: dict[str, bytes] = {}
+    for name in folders:
+        if (content := store.read(_manifest_key(recipe, name))) is None:
+            return False
+        published[name] = content
     parent = next(iter(folders.values())).parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=parent) as work:
@@ -308,7 +311,7 @@ def _content(location: object) -> object:
     """SHA-256 of the file or folder at a location; what is neither (a hub's name) stands for itself."""
     if not location:
         return location
-    path = Path(storage.local(location))
+    path = Path(storage.local(str(location)))
     if path.is_file():
         return storage.sha256_of(path)
     if path.is_dir():

@@ -362,6 +362,8 @@ def check_absent(output_dir: str | Path) -> None:
 
 def _parse(location: str | Path) -> tuple[str, str]:
     parts = _S3.fullmatch(str(location))
+    if parts is None:
+        raise InputError(f"{location}: an S3 location is written s3://bucket/key")
     return parts["bucket"], parts["key"]
 
 

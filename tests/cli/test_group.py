@@ -1,13 +1,16 @@
 """What all commands share."""
 
+import sys
+
 import click
 import pytest
 from click.testing import CliRunner
 from reviews import run, table_arguments
+from tiny_config import write_config
 
 from fastprune.cli.group import check_output, command
 from fastprune.cli.main import main
-from fastprune.errors import InputError, needs
+from fastprune.errors import InputError, lacks_extra
 
 
 @command()
@@ -61,9 +64,31 @@ def test_links_and_folders_are_no_files_to_write(tmp_path):
     assert not (tmp_path / "away").exists()
 
 
-def test_a_missing_extra_is_named_with_its_remedy():
-    with (
-        pytest.raises(InputError, match=r"needs nowhere_at_all, .* pip install 'fastprune\[pipeline\]'"),
-        needs("pipeline"),
-    ):
-        import nowhere_at_all  # noqa: F401
+@pytest.mark.parametrize(
+    "extra, module, arguments",
+    [
+        ("pipeline", "kfp", ["run", "CONFIG", "--output-dir", "out"]),
+        ("pipeline", "kfp", ["compile", "CONFIG"]),
+        ("pipeline", "kfp", ["submit", "CONFIG"]),
+        ("pipeline", "kfp", ["schedules"]),
+        ("mlflow", "mlflow", ["verify", "m", "champion"]),
+        ("mlflow", "mlflow", ["verify", "m", "1"]),
+        ("s3", "boto3", ["stage", "CONFIG", "prepare-bert", "--root", "s3://bucket/root"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_missing_extra_is_named_with_its_remedy(tmp_path, monkeypatch, source, extra, module, arguments):
+    for name in [
+        name for name in sys.modules if name.split(".")[0] == module or name.startswith("fastprune.pipelines")
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.chdir(tmp_path)
+    config = str(write_config(tmp_path / "c.yaml", source))
+    done = CliRunner().invoke(main, [config if argument == "CONFIG" else argument for argument in arguments])
+    assert done.exit_code == 2, done.output
+    assert f"this needs {module}" in done.output and f"pip install 'fastprune[{extra}]'" in done.output
+
+
+def test_a_missing_module_of_no_extra_keeps_its_traceback():
+    assert lacks_extra(ModuleNotFoundError("no", name="nowhere")) is None
