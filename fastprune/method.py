@@ -25,6 +25,7 @@ from fastprune.errors import InputError
 from fastprune.importance.selection import Importance, selection_of
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
+from fastprune.model.precision import round_as_saved
 from fastprune.search.accuracy_drop import Curve, smallest_keep_ratio
 from fastprune.search.cost import Cost
 from fastprune.settings import Budget, Method
@@ -146,8 +147,10 @@ def tune(
     teacher: Teacher | None = None,
     progress: bool = True,
 ) -> Tuned:
-    """Slice the model by binary masks and make up for what was cut, by the tuning of that name."""
-    return tuning_of(tuning).tune(
+    """Slice the model by binary masks and make up for what was cut, by the tuning of that name.
+
+    The weights are rounded to what is saved."""
+    tuned = tuning_of(tuning).tune(
         encoder,
         masks,
         batches,
@@ -157,3 +160,5 @@ def tune(
         teacher=teacher,
         progress=progress,
     )
+    round_as_saved(tuned.model)
+    return tuned

@@ -163,7 +163,7 @@ def build(file: Path) -> DAG:
     # The URI is a param, so that a run can have another: not in the config then.
     said = sweep.model_copy(update={"tracking": sweep.tracking.model_copy(update={"uri": ""})})
     config = {"FASTPRUNE_CONFIG": literal(said.to_yaml()), "MLFLOW_TRACKING_URI": "{{ params.tracking_uri }}"}
-    runs = {"max_active_runs": schedule.max_concurrency if schedule else 1, "catchup": False}
+    runs: dict = {"max_active_runs": schedule.max_concurrency if schedule else 1, "catchup": False}
     if schedule and schedule.catchup:
         runs |= {"catchup": True, "start_date": datetime.fromisoformat(setting("FASTPRUNE_START"))}
     if form == "local":  # stages share the machine, and some of them measure time: one after the other

@@ -67,7 +67,7 @@ SHORT = Recipe(train_rows=1_600, eval_rows=400)
 def packaged(package: str, path: str) -> Path:
     """A file that an installed package carries, found without importing the package."""
     spec = find_spec(package)
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise click.ClickException(f"the package {package} is not installed; `make demo` installs it")
     return Path(spec.submodule_search_locations[0], path)
 

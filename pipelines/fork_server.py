@@ -149,7 +149,7 @@ def _execute(request: int, output: int, status: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
-    sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with open(request) as file:
         step = json.load(file)
     os.environ.clear()

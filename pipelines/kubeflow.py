@@ -59,7 +59,7 @@ def define(sweep: Sweep):
     stages = stages_of_sweep(sweep)
     kinds = {"pruned": list[dsl.Model], "report": list[dsl.Artifact], "summary": dsl.Artifact}
     made = {output for stage in stages for output in stage.outputs}
-    outputs = NamedTuple(
+    outputs = NamedTuple(  # type: ignore[misc]
         "Outputs",
         [
             (f"{name}_{number}", kind)

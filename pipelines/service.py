@@ -167,7 +167,8 @@ def pages(ask: Callable[[str], Any], field: str) -> list:
     field : str
         The attribute of an answer that holds the list.
     """
-    items, token = [], ""
+    items: list = []
+    token = ""
     while True:
         page = ask(token)
         items += getattr(page, field) or []

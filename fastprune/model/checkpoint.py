@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from fastprune.errors import InputError
 from fastprune.model.architectures import check_supported, describe
+from fastprune.model.precision import NAME, note_precision, precision_of, save_weights, stored_precision
 from fastprune.model.refusals import check_class, check_placed, check_values
 from fastprune.store.storage import local, new_folder
 
@@ -82,6 +83,8 @@ def load_dense(
         )
     check_finite(model)
     describe(model)
+    if (folder := Path(local(name))).is_dir():
+        note_precision(model, stored_precision(folder))
     return model.to(device).eval()
 
 
@@ -273,15 +276,29 @@ def save(
         ``output_dir`` exists.
     """
     with new_folder(output_dir) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        switches = getattr(model.config, "source_switches", {})
-        _edit(folder / "config.json", lambda config: config.pop("source_switches", None) and config.update(switches))
-        _edit(folder / "tokenizer_config.json", lambda config: config.pop("auto_map", None))  # of code that is not here
+        write_model(folder, model, tokenizer)
         manifest = {WEIGHTS_DIGEST: digest(model)} | manifest
         for name, document in {"manifest": manifest, **documents}.items():
             (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
     return Path(output_dir)
+
+
+def write_model(
+    folder: Path, model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase
+) -> None:
+    """Write a model, in the source's precision and with the source's switches, and its tokenizer."""
+    save_weights(model, folder)
+    tokenizer.save_pretrained(folder)
+    switches = getattr(model.config, "source_switches", {})
+
+    def as_the_source(config: dict) -> None:
+        config.pop("source_switches", None)
+        config.update(switches)
+        if config.pop(NAME, None):
+            config["dtype"] = str(precision_of(model)).removeprefix("torch.")
+
+    _edit(folder / "config.json", as_the_source)
+    _edit(folder / "tokenizer_config.json", lambda config: config.pop("auto_map", None))  # of code that is not here
 
 
 def _edit(file: Path, change: Callable[[dict], object]) -> None:

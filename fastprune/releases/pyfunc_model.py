@@ -37,7 +37,7 @@ class PrunedModel(PythonModel):
         auto = AutoModelForQuestionAnswering if answers else AutoModelForSequenceClassification
         self.inputs = _load(context.artifacts["inputs"])
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = auto.from_pretrained(folder, trust_remote_code=True).eval()
+        self.model = auto.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
 
     @torch.inference_mode()
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:

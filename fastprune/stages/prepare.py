@@ -110,6 +110,5 @@ def prepare(
         "mean_length": rows.sample.mean_length,
     }
     with storage.new_folder(model) as folder:
-        dense.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        checkpoint.write_model(folder, dense, tokenizer)
         return write_record(folder, "prepare", begin, metrics, settings)
