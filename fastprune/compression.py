@@ -26,7 +26,7 @@ from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks
 from fastprune.search.cost import Cost
 from fastprune.settings import Budget, Method, settings_of
-from fastprune.store.storage import check_absent
+from fastprune.store.output import check_absent
 
 Table: TypeAlias = str | Path | datasets.Dataset
 

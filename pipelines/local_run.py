@@ -17,7 +17,7 @@ from kfp import local
 from fastprune.errors import PipelineError
 from fastprune.pipelines.fork_server import forked_steps
 from fastprune.pipelines.kubeflow import define
-from fastprune.store import storage
+from fastprune.store.output import check_absent, new_folder
 from fastprune.sweep.config import Sweep
 from fastprune.tracking import mlflow_store, runs
 
@@ -48,7 +48,7 @@ def run(
         A step failed.
     """
     output_dir = Path(output_dir)
-    storage.check_absent(output_dir)
+    check_absent(output_dir)
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="run-", dir=work_dir)).resolve()
     log_file = work / "pipeline.log"
@@ -66,7 +66,7 @@ def run(
                 outputs = define(sweep)(tracking_uri=sweep.tracking.uri or mlflow_store.tracking_uri()).outputs
         except RuntimeError as error:
             raise PipelineError(_explain(error, log_file)) from error
-    with storage.new_folder(output_dir) as folder:
+    with new_folder(output_dir) as folder:
         for number, model in enumerate(sweep.models):
             made = [outputs[f"{name}_{number}"] for name in ("pruned", "report")]
             for budget, pruned, report in zip(sweep.budgets, *made, strict=True):

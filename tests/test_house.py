@@ -101,6 +101,12 @@ def test_no_file_is_too_long():
     assert {path: lines for path, lines in long.items() if lines > 400} == {}
 
 
+def test_names_of_test_files_are_their_own():
+    """pytest imports test files by their names alone, so that two of one name cannot be in one run."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize(
     "module", ["fastprune.cli.main", "fastprune.settings", "fastprune.sweep.reading", "fastprune.sweep.graph"]
 )

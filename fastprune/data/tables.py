@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo
 
 from fastprune.errors import InputError
-from fastprune.store.storage import local
+from fastprune.store.copies import local
 
 _ANSWERS = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
 

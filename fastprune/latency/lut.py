@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
-from fastprune.store import storage
+from fastprune.store import copies
 
 LONGEST, SHORTEST = 1e9, 1e-9
 """Milliseconds: no block takes more than eleven days, and no dense layer less than a picosecond."""
@@ -168,7 +168,7 @@ class LatencyTable:
     def load(cls, path: str | Path) -> LatencyTable:
         """Read a table, which may lie at ``s3://``. Raises InputError that names the file and the field at fault."""
         try:
-            content = Path(storage.local(path)).read_bytes()
+            content = Path(copies.local(path)).read_bytes()
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such look-up table; make one with `fastprune profile`") from error
         except OSError as error:

@@ -17,7 +17,8 @@ from fastprune.errors import InputError
 from fastprune.model.architectures import check_supported, describe
 from fastprune.model.precision import NAME, note_precision, precision_of, save_weights, stored_precision
 from fastprune.model.refusals import check_class, check_placed, check_values
-from fastprune.store.storage import local, new_folder
+from fastprune.store.copies import local
+from fastprune.store.output import new_folder
 
 MANIFEST = "manifest.json"
 WEIGHTS_DIGEST = "weights_sha256"

@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 from urllib.parse import quote
 
 from fastprune.errors import InputError
-from fastprune.store import storage
+from fastprune.store import s3, storage
 from fastprune.store.documents import Document
 from fastprune.store.secrets import shown
 
@@ -70,7 +70,7 @@ def open_ledger(tracking_uri: str) -> Ledger:
         ledger = PostgresLedger(re.sub(r"^postgresql\+\w+:", "postgresql:", location))
         ledger.prepare()
         return ledger
-    if storage.is_s3(location):
+    if s3.is_s3(location):
         return StoreLedger(storage.open_store(location), None)
     if "://" in location:
         raise InputError(

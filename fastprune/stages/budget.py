@@ -21,8 +21,8 @@ from fastprune.stages.folders import (
     load_table,
     write_record,
 )
-from fastprune.store import storage
 from fastprune.store.artifacts import makes
+from fastprune.store.output import new_folder
 
 
 @makes("chosen")
@@ -83,5 +83,5 @@ def budget(
     settings: dict = {"constraint": wanted.constraint, "solver": solver}
     if wanted.max_accuracy_drop is not None:
         settings["max_accuracy_drop"] = wanted.max_accuracy_drop
-    with storage.new_folder(chosen) as folder:
+    with new_folder(chosen) as folder:
         return write_record(folder, "budget", begin, metrics, settings)

@@ -9,8 +9,8 @@ from fastprune.data import Split
 from fastprune.data.evaluation import evaluate, majority_metric, refuse_untuned
 from fastprune.model import checkpoint
 from fastprune.stages.folders import load_model, write_record
-from fastprune.store import storage
 from fastprune.store.artifacts import makes
+from fastprune.store.output import new_folder
 
 
 @makes("dense")
@@ -37,7 +37,7 @@ def evaluate_dense(
     metrics = evaluate(network, split, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
     if not allow_untuned:
         refuse_untuned(metrics["metric"], split, network.config.num_labels)
-    with storage.new_folder(dense) as folder:
+    with new_folder(dense) as folder:
         return write_record(
             folder, "evaluate_dense", begin, {**metrics, "majority": majority_metric(split, network.config.num_labels)}
         )

@@ -13,8 +13,8 @@ from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks, masked
 from fastprune.stages.folders import load_model, table_of_budget, write_record
-from fastprune.store import storage
 from fastprune.store.artifacts import makes
+from fastprune.store.output import new_folder
 
 
 @makes("measured")
@@ -64,5 +64,5 @@ def evaluate_pruned(
     for name, network, folder in (("dense", dense, model), ("pruned", small, pruned)):
         metrics[f"params_{name}"] = network.num_parameters()
         metrics[f"megabytes_{name}"] = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
-    with storage.new_folder(measured) as folder:
+    with new_folder(measured) as folder:
         return write_record(folder, "evaluate_pruned", begin, metrics, {"latency": latency})

@@ -20,8 +20,8 @@ from fastprune.model.masks import Masks
 from fastprune.search.cost import Cost
 from fastprune.search.macs import MacModel
 from fastprune.settings import Method, Solver
-from fastprune.store import storage
 from fastprune.store.artifacts import RECORD
+from fastprune.store.output import new_folder
 
 IMPORTANCE = "importance.safetensors"
 INFORMATION = "information.safetensors"
@@ -79,7 +79,7 @@ def load_budget(importance: Path, table: Path | None, chosen: Path) -> tuple[Cos
 
 def save_masks(output: Path, masks: Masks, cost: Cost, stage: str, begin: float, settings: dict | None = None) -> dict:
     """Write masks and what they keep, and return the record."""
-    with storage.new_folder(output) as folder:
+    with new_folder(output) as folder:
         masks.save(folder / "masks.safetensors")
         metrics = {**cost.kept(masks), "heads_kept": sum(masks.head_counts), "filters_kept": sum(masks.filter_counts)}
         return write_record(folder, stage, begin, metrics, settings)

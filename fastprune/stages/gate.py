@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastprune.errors import InputError
 from fastprune.stages.folders import read_json, record_of, write_json
-from fastprune.store import storage
+from fastprune.store.output import new_folder
 from fastprune.tracking import runs
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def gate(
     found = read_json(summary / "summary.json")
     version = found["compressions"][found["picked"]]["version"]
     made = {"version": version, "promotion": _promote(tracking_uri, run_id, model_name, version, policy)}
-    with storage.new_folder(verdict) as folder:
+    with new_folder(verdict) as folder:
         write_json(folder / "verdict.json", made)
     runs.end(tracking_uri, run_id)
     return record_of("gate", begin, {}, made)

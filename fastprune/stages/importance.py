@@ -15,8 +15,8 @@ from fastprune.model.architectures import Encoder
 from fastprune.search.macs import MacModel
 from fastprune.settings import Estimator, Method
 from fastprune.stages.folders import IMPORTANCE, INFORMATION, load_sample, write_json, write_record
-from fastprune.store import storage
 from fastprune.store.artifacts import makes
+from fastprune.store.output import new_folder
 
 
 @makes("importance")
@@ -73,7 +73,7 @@ def importance_shard(
     begin, method = time.perf_counter(), Method(selection, estimator)
     split, encoder, batches = load_sample(model, sample, device, batch_size)
     information = gather(encoder, batches, split.task.problem, method, shard=shard, shards=shards)
-    with storage.new_folder(part) as folder:
+    with new_folder(part) as folder:
         information.save(folder / INFORMATION)
         return write_record(folder, "importance_shard", begin, {"shard": shard, "shards": shards})
 
@@ -109,7 +109,7 @@ def merge_importance(
 def _save(output: Path, encoder: Encoder, split: Split, information: Any, begin: float, method: Method) -> dict:
     """Write the importance, the MACs and, where rearrangement follows, the information; return the record."""
     macs = MacModel.of(encoder, split.mean_length)
-    with storage.new_folder(output) as folder:
+    with new_folder(output) as folder:
         importance_of(encoder, information, method).save(folder / IMPORTANCE)
         if selection_of(method.selection).rearranges:
             information.save(folder / INFORMATION)

@@ -11,8 +11,8 @@ from fastprune.data.preparation import prepare_rows, table_task
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
 from fastprune.stages.folders import write_record
-from fastprune.store import storage
 from fastprune.store.artifacts import makes
+from fastprune.store.output import new_folder
 
 
 @makes(
@@ -88,11 +88,11 @@ def prepare(
         num_samples=num_samples,
         seed=seed,
     )
-    with storage.new_folder(sample) as folder:
+    with new_folder(sample) as folder:
         rows.sample.save(folder)
         if rows.validation is not None:
             rows.validation.save(folder / "validation")
-    with storage.new_folder(evaluation) as folder:
+    with new_folder(evaluation) as folder:
         rows.evaluation.save(folder)
     settings = {
         "source": source,
@@ -109,6 +109,6 @@ def prepare(
         "evaluation_size": len(rows.evaluation),
         "mean_length": rows.sample.mean_length,
     }
-    with storage.new_folder(model) as folder:
+    with new_folder(model) as folder:
         checkpoint.write_model(folder, dense, tokenizer)
         return write_record(folder, "prepare", begin, metrics, settings)

@@ -10,8 +10,9 @@ from fastprune.latency.lut import LatencyTable
 from fastprune.latency.table_store import stored_table
 from fastprune.model.architectures import describe
 from fastprune.stages.folders import load_model, write_record
-from fastprune.store import storage
+from fastprune.store import copies
 from fastprune.store.artifacts import makes
+from fastprune.store.output import new_folder
 
 
 @makes("table", reads=("lut",))
@@ -42,13 +43,13 @@ def profile(
     begin = time.perf_counter()
     encoder = describe(load_model(model, "cpu"))
     if lut:
-        found, origin = LatencyTable.load(storage.local(lut)), lut
+        found, origin = LatencyTable.load(copies.local(lut)), lut
     else:
         found, origin = stored_table(
             lut_store, encoder, choose_device(device), batch_size=latency_batch_size, seq_len=latency_seq_len
         )
     found.check_shape(encoder)
-    with storage.new_folder(table) as folder:
+    with new_folder(table) as folder:
         found.save(folder / "lut.json")
         return write_record(
             folder,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastprune.errors import InputError
 from fastprune.stages.folders import read_json, record_of, write_json
-from fastprune.store import storage
+from fastprune.store.output import new_folder
 from fastprune.tracking import mlflow_store, runs
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def register(
     runs.log_curve(tracking_uri, run_id, metrics.get("curve", {}).get("points", []))
     made = {"model_name": model_name, "version": _register(tracking_uri, run_id, pruned, model_name, metrics)}
     runs.end(tracking_uri, run_id)
-    with storage.new_folder(released) as folder:
+    with new_folder(released) as folder:
         write_json(folder / "released.json", made)
     return record_of("register", begin, {}, made)
 

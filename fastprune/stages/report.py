@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fastprune.model import checkpoint
 from fastprune.stages.folders import read_json, table_of_budget, write_json, write_record
-from fastprune.store import storage
 from fastprune.store.artifacts import RECORD, makes
+from fastprune.store.output import new_folder
 
 
 @makes("report")
@@ -61,7 +61,7 @@ def report(
         metrics["stages"] = {name: figures[name] for name in ("search", "rearrange") if name in figures}
         metrics["stages"]["tuning"] = figures["pruned"]
     manifest = read_json(pruned / checkpoint.MANIFEST)
-    with storage.new_folder(report) as folder:
+    with new_folder(report) as folder:
         write_json(folder / "metrics.json", metrics)
         (folder / "report.html").write_text(render(metrics, manifest), encoding="utf-8")
         for name, figure in plots(metrics, manifest).items():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastprune.errors import InputError
 from fastprune.stages import steps
-from fastprune.store import storage
+from fastprune.store import copies, s3, storage
 from fastprune.sweep.config import Sweep
 from fastprune.sweep.graph import Node, nodes, parameters, run_of
 
@@ -54,10 +54,10 @@ def run_node(sweep: Sweep, node: Node, root: str | Path, *, tags: Mapping[str, s
     if node.stage.name == "budget" and node.budget is not None:
         given |= node.budget.settings
     with tempfile.TemporaryDirectory(prefix="fastprune-") as work:
-        remote = storage.is_s3(root)
+        remote = s3.is_s3(root)
         place = Path(work) if remote else Path(root, node.name)
         inputs = {
-            name: [storage.local(f"{root}/{maker}/{output}") for maker, output in makers]
+            name: [copies.local(f"{root}/{maker}/{output}") for maker, output in makers]
             for name, makers in node.inputs.items()
         }
         folders = {name: found if name in node.stage.lists else found[0] for name, found in inputs.items()}

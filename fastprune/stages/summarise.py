@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastprune.stages.folders import read_json, record_of, write_json
-from fastprune.store import storage
+from fastprune.store.output import new_folder
 from fastprune.tracking import runs
 
 
@@ -38,7 +38,7 @@ def summarise(
         for one, two in zip(report, released, strict=True)
     ]
     found = choose(compressions, policy)
-    with storage.new_folder(summary) as folder:
+    with new_folder(summary) as folder:
         write_json(folder / "summary.json", found)
         (folder / "summary.html").write_text(render(found), encoding="utf-8")
         plot(found).savefig(folder / "pareto.png", dpi=150)

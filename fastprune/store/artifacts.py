@@ -24,8 +24,9 @@ from pydantic import BaseModel, ConfigDict
 
 from fastprune.environment import choose_device, code_version, device_name
 from fastprune.errors import InputError
-from fastprune.store import storage
+from fastprune.store import copies, storage
 from fastprune.store.documents import Document
+from fastprune.store.output import check_absent
 from fastprune.store.paths import inside
 
 MANIFEST = "artifact.json"
@@ -241,7 +242,7 @@ def _check_own(folders: Mapping[str, Path], recipe: str) -> None:
     """Refuse outputs that exist and are not whole, or not what this call makes."""
     for folder in folders.values():
         if not (folder / MANIFEST).is_file():
-            storage.check_absent(folder)
+            check_absent(folder)
         elif read(folder).recipe != recipe:
             raise InputError(
                 f"{folder}: the output folder exists and is of other inputs, settings or code; name "
@@ -311,7 +312,7 @@ def _content(location: object) -> object:
     """SHA-256 of the file or folder at a location; what is neither (a hub's name) stands for itself."""
     if not location:
         return location
-    path = Path(storage.local(str(location)))
+    path = Path(copies.local(str(location)))
     if path.is_file():
         return storage.sha256_of(path)
     if path.is_dir():

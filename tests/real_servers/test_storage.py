@@ -16,7 +16,7 @@ from fastprune.data import read_table
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable
 from fastprune.model import checkpoint
-from fastprune.store import storage
+from fastprune.store import copies, s3, storage
 from tests.servers import BUCKET, READER
 
 
@@ -63,7 +63,7 @@ def test_a_corrupted_object_is_found_and_not_used(root, tmp_path, s3):
         ({"AWS_ACCESS_KEY_ID": "nobody"}, f"s3://{BUCKET}/x", "does not know the access key"),
         ({}, "s3://no-such-bucket/x", "there is no bucket no-such-bucket"),
         (READER, f"s3://{BUCKET}/x", "no permission"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, f"s3://{BUCKET}/x", f"after {storage.ATTEMPTS} attempts"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, f"s3://{BUCKET}/x", f"after {s3.ATTEMPTS} attempts"),
     ],
 )
 def test_refusals_are_explained(s3, monkeypatch, tmp_path, change, root, message):
@@ -71,7 +71,7 @@ def test_refusals_are_explained(s3, monkeypatch, tmp_path, change, root, message
         monkeypatch.setenv(name, value)
     begin = time.monotonic()
     for use in (lambda store: store.create("key", b"content"), lambda store: store.upload(tmp_path / "f", "big", "0")):
-        (tmp_path / "f").write_bytes(b"0" * (storage.PART + 1))
+        (tmp_path / "f").write_bytes(b"0" * (s3.PART + 1))
         with pytest.raises(InputError, match=message):
             use(storage.open_store(root))
     assert time.monotonic() - begin < 60
@@ -79,7 +79,7 @@ def test_refusals_are_explained(s3, monkeypatch, tmp_path, change, root, message
 
 def test_a_missing_key_is_named(s3):
     with pytest.raises(InputError, match=f"s3://{BUCKET}/no/model: there is nothing"):
-        storage.local(f"s3://{BUCKET}/no/model")
+        copies.local(f"s3://{BUCKET}/no/model")
     assert storage.open_store(f"s3://{BUCKET}/no").read("key") is None
 
 
@@ -91,7 +91,7 @@ def test_of_many_writers_of_one_key_one_wins(s3, root):
 
 
 def test_large_files_go_up_in_parts_and_once(s3, root, tmp_path):
-    store, content = storage.open_store(root), os.urandom(2 * storage.PART + 1)
+    store, content = storage.open_store(root), os.urandom(2 * s3.PART + 1)
     (tmp_path / "file").write_bytes(content)
     digest = storage.sha256_of(tmp_path / "file")
     store.upload(tmp_path / "file", "big", digest)
@@ -111,16 +111,16 @@ def test_an_upload_that_is_killed_leaves_nothing_and_the_next_start_completes(s3
         import os, sys, time
         from pathlib import Path
         from tiny_artifacts import numbers
-        from fastprune.store import storage
+        from fastprune.store import copies, s3, storage
         if sys.argv[2:]:
-            put = storage.S3Store.upload
+            put = s3.S3Store.upload
             def slow(self, file, key, sha256):  # so that the kill meets it half way
                 if file.name == "numbers.txt":
                     send = self.client.meta.events
                     send.register("before-call.s3.UploadPart", lambda **_: time.sleep(1))
                     print("uploading", flush=True)
                 put(self, file, key, sha256)
-            storage.S3Store.upload = slow
+            s3.S3Store.upload = slow
         numbers(Path(sys.argv[1]), count={12 * 2**20})
         """)
     )

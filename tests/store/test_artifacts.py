@@ -10,7 +10,7 @@ from fastprune.errors import InputError
 from fastprune.stages.evaluate_pruned import evaluate_pruned
 from fastprune.stages.prepare import prepare
 from fastprune.stages.tune import tune
-from fastprune.store import artifacts, storage
+from fastprune.store import artifacts, s3, storage
 from fastprune.store.artifacts import makes
 
 
@@ -158,8 +158,8 @@ def test_a_request_is_tried_again_until_the_bound(monkeypatch):
     with pytest.raises(InputError, match="s3://bucket/: S3 at .* refused"):
         storage.open_store("s3://bucket")
     server.shutdown()
-    assert asked == ["/bucket"] * storage.ATTEMPTS
-    assert len(pauses) == storage.ATTEMPTS - 1 and sum(pauses) < 2**storage.ATTEMPTS
+    assert asked == ["/bucket"] * s3.ATTEMPTS
+    assert len(pauses) == s3.ATTEMPTS - 1 and sum(pauses) < 2**s3.ATTEMPTS
 
 
 def test_every_stage_makes_artifacts_of_one_origin(folders):

@@ -6,6 +6,7 @@ import tempfile
 import pytest
 
 from fastprune.store import storage
+from fastprune.store.output import new_folder
 
 
 @pytest.mark.parametrize("umask, file, folder", [(0o022, 0o644, 0o755), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)])
@@ -16,7 +17,7 @@ def test_files_and_folders_follow_the_umask(tmp_path, umask, file, folder):
         store.create("events/1.json", b"{}")
         (tmp_path / "weights").write_bytes(b"0")
         store.upload(tmp_path / "weights", "objects/1", "of other content")
-        with storage.new_folder(tmp_path / "out") as out:
+        with new_folder(tmp_path / "out") as out:
             (out / "sub").mkdir()
             handle, name = tempfile.mkstemp(dir=out / "sub")  # as libraries do that write and rename
             os.close(handle)
