@@ -2,6 +2,7 @@
 # make test     the tests
 # make lint     errors, format and types: ruff and mypy
 # make wheel    the wheel, in dist/
+# make compatibility  pruned models in other versions of transformers (minutes)
 # make airflow  Airflow, in an environment of its own: pipelines/AIRFLOW.md
 # make bench    seconds and peak memory of every stage, and paired benchmarks
 # make clean    remove what the targets above wrote (the virtual environment too)
@@ -20,7 +21,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # times its share. The benchmarks run as torch is by default.
 demo test: export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install airflow demo test lint wheel bench clean
+.PHONY: install airflow demo test lint wheel compatibility bench clean
 
 install: $(VENV)/installed
 
@@ -61,6 +62,9 @@ wheel: $(VENV)/installed
 	@rm -rf build dist
 	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 	@rm -rf build
+
+compatibility: $(VENV)/installed
+	@$(BIN)/python -m tests.compatibility
 
 bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.algorithms $(BENCH_ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from fastprune.data.tasks import Task
 from fastprune.errors import InputError
 from fastprune.importance.selection import selection_of
 from fastprune.model import checkpoint
+
+SHARED = 0.01
+"""Evaluation rows that may also be training rows without a word: short texts come twice by chance."""
 
 VALIDATION_ROWS = 2000
 """Rows set apart, at most, for choosing a budget by its accuracy."""
@@ -73,11 +77,26 @@ def prepare_rows(
         dataset, apart = (dataset, validation) if validation is not None else hold_back(dataset, seed)
     labelled = selection_of(selection).reads_labels
     sample = draw_sample(encode(dataset, tokenizer, task, config, labelled=labelled), num_samples, seed)
-    return Rows(
+    rows = Rows(
         sample,
         encode(evaluation, tokenizer, task, config, for_evaluation=True),
         None if apart is None else encode(apart, tokenizer, task, config, for_evaluation=True),
     )
+    _warn_of_overlap(dataset, evaluation, task)
+    return rows
+
+
+def _warn_of_overlap(dataset: datasets.Dataset, evaluation: datasets.Dataset, task: Task) -> None:
+    """Warn where more than one evaluation row in a hundred has the texts of a training row."""
+    train, held_out = (
+        set(zip(*(rows[name] for name in task.text_columns), strict=True)) for rows in (dataset, evaluation)
+    )
+    if (shared := len(train & held_out)) > SHARED * len(held_out):
+        warnings.warn(
+            f"{shared:,} of {len(held_out):,} different evaluation rows are also among the rows that the sample is "
+            "drawn from: their metric says little of new rows; evaluate on others",
+            stacklevel=4,
+        )
 
 
 def hold_back(table: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:

@@ -1,10 +1,13 @@
 """From what people have in memory to rows."""
 
+import warnings
+
 import datasets
 import pandas
 import pytest
 
-from fastprune.data.preparation import as_table
+from fastprune.data import read_table
+from fastprune.data.preparation import as_table, prepare_rows, table_task
 from fastprune.errors import InputError
 
 ROWS = [{"text": "a film", "label": 1}, {"text": "dull", "label": 0}]
@@ -48,3 +51,15 @@ def test_a_file(tmp_path):
 def test_what_is_no_table_is_refused_by_name(data, message):
     with pytest.raises(InputError, match=message):
         as_table(data, "dataset")
+
+
+def test_evaluation_rows_that_are_training_rows_are_told(source, tiny_tokenizer, tiny_bert):
+    task = table_task(source["source"], ("sentence",), "label")
+    given = {"set_apart": False, "tokenizer": tiny_tokenizer, "config": tiny_bert().config, "task": task}
+    given |= {"selection": "surgeon", "num_samples": 8, "seed": 0}
+    train, other = (read_table(source[name]) for name in ("train_file", "eval_file"))
+    with pytest.warns(UserWarning, match="different evaluation rows are also among the rows that"):
+        prepare_rows(train, train, None, **given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare_rows(train, other, None, **given)

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_models import FAMILIES, PROBLEMS, build, extreme_masks, logits_of, random_batches, random_masks
 
 from fastprune.model.architectures import describe, layers_of
@@ -89,3 +91,18 @@ def test_half_precision_stays():
     encoder = describe(build().to(torch.bfloat16))
     sliced = slice_model(encoder, random_masks(encoder, scaled=True))
     assert {parameter.dtype for parameter in sliced.parameters()} == {torch.bfloat16}
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_any_shape_and_any_masks(data):
+    """Odd numbers of filters, one layer, dead units, layers that keep nothing: sliced is masked."""
+    family = data.draw(st.sampled_from(sorted(FAMILIES)))
+    layers, filters = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 9))
+    model = build(family, num_layers=layers, num_filters=filters, seed=data.draw(st.integers(0, 3)))
+    rows = [st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=units, max_size=units) for units in (4, filters)]
+    heads, kept = (torch.tensor([data.draw(row) for _ in range(layers)]) for row in rows)
+    if data.draw(st.booleans()):
+        with torch.no_grad():
+            describe(model).layers[0].ffn_output.weight.zero_()
+    assert_sliced_is_masked(model, Masks(heads, kept))

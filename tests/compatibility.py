@@ -1,0 +1,101 @@
+"""Pruned models in other versions of transformers, with and without fastprune: the long form, `make compatibility`.
+
+    python -m tests.compatibility [VERSION ...]
+
+Tiny pruned models of every family and problem, with layers that keep nothing, are saved here with the outputs that they
+should have. For every version an environment of its own is made (below .cache/compatibility), with torch from this one;
+there every model is loaded by transformers alone, run with both attention implementations, saved again and loaded
+again. Prints a row a version; the exit status is 1 where an output differs by more than 1e-5.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+
+import numpy as np
+
+VERSIONS = ("4.48.3", "4.57.6", "5.0.0")
+
+CHECK = """
+import sys, warnings
+from pathlib import Path
+import numpy as np, torch, transformers
+warnings.filterwarnings("ignore")
+transformers.utils.logging.set_verbosity_error()
+if "fastprune" in sys.modules or __import__("importlib.util").util.find_spec("fastprune"):
+    sys.exit("fastprune can be imported here")
+worst, loaded, again = 0.0, 0, Path(sys.argv[2])
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    saved = np.load(folder / "expected.npz")
+    batch = {name: torch.from_numpy(saved[name]) for name in ("input_ids", "attention_mask")}
+    kind = "QuestionAnswering" if "question" in folder.name else "SequenceClassification"
+    auto = getattr(transformers, f"AutoModelFor{kind}")
+    for attention in ("sdpa", "eager"):
+        model = auto.from_pretrained(folder, trust_remote_code=True, attn_implementation=attention).eval()
+        for _ in range(2):
+            with torch.no_grad():
+                worst = max(worst, np.abs(model(**batch)[0].numpy() - saved["output"]).max())
+            loaded += 1
+            model.save_pretrained(again / f"{folder.name}-{attention}")
+            model = auto.from_pretrained(
+                again / f"{folder.name}-{attention}", trust_remote_code=True, attn_implementation=attention
+            ).eval()
+print(f"transformers {transformers.__version__:<10} {loaded} models run, outputs differ by at most {worst:.1e}")
+sys.exit(worst > 1e-5)
+"""
+
+
+def save_models(folder: Path) -> None:
+    """Every family and problem, with its output on a padded batch."""
+    from tiny_models import FAMILIES, PROBLEMS, build, extreme_masks, random_batches
+
+    from fastprune.model.architectures import describe
+    from fastprune.model.surgery import slice_model
+
+    for family in FAMILIES:
+        for problem in PROBLEMS:
+            encoder = describe(build(family, problem, num_layers=5))
+            model = slice_model(encoder, extreme_masks(encoder))
+            place = folder / f"{family}-{problem}"
+            model.save_pretrained(place)
+            batch = random_batches(encoder.model, "classification", [[9, 4, 1]])[0]
+            batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            output = model(**batch)[0].detach().numpy()
+            np.savez(place / "expected.npz", output=output, **{name: value.numpy() for name, value in batch.items()})
+
+
+def environment(version: str) -> Path:
+    """The interpreter of an environment with that version of transformers, and torch from this one."""
+    place = Path(".cache", "compatibility", version).resolve()
+    python = place / "bin" / "python"
+    if not (place / "done").exists():
+        venv.create(place, with_pip=True, clear=True)
+        pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+        subprocess.run([*pip, f"transformers=={version}"], check=True)
+        site = next(place.glob("lib/python*/site-packages"))
+        (site / "torch_of_the_project.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+        (place / "done").touch()
+    return python
+
+
+def main(versions: list[str]) -> int:
+    failed = 0
+    with tempfile.TemporaryDirectory() as work:
+        models = Path(work, "models")
+        save_models(models)
+        for version in versions or VERSIONS:
+            again = Path(work, version)
+            settings = {"HF_MODULES_CACHE": str(again / "modules"), "HF_HUB_OFFLINE": "1"}
+            command = [environment(version), "-c", CHECK, str(models), str(again / "again")]
+            done = subprocess.run(command, cwd=work, env={**os.environ, **settings, "PYTHONPATH": ""})
+            failed |= done.returncode
+    return failed
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    sys.exit(main(sys.argv[1:]))
