@@ -17,8 +17,9 @@ import venv
 from pathlib import Path
 
 import numpy as np
+import transformers
 
-VERSIONS = ("4.48.3", "4.57.6", "5.0.0")
+VERSIONS = ("4.48.3", "4.57.6", "5.0.0", "5.24.0")
 
 CHECK = """
 import sys, warnings
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np, torch, transformers
 warnings.filterwarnings("ignore")
 transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
 if "fastprune" in sys.modules or __import__("importlib.util").util.find_spec("fastprune"):
     sys.exit("fastprune can be imported here")
 worst, loaded, again = 0.0, 0, Path(sys.argv[2])
@@ -45,7 +47,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
                 again / f"{folder.name}-{attention}", trust_remote_code=True, attn_implementation=attention
             ).eval()
 print(f"transformers {transformers.__version__:<10} {loaded} models run, outputs differ by at most {worst:.1e}")
-sys.exit(worst > 1e-5)
+sys.exit(int(worst > 1e-5))
 """
 
 
@@ -84,6 +86,7 @@ def environment(version: str) -> Path:
 
 def main(versions: list[str]) -> int:
     failed = 0
+    transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as work:
         models = Path(work, "models")
         save_models(models)
