@@ -1,5 +1,6 @@
 # make demo     prune a real classifier on real reviews, through the pipeline, on this machine
 # make test     the tests
+# make test-faults  the tests against servers that fail, with the deadlines that users have (minutes)
 # make lint     errors, format and types: ruff and mypy
 # make wheel    the wheel, in dist/
 # make compatibility  pruned models in other versions of transformers (minutes)
@@ -19,9 +20,9 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 # Threads that sleep while they wait for each other: other work on the machine then costs its share, not several
 # times its share. The benchmarks run as torch is by default.
-demo test: export OMP_WAIT_POLICY ?= PASSIVE
+demo test test-faults: export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install airflow demo test lint wheel compatibility bench clean
+.PHONY: install airflow demo test test-faults lint wheel compatibility bench clean
 
 install: $(VENV)/installed
 
@@ -52,6 +53,11 @@ demo: $(VENV)/demo-data
 
 test: $(VENV)/installed
 	@$(BIN)/python -m pytest tests $(TEST_ARGS)
+
+test-faults: export FASTPRUNE_FAULTS := long
+test-faults: export FASTPRUNE_SERVERS := required
+test-faults: $(VENV)/installed
+	@$(BIN)/python -m pytest tests/real_servers -m faults $(TEST_ARGS)
 
 lint: $(VENV)/installed
 	@$(BIN)/ruff check .
