@@ -16,9 +16,7 @@ from tqdm import tqdm
 from fastprune.data import Split, collate, order_rows
 from fastprune.errors import InputError
 from fastprune.model.losses import inputs_of
-
-N_BEST = 20
-MAX_ANSWER_TOKENS = 30
+from fastprune.model.model_inputs import best_span
 
 
 def evaluate(
@@ -141,27 +139,14 @@ def _regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str
 
 
 def _read_answers(split: Split, examples: Dataset, logits: list[np.ndarray]) -> dict[str, str]:
-    """Return the best answer of each question over its features.
-
-    Of each feature, the ``N_BEST`` best first tokens and the ``N_BEST`` best last tokens are paired; a pair
-    is an answer if it lies in the context, in order, in at most ``MAX_ANSWER_TOKENS`` tokens.
-    ``logits`` [2, padded length] a feature.
-    """
+    """The best answer of each question over its windows. ``logits`` [2, padded length] a window."""
     contexts = dict(zip(examples["id"], examples["context"], strict=True))
     best: dict[str, tuple[float, str]] = {}
     features = split.features.select_columns(["example_id", "offset_mapping"])
     for feature, scores in zip(features, logits, strict=True):
-        offsets = np.asarray(feature["offset_mapping"])
-        first, last = np.argsort(-scores[:, : len(offsets)], axis=1, kind="stable")[:, :N_BEST]
-        tokens = last[None, :] - first[:, None] + 1
-        in_context = (offsets[first, :1] >= 0) & (offsets[last, 0] >= 0)
-        allowed = in_context & (tokens >= 1) & (tokens <= MAX_ANSWER_TOKENS)
-        sums = np.where(allowed, scores[0, first][:, None] + scores[1, last], -np.inf)
-        i, j = np.unravel_index(sums.argmax(), sums.shape)
-        example = feature["example_id"]
-        if allowed[i, j] and (example not in best or sums[i, j] > best[example][0]):
-            answer = contexts[example][offsets[first[i], 0] : offsets[last[j], 1]]
-            best[example] = (sums[i, j], answer)
+        span, example = best_span(scores, np.asarray(feature["offset_mapping"])), feature["example_id"]
+        if span and (example not in best or span[0] > best[example][0]):
+            best[example] = (span[0], contexts[example][span[1] : span[2]])
     return {example: answer for example, (_, answer) in best.items()}
 
 

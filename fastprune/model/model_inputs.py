@@ -1,17 +1,24 @@
-"""Texts into what a model reads: the one place for evaluation, registration and serving.
+"""Texts into what a model reads, and scores into the span of an answer.
 
-A copy of this file is registered beside each model, and is run where fastprune is not installed: it needs torch alone.
+The one place for evaluation, registration and serving. A copy of this file is registered beside each model, and is run
+where fastprune is not installed: it needs numpy and torch alone.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 STRIDE = 128
 """Tokens that two windows of one long context share."""
+
+N_BEST = 20
+"""First and last tokens of an answer that are tried, the best of each."""
+
+MAX_ANSWER_TOKENS = 30
 
 
 def longest_input(config: Any) -> int:
@@ -80,3 +87,30 @@ def pad(inputs: Mapping[str, Sequence[Sequence[int]]], pad_token_id: int) -> dic
         )
         for name, rows in inputs.items()
     }
+
+
+def best_span(scores: np.ndarray, offsets: np.ndarray) -> tuple[float, int, int] | None:
+    """The best answer in one window: its score, and where it begins and ends in the context, in characters.
+
+    The ``N_BEST`` best first tokens and the ``N_BEST`` best last tokens are paired; a pair is an answer if it lies in
+    the context, in order, in at most ``MAX_ANSWER_TOKENS`` tokens.
+
+    Parameters
+    ----------
+    scores
+        Of each token as the first and as the last, [2, length or more].
+    offsets
+        Begin and end of each token in the context [length, 2]; negative outside the context.
+
+    Returns
+    -------
+    tuple or None
+        None where no pair is an answer.
+    """
+    first, last = np.argsort(-scores[:, : len(offsets)], axis=1, kind="stable")[:, :N_BEST]
+    tokens = last[None, :] - first[:, None] + 1
+    in_context = (offsets[first, 0] >= 0)[:, None] & (offsets[last, 0] >= 0)
+    allowed = in_context & (tokens >= 1) & (tokens <= MAX_ANSWER_TOKENS)
+    sums = np.where(allowed, scores[0, first][:, None] + scores[1, last], -np.inf)
+    i, j = np.unravel_index(sums.argmax(), sums.shape)
+    return (float(sums[i, j]), int(offsets[first[i], 0]), int(offsets[last[j], 1])) if allowed[i, j] else None

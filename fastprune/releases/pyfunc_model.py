@@ -18,7 +18,6 @@ from mlflow.pyfunc import PythonModel
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
 
 BATCH = 32
-MAX_ANSWER_TOKENS = 30
 
 
 class PrunedModel(PythonModel):
@@ -92,26 +91,20 @@ class PrunedModel(PythonModel):
         return pd.DataFrame({"value": self._logits(rows)[:, 0].double().numpy()})
 
     def _answer(self, rows) -> pd.DataFrame:
-        """The best span over all windows of each context."""
+        """The best span over all windows of each context, by the rule of the evaluation."""
         encoded = self.inputs.tokenize_windows(
             self.tokenizer, self.model.config, *zip(*rows), self.settings["max_length"]
         )
-        windows, offsets = encoded["overflow_to_sample_mapping"], encoded["offset_mapping"]
         output = self.model(**self._pad(self.inputs.inputs_of(encoded, self.model.config)))
-        length = output.start_logits.shape[1]
+        scores = torch.stack([output.start_logits, output.end_logits], dim=1).numpy()
         answers = [("", -np.inf)] * len(rows)
-        for window, row in enumerate(windows):
-            context = torch.zeros(length, dtype=torch.bool)
-            context[: len(offsets[window])] = torch.tensor([part == 1 for part in encoded.sequence_ids(window)])
-            start = output.start_logits[window].masked_fill(~context, -torch.inf)
-            end = output.end_logits[window].masked_fill(~context, -torch.inf)
-            spans = start[:, None] + end
-            allowed = torch.ones_like(spans, dtype=torch.bool).triu().tril(MAX_ANSWER_TOKENS - 1)
-            score, index = spans.masked_fill(~allowed, -torch.inf).flatten().max(0)
-            if score > answers[row][1]:
-                first, last = divmod(int(index), len(end))
-                text = rows[row][1][offsets[window][first][0] : offsets[window][last][1]]
-                answers[row] = (text, float(score))
+        for window, row in enumerate(encoded["overflow_to_sample_mapping"]):
+            offsets = np.asarray(encoded["offset_mapping"][window])
+            outside = [part != 1 for part in encoded.sequence_ids(window)]
+            offsets[outside] = -1
+            span = self.inputs.best_span(scores[window], offsets)
+            if span and span[0] > answers[row][1]:
+                answers[row] = (rows[row][1][span[1] : span[2]], span[0])
         return pd.DataFrame(answers, columns=["answer", "score"])
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_releases import NAME
 
+from fastprune.data import Task, encode, evaluation
 from fastprune.errors import InputError
 from fastprune.model import checkpoint, model_inputs
 from fastprune.model.architectures import describe
@@ -60,6 +61,23 @@ def test_a_batch_is_served_what_each_row_is_evaluated_as(unlike, case):
     found = torch.tensor([list(json.loads(row).values()) for row in answers["probabilities"]])
     torch.testing.assert_close(found, evaluated, atol=1e-5, rtol=0)
     serving.check_answers(model, folder, settings, rows[:2])
+
+
+def test_questions_are_served_the_answers_that_they_are_evaluated_by(
+    tmp_path, tiny_bert, tiny_tokenizer, questions, monkeypatch
+):
+    """Long contexts in windows, and a short one, in one batch."""
+    encoder = describe(tiny_bert(problem="question-answering", initializer_range=0.3))
+    model = slice_model(encoder, Masks.ones(encoder))
+    folder = checkpoint.save(tmp_path / "pruned", model, tiny_tokenizer, {})
+    task = Task("q", "question-answering", "squad_f1", ("question", "context"), "answers", max_length=64)
+    split, told = encode(questions, tiny_tokenizer, task, model.config, for_evaluation=True), {}
+    monkeypatch.setattr(evaluation, "squad_metrics", lambda answers, _: told.update(answers) or {"squad_f1": 0.0})
+    evaluation.evaluate(model, split, pad_token_id=tiny_tokenizer.pad_token_id)
+    settings = {"problem": "question-answering", "text_columns": ["question", "context"], "max_length": 64}
+    answers = served(folder, settings).predict(None, questions.to_pandas()[["question", "context"]])
+    assert len(set(told.values())) > 1
+    assert answers["answer"].tolist() == [told[name] for name in questions["id"]]
 
 
 def test_served_answers_that_differ_are_refused(unlike, tmp_path, monkeypatch):
