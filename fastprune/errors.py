@@ -6,8 +6,22 @@ from __future__ import annotations
 class InputError(ValueError):
     """Bad input: the message names the file, field or shape at fault and the remedy.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with ``exit_code``.
     """
+
+    exit_code = 2
+
+
+class Refused(InputError):
+    """What was asked is well said, but may not be: a policy, a right or somebody else's change stands against it."""
+
+    exit_code = 3
+
+
+class Unreachable(InputError):
+    """A server or a store that is needed does not answer; trying again later may do."""
+
+    exit_code = 4
 
 
 class PipelineError(RuntimeError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from fastprune.errors import InputError, PipelineError, lacks_extra
+from fastprune.errors import InputError, PipelineError, Refused, Unreachable, lacks_extra
 
 
 class Command(click.Command):
@@ -27,11 +27,22 @@ class Command(click.Command):
 command = functools.partial(click.command, cls=Command)
 
 
+class _RefusedError(click.UsageError):
+    exit_code = Refused.exit_code
+
+
+class _UnreachableError(click.UsageError):
+    exit_code = Unreachable.exit_code
+
+
+_TOLD = {error.exit_code: error for error in (click.UsageError, _RefusedError, _UnreachableError)}
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, so that ``--help`` answers at once.
 
-    An InputError is printed as one message, with exit status 2, and so is an extra that is not installed; other
-    exceptions keep their traceback.
+    An InputError is printed as one message, with its exit status (2, 3 for what is refused, 4 for a server that does
+    not answer), and so is an extra that is not installed; other exceptions keep their traceback.
 
     Parameters
     ----------
@@ -60,7 +71,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            raise click.UsageError(str(error)) from error
+            raise _TOLD[error.exit_code](str(error)) from error
         except PipelineError as error:
             raise click.ClickException(str(error)) from error
         except ModuleNotFoundError as error:

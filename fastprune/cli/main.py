@@ -10,6 +10,7 @@ from fastprune.cli.group import LazyGroup
 _CLUSTER = "fastprune.pipelines.cluster_cli"
 _PIPELINE = "fastprune.cli.pipelines"
 _RELEASES = "fastprune.cli.releases"
+_CONTROL = "fastprune.cli.control"
 
 COMMANDS = {
     "compress": ("fastprune.cli.compress", "compress", "Prune a model to a fraction of its MACs or latency."),
@@ -25,8 +26,10 @@ COMMANDS = {
     "stage": ("fastprune.cli.stage", "stage", "Run one task of a configuration, as Airflow and pods do."),
     "register": (_RELEASES, "register", "Make a pruned model a version of a registered model."),
     "promote": (_RELEASES, "promote", "Make a version the champion, if the policy lets it."),
-    "rollback": (_RELEASES, "rollback", "Make the previous champion the champion again."),
-    "history": (_RELEASES, "history", "Every change of champion: who, when, and why."),
+    "rollback": (_CONTROL, "rollback", "Make an earlier champion the champion again."),
+    "freeze": (_CONTROL, "freeze", "Let no version be promoted."),
+    "unfreeze": (_CONTROL, "unfreeze", "Let versions be promoted again."),
+    "history": (_RELEASES, "history", "Every change of champion, and what was refused."),
     "verify": (_RELEASES, "verify", "Prove the digests and the logits of a version."),
 }
 

@@ -1,4 +1,4 @@
-"""The commands of a release: ``fastprune register | promote | rollback | history | verify``."""
+"""The commands of a release: ``fastprune register | promote | history | verify``."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from pathlib import Path
 
 import click
 
-from fastprune.cli.group import command
-from fastprune.errors import InputError
+from fastprune.cli.answers import Answer, by, expect, release_command, why
+from fastprune.errors import InputError, Refused
 from fastprune.tracking import mlflow_store
 
-_uri = click.option("--tracking-uri", default="", help="MLflow store; else MLFLOW_TRACKING_URI, else mlflow.db here.")
-_by = click.option("--by", default="", help="Who does it, if the store does not know; by default this machine's user.")
-_why = click.option("--why", required=True, help="Reason, for the record.")
 
-
-def _store(uri: str) -> str:
-    return uri or mlflow_store.tracking_uri()
-
-
-@command()
+@release_command
 @click.argument("model_dir", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Registered model to add a version to.")
 @click.option(
@@ -30,11 +22,8 @@ def _store(uri: str) -> str:
     help="By default metrics.json in MODEL_DIR or beside it.",
 )
 @click.option("--tag", "tags", multiple=True, help="NAME=VALUE; may be given several times.")
-@_by
-@_uri
-def register(
-    model_dir: Path, name: str, metrics_file: Path | None, tags: tuple[str, ...], by: str, tracking_uri: str
-) -> None:
+@by
+def register(model_dir: Path, name: str, metrics_file: Path | None, tags: tuple[str, ...], by: str, uri: str) -> Answer:
     """Make the pruned model in MODEL_DIR a version of a registered model, with its lineage."""
     from fastprune.releases import registration
 
@@ -48,84 +37,94 @@ def register(
         metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{metrics_file}: not JSON ({error})") from error
-    uri = _store(tracking_uri)
     version = registration.register(
         uri, model_dir, name, metrics, by=mlflow_store.actor(uri, by), tags=dict(tag.split("=", 1) for tag in tags)
     )
-    click.echo(f"{name} version {version}")
+    return Answer({"model": name, "version": version}, f"{name} version {version}")
 
 
-@command()
+@release_command
 @click.argument("name")
 @click.argument("version")
 @click.option("--policy", "policy_file", required=True, type=click.Path(path_type=Path), help="YAML or JSON file.")
-@click.option("--expect", help="The version that you believe is the champion; refused if it is another.")
-@_why
-@_by
-@_uri
+@click.option("--reinstate", is_flag=True, help="The version was rolled back, and shall be the champion all the same.")
+@click.option("--dry-run", is_flag=True, help="Only judge; nothing is written.")
+@expect
+@why
+@by
 def promote(
-    name: str, version: str, policy_file: Path, expect: str | None, why: str, by: str, tracking_uri: str
-) -> None:
+    name: str,
+    version: str,
+    policy_file: Path,
+    reinstate: bool,
+    dry_run: bool,
+    expect: str | None,
+    why: str,
+    by: str,
+    uri: str,
+) -> Answer:
     """Make VERSION of the registered model NAME its champion, if the policy allows it."""
-    from fastprune.releases import promotion
+    from fastprune.releases import control, promotion
     from fastprune.releases.policy import read_policy
 
+    policy = read_policy(policy_file)
     verdict = promotion.promote(
-        _store(tracking_uri), name, version, read_policy(policy_file), why=why, by=by, expected=expect
+        uri, name, version, policy, why=why, by=by, expected=expect, reinstate=reinstate, dry_run=dry_run
     )
-    click.echo(
-        f"{verdict}\n{name} version {version} is the champion"
-        + (f", version {verdict.champion} the previous one" if verdict.champion else "")
-    )
+    told = {"verdict": verdict.model_dump(mode="json"), "passed": verdict.passed, "promoted": not dry_run}
+    if dry_run:
+        would = "would become" if verdict.passed else "would not become"
+        words = f"{verdict}\n{name} version {verdict.version} {would} the champion; nothing was changed"
+        return Answer(told, words, 0 if verdict.passed else Refused.exit_code)
+    way = control.where_back(uri, name)
+    words = f"{verdict}\n{name} version {verdict.version} is the champion; {way}"
+    return Answer(told | {"rollback": way}, words)
 
 
-@command()
+@release_command
 @click.argument("name")
-@_why
-@_by
-@_uri
-def rollback(name: str, why: str, by: str, tracking_uri: str) -> None:
-    """Make the previous champion of NAME the champion again."""
+def history(name: str, uri: str) -> Answer:
+    """Every change of champion of NAME, and what was refused: who, when, from which version to which, and why."""
     from fastprune.releases import promotion
+    from fastprune.releases.words import line
 
-    event = promotion.rollback(_store(tracking_uri), name, why=why, by=by)
-    click.echo(f"{name} version {event.to_version} is the champion again, version {event.from_version} the previous")
-
-
-@command()
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="One event a line.")
-@_uri
-def history(name: str, as_json: bool, tracking_uri: str) -> None:
-    """Every change of champion of NAME: who, when, from which version to which, and why."""
-    from fastprune.releases import promotion
-
-    told = promotion.history(_store(tracking_uri), name)
-    if not told:
+    events = promotion.history(uri, name)
+    if not events:
         click.echo(f"{name}: no release is recorded", err=True)
-    for event in told:
-        click.echo(
-            event.model_dump_json()
-            if as_json
-            else f"{event.number:>4}  {event.at}  {event.action:<8}  {event.from_version or '-':>4} -> "
-            f"{event.to_version:<4}  {event.by}: {event.why}"
-        )
+    rows = [
+        f"{event.number:>4}  {event.at}  {event.action:<8}  {event.from_version or '-':>4} -> "
+        f"{event.to_version or '-':<4}  {line(event.by)}: {line(event.why)}"
+        + (f" [{line(event.failed)}]" if event.failed else "")
+        for event in events
+    ]
+    return Answer([event.model_dump(mode="json", exclude_none=True) for event in events], "\n".join(rows))
 
 
-@command()
+@release_command
 @click.argument("name")
 @click.argument("version", default="champion")
-@_uri
-def verify(name: str, version: str, tracking_uri: str) -> None:
+def verify(name: str, version: str, uri: str) -> Answer:
     """Download VERSION (a number, or an alias such as champion) of NAME and prove its digests and logits."""
     from fastprune.releases import verification
+    from fastprune.releases.words import version_number
 
-    uri = _store(tracking_uri)
-    if not version.isdigit():
+    if version.isdecimal():
+        version = version_number(version)
+    else:
         with mlflow_store.explained(uri):
-            version = mlflow_store.connect(uri).get_model_version_by_alias(name, version).version
-    proof = verification.verify(uri, name, str(version))
-    click.echo(
+            version = str(mlflow_store.connect(uri).get_model_version_by_alias(name, version).version)
+    proof = verification.verify(uri, name, version)
+    words = (
         f"{name} version {proof.version}: {proof.files} files ({proof.bytes / 1e6:.1f} MB) have their digests, "
         f"logits differ by at most {proof.difference:.2g}"
+    )
+    return Answer(
+        {
+            "model": name,
+            "version": proof.version,
+            "files": proof.files,
+            "bytes": proof.bytes,
+            "difference": proof.difference,
+        },
+        words,
     )

@@ -1,4 +1,4 @@
-"""The record of releases: who made which version the champion, when, from which, and why.
+"""The record of releases: who made which version the champion, when, from which, and why, and who was refused.
 
 MLflow's aliases have no compare-and-set, so that two promotions that read the same champion would both win. Here a
 champion is made by writing the next number of this record, which only one of them can; the aliases then follow the
@@ -9,6 +9,7 @@ It lies in a PostgreSQL table, or as a file or S3 object an event: see :func:`op
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 from urllib.parse import quote
 
-from fastprune.errors import InputError
+from fastprune.errors import InputError, Refused, Unreachable
+from fastprune.releases.words import line
 from fastprune.store import s3, storage
 from fastprune.store.documents import Document
 from fastprune.store.secrets import shown
@@ -28,21 +30,60 @@ WAIT = 120
 
 
 class Event(Document):
-    """One change of champion; ``from_version`` is at the same time the version that a rollback leads back to.
+    """One entry of a model's record: a change of champion (``promote``, ``rollback``), or what bears on the next.
 
-    ``after`` is the digest of the event before, ``verdict_sha256`` that of the verdict in the version's run.
+    Attributes
+    ----------
+    from_version : str
+        The champion when it was written.
+    to_version : str
+        The champion from now on; for ``refused`` the version that was not promoted.
+    verdict_sha256 : str
+        Of the verdict in the version's run.
+    after : str
+        The digest of the event before.
+    failed : str
+        For ``refused``: the checks that failed, in words.
+    weights_sha256 : str
+        For ``promote``: of the version's weights.
+    reinstates : bool
+        For ``promote``: the version was rolled back before, and is the champion again on purpose.
+    model_created : int
+        In the first event: when MLflow made the registered model, in its milliseconds.
     """
 
     model: str
     number: int
-    action: Literal["promote", "rollback"]
+    action: Literal["promote", "rollback", "refused", "freeze", "unfreeze"]
     by: str
     at: str
     from_version: str | None
-    to_version: str
+    to_version: str | None
     why: str
     verdict_sha256: str | None = None
     after: str = ""
+    failed: str | None = None
+    weights_sha256: str | None = None
+    reinstates: bool | None = None
+    model_created: int | None = None
+
+    @property
+    def content(self) -> bytes:
+        """Fields that the first version of the record did not have are left out where they say nothing."""
+        first = ("from_version", "to_version", "verdict_sha256")
+        held = {
+            name: value for name, value in self.model_dump(mode="json").items() if value is not None or name in first
+        }
+        return (json.dumps(held, indent=2, sort_keys=True) + "\n").encode()
+
+    @property
+    def moves(self) -> bool:
+        """Whether it made a version the champion."""
+        return self.action in ("promote", "rollback")
+
+    def __str__(self) -> str:
+        """Who, when and why, in one line."""
+        return f"by {line(self.by)} at {self.at}: {line(self.why)}"
 
 
 class Ledger(Protocol):
@@ -120,7 +161,7 @@ class StoreLedger:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout as error:
-            raise InputError(f"{model}: another promotion has been under way for {WAIT} s; try again") from error
+            raise Unreachable(f"{model}: another promotion has been under way for {WAIT} s; try again") from error
         except OSError as error:
             raise InputError(
                 f"{folder}: releases cannot be recorded here ({error.strerror}); ask for the right "
@@ -193,13 +234,13 @@ class PostgresLedger:
             with psycopg.connect(self.url, connect_timeout=10) as connection:
                 yield connection
         except psycopg.errors.InsufficientPrivilege as error:
-            raise InputError(
+            raise Refused(
                 "the database user has no right to the table fastprune_releases; ask for SELECT, and to "
                 "promote for INSERT"
             ) from error
         except psycopg.errors.LockNotAvailable as error:
-            raise InputError(f"another promotion has been under way for {WAIT} s; try again") from error
+            raise Unreachable(f"another promotion has been under way for {WAIT} s; try again") from error
         except psycopg.Error as error:
-            raise InputError(
+            raise Unreachable(
                 f"the record of releases in PostgreSQL cannot be used ({shown(error).strip()}); check FASTPRUNE_LEDGER"
             ) from error

@@ -115,6 +115,13 @@ class Verdict(Document):
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
 
+    @property
+    def failed(self) -> str:
+        """The checks that failed, in one line."""
+        return "; ".join(
+            f"{check.name}: {check.found}, required {check.required}" for check in self.checks if not check.passed
+        )
+
     def __str__(self) -> str:
         return "\n".join(
             f"  {'passed' if check.passed else 'FAILED':<7} {check.name:<22} required {check.required}, "

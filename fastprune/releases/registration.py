@@ -17,6 +17,7 @@ from fastprune.errors import InputError
 from fastprune.model import checkpoint
 from fastprune.releases import serving
 from fastprune.releases.policy import Evidence, Probe
+from fastprune.releases.words import model_name, sentence
 from fastprune.store import artifacts, storage
 from fastprune.store.artifacts import Artifact
 from fastprune.tracking import mlflow_store, runs
@@ -79,8 +80,10 @@ def register(
         No pruned model, a damaged one, one with code that is not fastprune's, one that would be served other answers
         than it was evaluated with, a tag of fastprune's own, or no right to register.
     """
-    model_dir, tags = Path(model_dir), dict(tags or {})
-    if own := [tag for tag in tags if tag in _OWN_TAGS or tag.startswith(("promotion.", "rollback."))]:
+    model_dir, tags, name = Path(model_dir), dict(tags or {}), model_name(name)
+    for key, value in tags.items():
+        sentence(key, "the name of a tag (--tag)"), sentence(value, f"the tag {key!r} (--tag)")
+    if own := [tag for tag in tags if tag in _OWN_TAGS or tag.startswith(("promotion.", "rollback.", "rolled_back."))]:
         raise InputError(f"the tag {own[0]} is written by fastprune itself; give it another name")
     with _without_links(model_dir) as own_dir:
         return _register(uri, own_dir, name, metrics, run_id, by, tags)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastprune.errors import InputError
+from fastprune.errors import InputError, Refused, Unreachable
 from fastprune.store.secrets import shown
 
 # The client's own defaults retry for a quarter of an hour, and tell MLflow's makers what is used. Four retries, with
@@ -88,17 +88,17 @@ def explained(uri: str) -> Iterator[None]:
         )
         where, reason = f"MLflow at {shown(uri)}", first_line(error)
         if status == 403 or "Permission denied" in reason:
-            raise InputError(
+            raise Refused(
                 f"{where}: {user(uri)} has no right to do this ({reason}); ask the manager of the "
                 "registered model and its experiment for EDIT"
             ) from error
         if status == 401 or "not authenticated" in reason:
-            raise InputError(
+            raise Refused(
                 f"{where} does not know you ({reason}); set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD to one of its users"
             ) from error
         if is_away(error):
-            raise InputError(
+            raise Unreachable(
                 f"{where} cannot be reached ({reason}); check MLFLOW_TRACKING_URI and that the server is up"
             ) from error
         raise InputError(f"{where}: {reason}") from error

@@ -19,7 +19,7 @@ import fastprune
 from fastprune.cli.main import main
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
-from fastprune.releases import promotion, registration, verification
+from fastprune.releases import control, promotion, registration, verification
 from fastprune.releases.policy import Policy
 from fastprune.tracking import mlflow_store, runs
 from tests import servers
@@ -146,7 +146,7 @@ def registered(server, folders, tmp_path):
 def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
     for version in "12":
         promotion.promote(server, registered, version, LENIENT, why=f"number {version}")
-    promotion.rollback(server, registered, why="something to roll back")
+    control.rollback(server, registered, why="something to roll back")
     for name, value in as_user(server, "reader").items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="reader has no right"):
@@ -154,9 +154,9 @@ def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
     with pytest.raises(InputError, match="knows you as reader"):
         promotion.promote(server, registered, "2", LENIENT, why="I want it", by="admin")
     with pytest.raises(InputError, match="knows you as reader"):
-        promotion.rollback(server, registered, why="I want it", by="admin")
+        control.rollback(server, registered, why="I want it", by="admin")
     with pytest.raises(InputError, match="reader has no right"):
-        promotion.rollback(server, registered, why="I want it")
+        control.rollback(server, registered, why="I want it")
     assert [event.to_version for event in promotion.history(server, registered)] == ["1", "2", "1"]
     assert mlflow_store.connect(server).get_model_version_by_alias(registered, "champion").version in (1, "1")
     assert verification.verify(server, registered, "1").difference < 1e-5

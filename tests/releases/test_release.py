@@ -12,7 +12,7 @@ from tiny_releases import LENIENT, NAME, aliases
 
 from fastprune.cli.main import main
 from fastprune.errors import InputError
-from fastprune.releases import ledger, promotion, registration, verification
+from fastprune.releases import control, ledger, promotion, record, registration, verification
 from fastprune.releases.policy import Evidence, Policy, judge, read_policy
 from fastprune.tracking import mlflow_store
 
@@ -49,7 +49,7 @@ def test_promote_roll_back_and_the_history(store):
     assert aliases(store) == {"champion": "1"}
     verdict = promotion.promote(store, NAME, "2", LENIENT, why="better", by="bob")
     assert aliases(store) == {"champion": "2", "previous": "1"} and verdict.champion == "1"
-    promotion.rollback(store, NAME, why="worse after all", by="cy")
+    control.rollback(store, NAME, why="worse after all", by="cy")
     assert aliases(store) == {"champion": "1", "previous": "2"}
     told = promotion.history(store, NAME)
     assert [(event.action, event.from_version, event.to_version, event.by, event.why) for event in told] == [
@@ -66,8 +66,8 @@ def test_promote_roll_back_and_the_history(store):
         client.delete_registered_model_alias(NAME, alias)
     client.delete_model_version(NAME, "2")
     assert promotion.history(store, NAME) == told, "the record survives aliases and versions"
-    with pytest.raises(InputError, match="[Vv]ersion=?.*2.* not found"):
-        promotion.rollback(store, NAME, why="again")
+    with pytest.raises(InputError, match="[Vv]ersion=?.*3.* not found|never was"):
+        control.rollback(store, NAME, why="again", to="3")
     assert aliases(store)["champion"] == "1"
 
 
@@ -86,7 +86,10 @@ def test_a_policy_that_is_not_met_changes_nothing_but_the_verdict(store):
         "required_tags.owner": True,
         "approvers": False,
     }
-    assert aliases(store) == {"champion": "1"} and len(promotion.history(store, NAME)) == 1
+    assert aliases(store) == {"champion": "1"}
+    noted = promotion.history(store, NAME)[-1]
+    assert (noted.number, noted.action, noted.to_version, noted.by, noted.why) == (2, "refused", "2", "bob", "please")
+    assert "min_speedup: " in noted.failed and "required_tags.ticket: not recorded" in noted.failed
     tags = mlflow_store.connect(store).get_model_version(NAME, "2").tags
     assert tags["promotion.verdict"] == "failed" and tags["promotion.check.approvers"].startswith("failed")
 
@@ -239,7 +242,7 @@ def test_a_server_needs_a_record_of_the_teams(monkeypatch):
 def test_a_first_promotion_that_was_cut_off_after_the_record_is_completed(store):
     promotion.promote(store, NAME, "1", LENIENT, why="the first")
     client = mlflow_store.connect(store)
-    client.delete_registered_model_tag(NAME, promotion.FIRST_EVENT)
+    client.delete_registered_model_tag(NAME, record.ANCHOR)
     client.delete_registered_model_alias(NAME, "champion")
     promotion.promote(store, NAME, "2", LENIENT, why="better")
     assert aliases(store) == {"champion": "2", "previous": "1"}
@@ -390,7 +393,7 @@ def test_the_commands(store, made, tmp_path, monkeypatch):
     promoted = run("promote", NAME, 1, "--policy", tmp_path / "policy.yaml", "--why", "the first")
     assert "passed  max_accuracy_drop" in promoted and f"{NAME} version 1 is the champion" in promoted
     run("promote", NAME, 3, "--policy", tmp_path / "policy.yaml", "--why", "smaller", "--by", "ann", "--expect", "1")
-    refused = run("promote", NAME, 2, "--policy", tmp_path / "policy.yaml", "--why", "?", "--expect", "1", status=2)
+    refused = run("promote", NAME, 2, "--policy", tmp_path / "policy.yaml", "--why", "?", "--expect", "1", status=3)
     assert "champion moved from version 1 to version 3" in refused
     run("rollback", NAME, "--why", "slower")
     told = run("history", NAME)

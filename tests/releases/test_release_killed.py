@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_releases import LENIENT, NAME, aliases
 
-from fastprune.releases import promotion, registration, verification
+from fastprune.releases import ledger, promotion, record, registration, verification
 from fastprune.tracking import mlflow_store, runs
 
 PROMOTE = """
@@ -62,7 +62,7 @@ def test_a_killed_promotion(store, made, target, when):
     assert recorded == (when == "after")
 
     if recorded:  # whoever starts next completes it
-        promotion.settle(mlflow_store.connect(store), promotion.open_ledger(store), NAME)
+        record.settle(mlflow_store.connect(store), ledger.open_ledger(store), NAME)
     else:
         promotion.promote(store, NAME, "2", LENIENT, why="better")
     assert aliases(store) == {"champion": "2", "previous": "1"}

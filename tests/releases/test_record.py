@@ -1,0 +1,91 @@
+"""The record: what earlier versions wrote is still the same record, and a rewritten one is noticed."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from tiny_releases import LENIENT, NAME
+
+from fastprune.errors import InputError
+from fastprune.releases import control, ledger, promotion, record, registration
+from fastprune.tracking import mlflow_store
+
+OLD = (
+    b'{\n  "action": "promote",\n  "after": "",\n  "at": "2026-01-01T00:00:00.000+00:00",\n  "by": "ann",\n'
+    b'  "from_version": null,\n  "model": "tiny",\n  "number": 1,\n  "schema_version": 1,\n  "to_version": "1",\n'
+    b'  "verdict_sha256": null,\n  "why": "the first"\n}\n'
+)
+"""An event as version 0.1.0 wrote it."""
+
+
+def test_an_event_of_an_earlier_version_keeps_its_digest():
+    event = ledger.Event.parse(OLD, "x", "x")
+    assert event.content == OLD
+    new = event.model_copy(update={"weights_sha256": "w"})
+    assert json.loads(new.content) == json.loads(OLD) | {"weights_sha256": "w"}
+
+
+def test_a_record_that_an_earlier_version_began_goes_on(store, tmp_path):
+    folder = tmp_path / "releases" / NAME
+    folder.mkdir(parents=True)
+    client = mlflow_store.connect(store)
+    at = datetime.now(UTC).isoformat(timespec="milliseconds").encode()
+    first = OLD.replace(b"2026-01-01T00:00:00.000+00:00", at)
+    (folder / "00000001.json").write_bytes(first)
+    client.set_registered_model_tag(NAME, record.FIRST_EVENT, ledger.Event.parse(first, "x", "x").digest)
+    promotion.promote(store, NAME, "2", LENIENT, why="better")
+    assert control.rollback(store, NAME, why="worse").to_version == "1"
+    (folder / "00000001.json").write_bytes(first.replace(b"ann", b"bob"))
+    with pytest.raises(InputError, match="was changed or removed"):
+        promotion.history(store, NAME)
+
+
+def rewrite(folder, change):
+    """Change the record, and chain it anew, as who may write there can."""
+    told, after = [], ""
+    for path in sorted(folder.glob("*.json")):
+        event = ledger.Event.parse(path.read_bytes(), path, "x")
+        if (event := change(event)) is None:
+            path.unlink()
+            continue
+        event = event.model_copy(update={"after": after, "number": len(told) + 1})
+        path.unlink()
+        told.append(event)
+        after = event.digest
+    for event in told:
+        (folder / f"{event.number:08d}.json").write_bytes(event.content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda event: event.model_copy(update={"by": "nobody"}),
+        lambda event: event if event.number != 3 else None,
+        lambda event: None if event.number == 2 else event,
+        lambda event: event.model_copy(update={"why": "x"}) if event.number == 3 else event,
+    ],
+    ids=["who", "the last one gone", "one gone in between", "the last reason"],
+)
+def test_a_rewritten_record_is_noticed(store, tmp_path, change):
+    for version in "12":
+        promotion.promote(store, NAME, version, LENIENT, why=f"number {version}")
+    control.rollback(store, NAME, why="wrong answers")
+    rewrite(tmp_path / "releases" / NAME, change)
+    for act in (
+        lambda: promotion.promote(store, NAME, "2", LENIENT, why="clean now"),
+        lambda: control.freeze(store, NAME, why="?"),
+        lambda: control.where_back(store, NAME),
+    ):
+        with pytest.raises(InputError, match="recorded elsewhere, or the record was rewritten: event 3"):
+            act()
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", "", "..", " tiny", "a\nb"])
+def test_a_name_that_is_refused_leaves_nothing_behind(tmp_path, made, name):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    metrics = json.loads((made / "one" / "metrics.json").read_text())
+    with pytest.raises(InputError, match="name"):
+        registration.register(uri, made / "one", name, metrics)
+    with pytest.raises(InputError, match="tag"):
+        registration.register(uri, made / "one", NAME, metrics, tags={"owner": "ann\nann"})
+    assert not list(tmp_path.iterdir())
