@@ -22,8 +22,17 @@ from fastprune.tracking import mlflow_store
     help="By default metrics.json in MODEL_DIR or beside it.",
 )
 @click.option("--tag", "tags", multiple=True, help="NAME=VALUE; may be given several times.")
+@click.option("--eval-file", help="Rows whose served answers are compared with the evaluated ones.")
 @by
-def register(model_dir: Path, name: str, metrics_file: Path | None, tags: tuple[str, ...], by: str, uri: str) -> Answer:
+def register(
+    model_dir: Path,
+    name: str,
+    metrics_file: Path | None,
+    tags: tuple[str, ...],
+    eval_file: str | None,
+    by: str,
+    uri: str,
+) -> Answer:
     """Make the pruned model in MODEL_DIR a version of a registered model, with its lineage."""
     from fastprune.releases import registration
 
@@ -38,7 +47,13 @@ def register(model_dir: Path, name: str, metrics_file: Path | None, tags: tuple[
     except ValueError as error:
         raise InputError(f"{metrics_file}: not JSON ({error})") from error
     version = registration.register(
-        uri, model_dir, name, metrics, by=mlflow_store.actor(uri, by), tags=dict(tag.split("=", 1) for tag in tags)
+        uri,
+        model_dir,
+        name,
+        metrics,
+        by=mlflow_store.actor(uri, by),
+        tags=dict(tag.split("=", 1) for tag in tags),
+        rows=registration.real_rows(model_dir, eval_file) if eval_file else (),
     )
     return Answer({"model": name, "version": version}, f"{name} version {version}")
 

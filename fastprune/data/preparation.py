@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from fastprune.model import checkpoint
 
 SHARED = 0.01
 """Evaluation rows that may also be training rows without a word: short texts come twice by chance."""
+
+SERVED_ROWS = 12
+"""Evaluation rows whose served answers are compared with the evaluated ones when the model is registered."""
 
 VALIDATION_ROWS = 2000
 """Rows set apart, at most, for choosing a budget by its accuracy."""
@@ -97,6 +101,14 @@ def _warn_of_overlap(dataset: datasets.Dataset, evaluation: datasets.Dataset, ta
             "drawn from: their metric says little of new rows; evaluate on others",
             stacklevel=4,
         )
+
+
+def rows_to_serve(table: datasets.Dataset, text_columns: Sequence[str]) -> list[list[str]]:
+    """Texts of ``SERVED_ROWS`` rows, from the shortest to the longest, evenly spaced between them."""
+    rows = list(zip(*(table[name] for name in text_columns), strict=True))
+    order = sorted(range(len(rows)), key=lambda row: (sum(map(len, rows[row])), row))
+    places = np.linspace(0, len(rows) - 1, min(SERVED_ROWS, len(rows))).astype(int)
+    return [list(rows[order[place]]) for place in places]
 
 
 def hold_back(table: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastprune.data import read_table
+from fastprune.data.preparation import rows_to_serve
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
 from fastprune.releases import serving
@@ -49,6 +51,7 @@ def register(
     run_id: str = "",
     by: str = "",
     tags: Mapping[str, str] | None = None,
+    rows: Sequence[Sequence[str]] = (),
 ) -> str:
     """Make a pruned model a version of a registered model; a version that holds just this model is found again.
 
@@ -68,6 +71,8 @@ def register(
         Who registers it.
     tags : mapping, optional
         More tags of the version; a version that is found again gets them too.
+    rows : sequence of sequence of str
+        Texts of real rows [rows, text columns]: what they would be served is compared with what they are evaluated as.
 
     Returns
     -------
@@ -86,7 +91,7 @@ def register(
     if own := [tag for tag in tags if tag in _OWN_TAGS or tag.startswith(("promotion.", "rollback.", "rolled_back."))]:
         raise InputError(f"the tag {own[0]} is written by fastprune itself; give it another name")
     with _without_links(model_dir) as own_dir:
-        return _register(uri, own_dir, name, metrics, run_id, by, tags)
+        return _register(uri, own_dir, name, metrics, run_id, by, tags, rows)
 
 
 @contextmanager
@@ -104,7 +109,14 @@ def _without_links(model_dir: Path) -> Iterator[Path]:
 
 
 def _register(
-    uri: str, model_dir: Path, name: str, metrics: Mapping, run_id: str, by: str, tags: Mapping[str, str]
+    uri: str,
+    model_dir: Path,
+    name: str,
+    metrics: Mapping,
+    run_id: str,
+    by: str,
+    tags: Mapping[str, str],
+    rows: Sequence[Sequence[str]],
 ) -> str:
     manifest = read_manifest(model_dir)
     artifact = seal(model_dir, manifest)
@@ -116,7 +128,7 @@ def _register(
             for key, value in tags.items():
                 client.set_model_version_tag(name, version, key, value)
         else:
-            evidence = gather(model_dir, manifest, metrics, artifact)
+            evidence = gather(model_dir, manifest, metrics, artifact, rows)
             run_id = run_id or _registration_run(uri, client, name, artifact)
             _discard_unregistered(client, run_id)
             with tempfile.TemporaryDirectory() as folder:
@@ -156,6 +168,20 @@ def read_manifest(model_dir: Path) -> dict:
     return manifest
 
 
+def real_rows(model_dir: Path, eval_file: str) -> list[list[str]]:
+    """Texts of a table's rows, short and long, in the columns that a pruned model reads.
+
+    Raises
+    ------
+    InputError
+        No pruned model, no such table, or no such columns in it.
+    """
+    columns, table = read_manifest(model_dir)["text_columns"], read_table(eval_file)
+    if missing := [name for name in columns if name not in table.column_names]:
+        raise InputError(f"{eval_file}: there is no column {missing[0]!r}, which the model reads; {table.column_names}")
+    return rows_to_serve(table, columns)
+
+
 def seal(model_dir: Path, manifest: Mapping) -> Artifact:
     """The manifest of a model's folder: its own, proved, or one made here for a folder of ``fastprune compress``."""
     if (model_dir / artifacts.MANIFEST).is_file():
@@ -169,7 +195,9 @@ def seal(model_dir: Path, manifest: Mapping) -> Artifact:
     )
 
 
-def gather(model_dir: Path, manifest: Mapping, metrics: Mapping, artifact: Artifact) -> Evidence:
+def gather(
+    model_dir: Path, manifest: Mapping, metrics: Mapping, artifact: Artifact, rows: Sequence[Sequence[str]] = ()
+) -> Evidence:
     """What is known of a pruned model, measured or recorded."""
     model = checkpoint.load(model_dir)
     probed = probe(model, model_dir, manifest)
@@ -182,7 +210,7 @@ def gather(model_dir: Path, manifest: Mapping, metrics: Mapping, artifact: Artif
         "serving_sha256": storage.sha256_of(serving.SERVED),
         "probe": probed,
     }
-    serving.check_answers(model, model_dir, manifest, probed.texts)
+    serving.check_answers(model, model_dir, manifest, [*probed.texts, *rows])
     try:
         latency = metrics.get("latency_ms")
         return Evidence(

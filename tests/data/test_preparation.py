@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from fastprune.data import read_table
-from fastprune.data.preparation import as_table, prepare_rows, table_task
+from fastprune.data.preparation import as_table, prepare_rows, rows_to_serve, table_task
 from fastprune.errors import InputError
 
 ROWS = [{"text": "a film", "label": 1}, {"text": "dull", "label": 0}]
@@ -63,3 +63,10 @@ def test_evaluation_rows_that_are_training_rows_are_told(source, tiny_tokenizer,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prepare_rows(train, other, None, **given)
+
+
+def test_rows_to_serve_are_short_and_long():
+    table = datasets.Dataset.from_dict({"text": ["a" * size for size in range(1, 101)], "other": ["b"] * 100})
+    rows = rows_to_serve(table, ["text", "other"])
+    assert [len(row[0]) for row in rows] == [1, 10, 19, 28, 37, 46, 55, 64, 73, 82, 91, 100]
+    assert rows_to_serve(table.select([4]), ["text"]) == [["aaaaa"]]

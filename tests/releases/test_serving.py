@@ -90,6 +90,25 @@ def test_served_answers_that_differ_are_refused(unlike, tmp_path, monkeypatch):
         serving.check_answers(model, folder, settings, [["a very dull film and not good"]])
 
 
+def test_real_rows_are_served_what_they_are_evaluated_as(made, tmp_path, monkeypatch):
+    folder = tmp_path / "one"
+    shutil.copytree(made / "one", folder)
+    columns = registration.read_manifest(folder)["text_columns"]
+    table = pandas.DataFrame({name: [" ".join(["film"] * words) for words in range(1, 30)] for name in columns})
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    rows = registration.real_rows(folder, str(tmp_path / "rows.csv"))
+    assert len(rows) == 12 and len(rows[-1][0].split()) == 29
+    seen = []
+    monkeypatch.setattr(serving, "check_answers", lambda model, folder, manifest, texts: seen.extend(texts))
+    manifest = registration.read_manifest(folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    registration.gather(folder, manifest, metrics, registration.seal(folder, manifest), rows)
+    assert seen[-12:] == rows
+    table.rename(columns={columns[0]: "other"}).to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(InputError, match=f"no column '{columns[0]}', which the model reads"):
+        registration.real_rows(folder, str(tmp_path / "rows.csv"))
+
+
 @pytest.mark.parametrize("cell", [["good", "bad"], {"text": "good"}, 3, 2.5, b"good"])
 def test_a_cell_that_is_no_text_is_refused_by_name(unlike, cell):
     folder, _, settings = unlike({}, {}, ["text"])
