@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastprune.errors import InputError, Refused, Unreachable
 from fastprune.store.secrets import shown
+from fastprune.tracking import sqlite_file
 
 # The client's own defaults retry for a quarter of an hour, and tell MLflow's makers what is used. Four retries, with
 # pauses of 14 s in all, outlast a server's restart.
@@ -44,12 +45,20 @@ def artifact_location(uri: str) -> str | None:
     return None
 
 
-def connect(uri: str):
-    """A client of a store, with retries that end within two minutes."""
+def connect(uri: str, *, check_version: bool = False):
+    """A client of a store, with retries that end within two minutes.
+
+    Raises
+    ------
+    InputError
+        The SQLite store is not whole and cannot be mended (:func:`fastprune.tracking.sqlite_file.prepare`).
+    """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    if file := sqlite_file.file_of(uri):
+        sqlite_file.prepare(file, version=check_version)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

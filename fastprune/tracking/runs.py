@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastprune.errors import InputError
 from fastprune.store.secrets import shown
 from fastprune.store.storage import sha256_of
 from fastprune.tracking import mlflow_store
@@ -68,6 +69,8 @@ def best_effort(default, *, vital: bool = False):
                 return default
             try:
                 return function(uri, *args, **kwargs)
+            except InputError:  # a store of this machine that a person must mend
+                raise
             except Exception as error:  # whatever a store or a network can raise
                 if gives_up := vital or mlflow_store.is_away(error):
                     _given_up.add(uri)
@@ -105,7 +108,8 @@ def start(
     str
         The run's id; empty when tracking failed, and then the stages do not track either.
     """
-    client, tags = mlflow_store.connect(uri), {**workflow_tags(), **(tags or {})}
+    client = mlflow_store.connect(uri, check_version=not parent)
+    tags = {**workflow_tags(), **(tags or {})}
     if parent:
         tags["mlflow.parentRunId"] = parent
     run_id = client.create_run(experiment_id(uri, client, experiment), run_name=name, tags=tags).info.run_id
