@@ -26,7 +26,7 @@ from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks
 from fastprune.search.cost import Cost
 from fastprune.settings import Budget, Method, settings_of
-from fastprune.store.output import check_absent
+from fastprune.store.output import check_output, write_or_keep
 
 Table: TypeAlias = str | Path | datasets.Dataset
 
@@ -107,7 +107,8 @@ def compress(
     lut : str, Path or LatencyTable, optional
         Of the device that the model will run on, for a latency budget; see :mod:`fastprune.latency.profiler`.
     output_dir : str or Path, optional
-        Must not exist. Gets the model, ``manifest.json`` and ``metrics.json``.
+        Must not exist. Gets the model, ``manifest.json`` and ``metrics.json``. Where it cannot be written any more when
+        all is done, the result is kept elsewhere, and the InputError says where.
     allow_untuned : bool
         Go on although the dense model does no better than the majority class.
     dry_run : bool
@@ -135,10 +136,12 @@ def compress(
     if dataset is None or evaluation is None:
         raise InputError("give both dataset, to draw the pruning sample from, and evaluation, to measure on")
     if output_dir is not None:
-        check_absent(output_dir)
+        check_output(output_dir)
 
     seconds: dict[str, float] = {}
     with _dense_model(model, choose_device(device), allow_untuned) as dense:
+        if output_dir is not None and not dry_run:
+            check_output(output_dir, checkpoint.saved_bytes(dense))
         with timed(seconds, "prepare"):
             source = str(dense.name_or_path) if isinstance(model, transformers.PreTrainedModel) else str(model)
             if tokenizer is None:
@@ -173,7 +176,10 @@ def compress(
             origin={"source": source, "seed": seed},
         )
     if output_dir is not None and not dry_run:
-        checkpoint.save(output_dir, result.model, tokenizer, result.manifest, metrics=result.metrics)
+        write_or_keep(
+            Path(output_dir),
+            lambda place: checkpoint.save(place, result.model, tokenizer, result.manifest, metrics=result.metrics),
+        )
     return result
 
 

@@ -6,20 +6,25 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import time
+import uuid
 import warnings
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
 
 from kfp import local
 
-from fastprune.errors import PipelineError
+from fastprune.errors import InputError, PipelineError
 from fastprune.pipelines.fork_server import forked_steps
 from fastprune.pipelines.kubeflow import define
-from fastprune.store.output import check_absent, new_folder
+from fastprune.signals import interruptible
+from fastprune.store.output import check_output, check_place, new_folder
+from fastprune.store.partials import partial_folder
 from fastprune.sweep.config import Sweep
 from fastprune.tracking import mlflow_store, runs
+
+LOG = "pipeline.log"
 
 
 def run(
@@ -36,51 +41,88 @@ def run(
         ``<model>/<budget>/`` with the pruned model (``model/``), ``report.html`` and ``metrics.json``; of several
         budgets also ``<model>/summary.html``. The only compression of a sweep lies in ``output_dir`` itself.
     work_dir : str or Path
-        For what passes between the steps; kept when a step fails, else removed.
+        For what passes between the steps; kept when a step fails, else removed. What a killed run left is removed by
+        the next one.
     runner : kfp.local runner, optional
         By default steps are processes of this Python (:mod:`pipelines.fork_server`).
 
     Raises
     ------
     InputError
-        ``output_dir`` exists.
+        ``output_dir`` exists or cannot be made. Told before any step runs; where it cannot be written when all is done,
+        the message says where the result is kept.
     PipelineError
         A step failed.
     """
-    output_dir = Path(output_dir)
-    check_absent(output_dir)
+    output_dir, needed = Path(output_dir), _bytes_of_models(sweep)
+    check_output(output_dir, needed)
+    check_place(work_dir, needed)
     Path(work_dir).mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="run-", dir=work_dir)).resolve()
-    log_file = work / "pipeline.log"
+    # Hidden while it is worked in: what a killed run left there goes with the next one.
+    with interruptible(), partial_folder(Path(work_dir).resolve() / "run") as work:
+        try:
+            outputs = _run_steps(sweep, work, runner)
+        except RuntimeError as error:
+            raise PipelineError(_explain(error, _keep(work) / LOG)) from error
+        try:
+            with new_folder(output_dir) as folder:
+                _gather(sweep, outputs, folder, _copy)
+                shutil.copy(work / LOG, folder)
+        except (OSError, InputError) as error:  # a full disk, or a name that is taken by now
+            told = error if isinstance(error, InputError) else f"{output_dir}: cannot be written ({error})"
+            with suppress(OSError):  # moving takes no room; where even that fails, all is still below the folder
+                _gather(sweep, outputs, work / "result", shutil.move)
+            raise InputError(f"{told}; the result is kept in {_keep(work) / 'result'}: move it from there") from error
+    return output_dir
+
+
+def _run_steps(sweep: Sweep, work: Path, runner: object) -> dict:
+    """Run every step with its folders below ``work``; return the pipeline's outputs. RuntimeError if a step fails."""
     os.environ.setdefault("TQDM_MININTERVAL", "10")  # bars become lines of the log
     local.init(runner or local.SubprocessRunner(use_venv=False), pipeline_root=str(work))
     with (
         nullcontext() if runner else forked_steps(),
-        open(log_file, "w", encoding="utf-8") as log,
+        open(work / LOG, "w", encoding="utf-8") as log,
         redirect_stdout(_Progress(log, sys.stdout)),
+        warnings.catch_warnings(),
     ):
-        try:
-            with warnings.catch_warnings():
-                for told in ("You may be attemping to run a task", ".*have no effect in the current local runner"):
-                    warnings.filterwarnings("ignore", message=told)
-                outputs = define(sweep)(tracking_uri=sweep.tracking.uri or mlflow_store.tracking_uri()).outputs
-        except RuntimeError as error:
-            raise PipelineError(_explain(error, log_file)) from error
-    with new_folder(output_dir) as folder:
-        for number, model in enumerate(sweep.models):
-            made = [outputs[f"{name}_{number}"] for name in ("pruned", "report")]
-            for budget, pruned, report in zip(sweep.budgets, *made, strict=True):
-                single = len(sweep.models) == len(sweep.budgets) == 1
-                place = folder if single else folder / model.name / budget.label
-                place.mkdir(parents=True, exist_ok=True)
-                shutil.copytree(pruned.path, place / "model")
-                for file in ("report.html", "metrics.json"):
-                    shutil.copy(Path(report.path, file), place)
-            if summary := outputs.get(f"summary_{number}"):
-                shutil.copytree(summary.path, folder if single else folder / model.name, dirs_exist_ok=True)
-        shutil.copy(log_file, folder)
-    shutil.rmtree(work)
-    return output_dir
+        for told in ("You may be attemping to run a task", ".*have no effect in the current local runner"):
+            warnings.filterwarnings("ignore", message=told)
+        return define(sweep)(tracking_uri=sweep.tracking.uri or mlflow_store.tracking_uri()).outputs
+
+
+def _gather(sweep: Sweep, outputs: dict, folder: Path, put: Callable) -> None:
+    """Put the models, reports and metrics of a sweep into a folder, as copies or by moving them."""
+    single = len(sweep.models) == len(sweep.budgets) == 1
+    for number, model in enumerate(sweep.models):
+        made = [outputs[f"{name}_{number}"] for name in ("pruned", "report")]
+        for budget, pruned, report in zip(sweep.budgets, *made, strict=True):
+            place = folder if single else folder / model.name / budget.label
+            place.mkdir(parents=True, exist_ok=True)
+            put(pruned.path, place / "model")
+            for file in ("report.html", "metrics.json"):
+                put(Path(report.path, file), place / file)
+        if summary := outputs.get(f"summary_{number}"):
+            for path in Path(summary.path).iterdir():
+                put(path, (folder if single else folder / model.name) / path.name)
+
+
+def _copy(source: str | Path, target: Path) -> None:
+    if Path(source).is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy(source, target)
+
+
+def _bytes_of_models(sweep: Sweep) -> int:
+    """What the pruned models of a sweep take at most, as far as their sources are folders here."""
+    files = (file for model in sweep.models for file in Path(model.source).glob("*.safetensors"))
+    return len(sweep.budgets) * sum(file.stat().st_size for file in files)
+
+
+def _keep(work: Path) -> Path:
+    """Give the folder of a run that failed a name that stays."""
+    return work.rename(work.with_name(f"run-{uuid.uuid4().hex[:8]}"))
 
 
 class _Progress:

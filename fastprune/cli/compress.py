@@ -10,6 +10,7 @@ import click
 from fastprune.cli.group import command
 from fastprune.errors import InputError
 from fastprune.settings import SELECTIONS, TUNINGS
+from fastprune.store.output import check_output
 
 
 @command()
@@ -111,6 +112,8 @@ def compress(
         raise InputError(f"--fisher is called --estimator since version 0.2.0; write --estimator {old_estimator}")
     if not (output_dir or dry_run):
         raise InputError("no --output-dir: name a folder for the pruned model, or use --dry-run")
+    if output_dir:
+        check_output(output_dir)  # before any data is fetched
     if task_name:
         if any((train_file, eval_file, text_columns, text_column_b, label_column, metric, max_length)):
             raise InputError(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import tempfile
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 
 import click
 
 from fastprune.errors import InputError, PipelineError, Refused, Unreachable, lacks_extra
+from fastprune.signals import Terminated, interruptible
 
 
 class Command(click.Command):
@@ -43,6 +43,7 @@ class LazyGroup(click.Group):
 
     An InputError is printed as one message, with its exit status (2, 3 for what is refused, 4 for a server that does
     not answer), and so is an extra that is not installed; other exceptions keep their traceback.
+    SIGINT (Ctrl-C) and SIGTERM end a command after it has cleaned up, with exit status 130 and 143.
 
     Parameters
     ----------
@@ -69,7 +70,11 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context):
         try:
-            return super().invoke(ctx)
+            with interruptible():
+                return super().invoke(ctx)
+        except (KeyboardInterrupt, Terminated) as error:
+            click.echo("Aborted", err=True)
+            ctx.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
         except InputError as error:
             raise _TOLD[error.exit_code](str(error)) from error
         except PipelineError as error:
@@ -78,28 +83,3 @@ class LazyGroup(click.Group):
             if refusal := lacks_extra(error):
                 raise click.UsageError(str(refusal)) from error
             raise
-
-
-def check_output(output: Path, what: str, read: Callable[[Path], object]) -> None:
-    """Refuse a file to write that cannot be written, or that exists and is something else.
-
-    Parameters
-    ----------
-    output : Path
-    what : str
-        What is to be written; a file that is one already may be written again.
-    read : callable
-        Reads one, and raises InputError for anything else.
-    """
-    if output.is_symlink() or (output.exists() and not output.is_file()):
-        raise InputError(f"--output {output} is a folder, a link or a device; name a file")
-    if output.exists():
-        try:
-            read(output)
-        except InputError as error:
-            raise InputError(f"--output {output} exists and is no {what}; name another file") from error
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output.parent).close()
-    except OSError as error:
-        raise InputError(f"--output {output} cannot be written ({error}); name another folder") from error

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from fastprune.cli.group import check_output, command
+from fastprune.cli.group import command
+from fastprune.store.output import check_file
 from fastprune.sweep.reading import read_config
 
 
@@ -30,6 +31,6 @@ def compile_command(config: Path, output: Path) -> None:
     from fastprune.pipelines import kubeflow
     from fastprune.pipelines.package import read_package
 
-    check_output(output, "compiled pipeline", read_package)
+    check_file(output, "compiled pipeline", read_package)
     kubeflow.compile_pipeline(read_config(config, here=False), output)
     click.echo(f"wrote {output}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fastprune.cli.group import check_output, command
+from fastprune.cli.group import command
 
 
 @command()
@@ -28,12 +28,13 @@ def profile(model: str, device: str, dtype: str, output: Path, **settings) -> No
     from fastprune.latency import profiler
     from fastprune.latency.lut import LatencyTable
     from fastprune.model import checkpoint
+    from fastprune.store.output import check_file, write_or_keep
 
-    check_output(output, "look-up table", LatencyTable.load)  # before minutes of measuring
+    check_file(output, "look-up table", LatencyTable.load)  # before minutes of measuring
     table = profiler.profile(
         checkpoint.load_config(model), device=choose_device(device), dtype=getattr(torch, dtype), **settings
     )
-    table.save(output)
+    write_or_keep(output, table.save)
     origin = table.origin
     click.echo(
         f"{table.device}: a layer takes {table.attention_ms[-1] + table.ffn_ms[-1]:.3f} ms, "

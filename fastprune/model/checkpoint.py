@@ -284,11 +284,19 @@ def save(
     return Path(output_dir)
 
 
+def saved_bytes(model: transformers.PreTrainedModel) -> int:
+    """Bytes of a model's weights as :func:`save` writes them."""
+    return sum(weight.numel() for weight in model.parameters()) * precision_of(model).itemsize
+
+
 def write_model(
     folder: Path, model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase
 ) -> None:
     """Write a model, in the source's precision and with the source's switches, and its tokenizer."""
-    save_weights(model, folder)
+    try:
+        save_weights(model, folder)
+    except SafetensorError as error:  # its name for a full disk, among others
+        raise OSError(str(error)) from error
     tokenizer.save_pretrained(folder)
     switches = getattr(model.config, "source_switches", {})
 

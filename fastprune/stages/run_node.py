@@ -10,6 +10,7 @@ from pathlib import Path
 from fastprune.errors import InputError
 from fastprune.stages import steps
 from fastprune.store import copies, s3, storage
+from fastprune.store.partials import partial_folder
 from fastprune.sweep.config import Sweep
 from fastprune.sweep.graph import Node, nodes, parameters, run_of
 
@@ -53,9 +54,9 @@ def run_node(sweep: Sweep, node: Node, root: str | Path, *, tags: Mapping[str, s
     given = parameters(sweep, node.model, node.stage) | ({} if node.shard is None else {"shard": node.shard})
     if node.stage.name == "budget" and node.budget is not None:
         given |= node.budget.settings
-    with tempfile.TemporaryDirectory(prefix="fastprune-") as work:
+    with partial_folder(Path(tempfile.gettempdir(), "fastprune")) as work:
         remote = s3.is_s3(root)
-        place = Path(work) if remote else Path(root, node.name)
+        place = work if remote else Path(root, node.name)
         inputs = {
             name: [copies.local(f"{root}/{maker}/{output}") for maker, output in makers]
             for name, makers in node.inputs.items()

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from fastprune.signals import interruptible
 from fastprune.sweep.stages import STAGES
 from fastprune.tracking import runs
 
@@ -35,6 +36,8 @@ def run_stage(
 ) -> dict:
     """Run a stage of :mod:`fastprune.sweep.graph`; return what it has to tell.
 
+    Kubernetes ends a pod by SIGTERM: the stage then removes what it has begun, closes its run and exits with 143.
+
     Parameters
     ----------
     name : str
@@ -45,7 +48,7 @@ def run_stage(
         From :func:`open_run`, in whichever process; empty tracks nothing.
     """
     paths = {key: _path(value) for key, value in folders.items()}
-    with runs.stage(tracking_uri, run_id, name) as log:
+    with interruptible(), runs.stage(tracking_uri, run_id, name) as log:
         [stage] = [stage for stage in STAGES if stage.name == name]
         run = getattr(import_module(stage.place), name)  # torch: its seconds are the stage's
         tracked = {"run_id": run_id, "tracking_uri": tracking_uri} if stage.releases else {}

@@ -15,7 +15,6 @@ import hashlib
 import inspect
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from fastprune.environment import choose_device, code_version, device_name
 from fastprune.errors import InputError
 from fastprune.store import copies, storage
 from fastprune.store.documents import Document
-from fastprune.store.output import check_absent
+from fastprune.store.output import check_output
+from fastprune.store.partials import partial_folder
 from fastprune.store.paths import inside
 
 MANIFEST = "artifact.json"
@@ -211,7 +211,7 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
             if not there and not (store and _pull(store, recipe, folders)):
                 parent = folders[outputs[0]].parent
                 parent.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryDirectory(prefix=".stage-", dir=parent) as work:
+                with partial_folder(parent / run.__name__) as work:
                     partial = {name: Path(work, name) for name in outputs}
                     record = run(**arguments | partial)
                     for name, folder in partial.items():
@@ -242,7 +242,7 @@ def _check_own(folders: Mapping[str, Path], recipe: str) -> None:
     """Refuse outputs that exist and are not whole, or not what this call makes."""
     for folder in folders.values():
         if not (folder / MANIFEST).is_file():
-            check_absent(folder)
+            check_output(folder)
         elif read(folder).recipe != recipe:
             raise InputError(
                 f"{folder}: the output folder exists and is of other inputs, settings or code; name "
@@ -288,7 +288,7 @@ def _pull(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> boo
         published[name] = content
     parent = next(iter(folders.values())).parent
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pull-", dir=parent) as work:
+    with partial_folder(parent / "artifacts") as work:
         partial = {name: Path(work, name) for name in folders}
         for name, folder in partial.items():
             artifact = parse(published[name], _manifest_key(recipe, name))

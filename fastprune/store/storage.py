@@ -6,13 +6,13 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from fastprune.errors import InputError
-from fastprune.store.output import beside
+from fastprune.store.partials import partial_file
 from fastprune.store.paths import inside
 from fastprune.store.s3 import S3Store, is_s3, parse, s3_client
 
@@ -100,15 +100,12 @@ class LocalStore:
     @contextmanager
     def _partial(self, key: str) -> Iterator[Path]:
         target = inside(self.root, key)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = beside(target)
-            partial.touch(exist_ok=False)  # with the rights that the umask leaves; tempfile's are the owner's alone
-        except OSError as error:
-            raise InputError(
-                f"{target}: cannot be written ({error.strerror}); name a folder that you may write to"
-            ) from error
-        try:
+        with ExitStack() as held:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial = held.enter_context(partial_file(target))
+            except OSError as error:
+                raise InputError(
+                    f"{target}: cannot be written ({error.strerror}); name a folder that you may write to"
+                ) from error
             yield partial
-        finally:
-            partial.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from fastprune.errors import InputError
-from fastprune.store.output import beside
+from fastprune.store.partials import partial_folder
 
 _PREFIX = "sqlite:///"
 _log = logging.getLogger(__name__)
@@ -87,16 +87,12 @@ def _put_aside(file: Path) -> None:
 def _make(file: Path) -> None:
     from mlflow.store.db import utils
 
-    for left in file.parent.glob(f".{file.name}-*"):  # by one that was killed: it had the lock that we have
-        left.unlink()
-    partial = beside(file)
-    try:
+    with partial_folder(file) as folder:
+        partial = folder / file.name
         engine = utils.create_sqlalchemy_engine_with_retry(f"{_PREFIX}{partial}")
         utils._initialize_tables(engine)
         engine.dispose()
         os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _tables(file: Path) -> set[str]:

@@ -8,9 +8,10 @@ from click.testing import CliRunner
 from reviews import run, table_arguments
 from tiny_config import write_config
 
-from fastprune.cli.group import check_output, command
+from fastprune.cli.group import command
 from fastprune.cli.main import main
 from fastprune.errors import InputError, lacks_extra
+from fastprune.store.output import check_file
 
 
 @command()
@@ -60,7 +61,7 @@ def test_links_and_folders_are_no_files_to_write(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "away")
     for name in ("", "link"):
         with pytest.raises(InputError, match="is a folder, a link or a device"):
-            check_output(tmp_path / name, "table", lambda path: None)
+            check_file(tmp_path / name, "table", lambda path: None)
     assert not (tmp_path / "away").exists()
 
 

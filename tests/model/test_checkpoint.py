@@ -15,7 +15,6 @@ from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
-from fastprune.store.output import new_folder
 
 COMBINATIONS = [(family, problem) for family in FAMILIES for problem in PROBLEMS]
 BATCH = random_batches(build(), "classification", [[9, 4, 1]])[0]
@@ -165,19 +164,6 @@ def test_an_existing_folder_is_left_alone(tmp_path, tiny_tokenizer):
     with pytest.raises(InputError, match="out: the output folder exists"):
         checkpoint.save(tmp_path / "out", pruned(), tiny_tokenizer, {})
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine.txt"]
-
-
-def test_an_existing_folder_is_refused_before_anything_is_written(tmp_path):
-    (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="exists"), new_folder(tmp_path / "out"):
-        pytest.fail("got a folder to fill")
-
-
-def test_a_folder_that_appears_meanwhile_is_left_alone(tmp_path):
-    with pytest.raises(InputError, match="exists"), new_folder(tmp_path / "out") as folder:
-        (folder / "model").write_text("")
-        (tmp_path / "out").mkdir()
-    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
 
 
 def test_nothing_is_left_of_a_save_that_failed(tmp_path, tiny_tokenizer):
