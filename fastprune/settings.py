@@ -27,6 +27,16 @@ Estimator = Literal["per_sample", "per_batch"]
 Glue = Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "squad"]
 """Tasks that bring their data, columns and metric, see :func:`fastprune.data.glue_task`."""
 
+METRICS: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1", "matthews_correlation"),
+    "regression": ("pearson", "spearman", "pearson_spearman"),
+    "question-answering": ("squad_f1", "squad_exact_match"),
+}
+"""What a model of each problem may be judged by; the first is what it is judged by where nothing is said."""
+
+BATCH_TOKENS = 1 << 18
+"""Tokens of the batch that a look-up table is measured on, at most: examples times their length."""
+
 
 def _modules(*folder: str) -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent.joinpath(*folder))])))

@@ -6,14 +6,9 @@ from typing import Literal
 from datasets import Dataset, load_dataset
 
 from fastprune.errors import InputError
+from fastprune.settings import METRICS
 
 Problem = Literal["classification", "regression", "question-answering"]
-
-METRICS: dict[str, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1", "matthews_correlation"),
-    "regression": ("pearson", "spearman", "pearson_spearman"),
-    "question-answering": ("squad_f1", "squad_exact_match"),
-}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
 from fastprune.store import copies
+from fastprune.store.bounded import parse_json, read_bytes
 
 LONGEST, SHORTEST = 1e9, 1e-9
 """Milliseconds: no block takes more than eleven days, and no dense layer less than a picosecond."""
@@ -168,7 +169,7 @@ class LatencyTable:
     def load(cls, path: str | Path) -> LatencyTable:
         """Read a table, which may lie at ``s3://``. Raises InputError that names the file and the field at fault."""
         try:
-            content = Path(copies.local(path)).read_bytes()
+            content = read_bytes(copies.local(path))
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such look-up table; make one with `fastprune profile`") from error
         except OSError as error:
@@ -178,6 +179,7 @@ class LatencyTable:
     @classmethod
     def parse(cls, content: bytes, path: str | Path) -> LatencyTable:
         """The table of a file's content; ``path`` says which in what is refused."""
+        parse_json(content, path)  # its bounds, and that no key is there twice: pydantic takes the last
         try:
             return TypeAdapter(cls).validate_json(content)
         except ValidationError as error:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fastprune.errors import InputError
+from fastprune.releases import patterns
+from fastprune.store.bounded import CONFIG_BYTES, decode, parse_yaml, read_bytes
 from fastprune.store.documents import Document
 
 
@@ -44,9 +44,9 @@ class Policy(Document):
     def _are_expressions(cls, tags: dict[str, str]) -> dict[str, str]:
         for name, pattern in tags.items():
             try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error})") from error
+                patterns.check(pattern)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
         return tags
 
 
@@ -139,18 +139,17 @@ def read_policy(path: str | Path) -> Policy:
         No such file, an unknown or malformed field, or a policy that checks nothing.
     """
     try:
-        return parse_policy(Path(path).read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_bytes(path, CONFIG_BYTES)
+    except OSError as error:
         raise InputError(f"{path}: cannot be read as a policy file ({error})") from error
+    return parse_policy(decode(content, path), path)
 
 
 def parse_policy(text: str, path: object = "policy") -> Policy:
     """Read the content of a policy file; ``path`` says where it is from in what is refused. Raises as read_policy."""
+    content, _ = parse_yaml(text, path)
     try:
-        content = yaml.safe_load(text)
         policy = Policy.model_validate(content if content is not None else {})
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: neither YAML nor JSON ({str(error).splitlines()[0]})") from error
     except ValidationError as error:
         told = "; ".join(
             f"{'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}" for found in error.errors()
@@ -215,7 +214,7 @@ def judge(
             own == needed,
         )
     for name, pattern in policy.required_tags.items():
-        check(f"required_tags.{name}", pattern, tags.get(name), re.fullmatch(pattern, tags.get(name, "")) is not None)
+        check(f"required_tags.{name}", pattern, tags.get(name), patterns.matches(pattern, tags.get(name, "")))
     if policy.approvers:
         check("approvers", "one of " + ", ".join(policy.approvers), by, by in policy.approvers)
     return checks

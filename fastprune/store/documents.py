@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fastprune.errors import InputError
+from fastprune.store.bounded import parse_json
 
 
 class Document(BaseModel):
@@ -30,6 +31,7 @@ class Document(BaseModel):
     @classmethod
     def parse(cls, content: bytes, name: object, remedy: str) -> Self:
         """Read one; ``name`` says what it is, and ``remedy`` what to do, in what is refused as InputError."""
+        parse_json(content, name)  # its bounds, and that no key is there twice: pydantic takes the last
         try:
             return cls.model_validate_json(content)
         except ValidationError as error:

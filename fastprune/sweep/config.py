@@ -11,15 +11,19 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from fastprune.settings import OLD_NAMES, SELECTIONS, TUNINGS, Budget, Estimator, Glue, Solver
+from fastprune.settings import BATCH_TOKENS, METRICS, OLD_NAMES, SELECTIONS, TUNINGS, Budget, Estimator, Glue, Solver
 from fastprune.sweep.cron import check_cron
 from fastprune.sweep.stages import ACTING, STAGES
 
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 # YAML reads `cpu: 2` and `SIZE: 2` as numbers; Kubernetes wants them as text.
 _Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
+_Given = Annotated[str, Field(min_length=1)]
 _Cpu = Annotated[_Text, Field(pattern=r"^\d+(\.\d+)?m?$")]
 _Memory = Annotated[_Text, Field(pattern=r"^\d+(\.\d+)?(Ki|Mi|Gi|Ti|K|M|G|T)?$")]
+
+_MOST = 2**31 - 1
+"""Of every whole number: one that Kubeflow, Kubernetes and torch all hold."""
 
 
 class Section(BaseModel):
@@ -44,15 +48,15 @@ class Model(Section):
     """
 
     name: _Name
-    source: str
+    source: _Given
     task: Glue | None = None
     train_file: str = ""
     eval_file: str = ""
     validation_file: str = ""
-    text_columns: list[str] = Field([], max_length=2)
+    text_columns: list[_Given] = Field([], max_length=2)
     label_column: str = ""
-    metric: str = ""
-    max_length: int = Field(0, ge=0)
+    metric: Literal[("", *(name for names in METRICS.values() for name in names))] = ""  # type: ignore[valid-type]
+    max_length: int = Field(0, ge=0, le=_MOST)
 
     @model_validator(mode="after")
     def _has_data(self) -> Model:
@@ -72,6 +76,15 @@ class Latency(Section):
     batch_size: int = Field(8, ge=1)
     seq_len: int = Field(64, ge=1)
     solver: Solver = "exact"
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> Latency:
+        if self.batch_size * self.seq_len > BATCH_TOKENS:
+            raise ValueError(
+                f"batch_size times seq_len is {self.batch_size * self.seq_len} tokens; at most {BATCH_TOKENS} are "
+                "measured in one batch"
+            )
+        return self
 
 
 class Tracking(Section):
@@ -107,8 +120,8 @@ class Toleration(Section):
 class Accelerator(Section):
     """Devices that a task asks for, and the nodes that have them."""
 
-    resource: str
-    count: int = Field(1, ge=1)
+    resource: _Given
+    count: int = Field(1, ge=1, le=_MOST)
     node_selector: dict[str, _Text] = {}
     tolerations: list[Toleration] = []
 
@@ -116,7 +129,7 @@ class Accelerator(Section):
 class Secret(Section):
     """A Kubernetes secret; ``env`` maps its keys to environment variables."""
 
-    name: str
+    name: _Given
     env: dict[str, str] = Field(min_length=1)
 
 
@@ -128,9 +141,9 @@ class TaskSettings(Section):
 
     cpu: _Cpu | None = None
     memory: _Memory | None = None
-    retries: int = Field(0, ge=0)
+    retries: int = Field(0, ge=0, le=_MOST)
     caching: bool = False
-    timeout_s: int | None = Field(None, ge=1)
+    timeout_s: int | None = Field(None, ge=1, le=_MOST)
     accelerator: str | None = None
 
 
@@ -143,7 +156,7 @@ class Cluster(Section):
     env: dict[str, _Text] = {}
     accelerators: dict[str, Accelerator] = {}
     stages: dict[Literal[("default", *(stage.name for stage in STAGES))], TaskSettings] = {}  # type: ignore[valid-type]
-    parallelism: int = Field(1, ge=1)
+    parallelism: int = Field(1, ge=1, le=_MOST)
 
     @model_validator(mode="after")
     def _accelerators_are_known(self) -> Cluster:
@@ -170,12 +183,12 @@ class Sweep(Section):
     name: _Name
     models: list[Model] = Field(min_length=1)
     budgets: list[Budget] = Field(min_length=1)
-    num_samples: int = Field(2048, ge=1)
-    seed: int = Field(0, ge=0)
+    num_samples: int = Field(2048, ge=1, le=_MOST)
+    seed: int = Field(0, ge=0, le=_MOST)
     selection: Literal[SELECTIONS] = "surgeon"  # type: ignore[valid-type]
     estimator: Estimator = "per_sample"
     tuning: Literal[TUNINGS] = "weights"  # type: ignore[valid-type]
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=_MOST)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     allow_untuned: bool = False
     importance_shards: int = Field(1, ge=1, le=64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from fastprune.errors import InputError
 from fastprune.settings import Budget
+from fastprune.store.bounded import CONFIG_BYTES, decode, parse_yaml, read_bytes
 from fastprune.sweep.config import Section, Sweep
 
 
@@ -39,21 +41,16 @@ def read_config(path: str | Path, *, here: bool = True) -> Sweep:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = decode(read_bytes(path, CONFIG_BYTES), path)
+    except OSError as error:
         raise InputError(f"{path}: the configuration cannot be read ({error})") from error
     return parse_config(text, path, here=here)
 
 
 def parse_config(text: str, path: Path, *, here: bool = True) -> Sweep:
     """:func:`read_config` of a file's content."""
-    try:
-        document, node = yaml.safe_load(text), yaml.compose(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise InputError(f"{where}: not YAML ({getattr(error, 'problem', None) or error})") from error
-    if not isinstance(document, dict):
+    document, node = parse_yaml(text, path)
+    if node is None or not isinstance(document, dict):
         raise InputError(f"{path}: a configuration is a mapping with name, models and budgets")
     try:
         sweep = Sweep.model_validate(document)
@@ -108,10 +105,12 @@ def _with_files(sweep: Sweep, path: Path, node: yaml.Node, here: bool) -> Sweep:
             return value
         file = path.parent / value
         where = f"{path}, line {_line(node, list(loc))}: {'.'.join(map(str, loc))}"
-        if hub and not value.startswith((".", "/")) and not (here and file.exists()):
+        if hub and not value.startswith((".", "/")) and not (here and os.path.exists(file)):
             return value
-        if here and not file.exists():
+        if here and not os.path.exists(file):
             raise InputError(f"{where}: there is no {file}")
+        if here and not hub and not os.path.isfile(file):
+            raise InputError(f"{where}: {file} is a folder, a pipe or a device; give a regular file")
         if not here and not Path(value).is_absolute():
             raise InputError(
                 f"{where}: {value} is a path on this machine, which the cluster's containers do not have; "
@@ -133,11 +132,15 @@ def _with_files(sweep: Sweep, path: Path, node: yaml.Node, here: bool) -> Sweep:
     ]
     latency = sweep.latency.model_copy(update={"lut": found(sweep.latency.lut, "latency", "lut")})
     release = sweep.release
-    if release.policy and not release.policy.startswith("{"):  # else it has been read
-        from fastprune.releases.policy import read_policy
+    if release.policy:
+        from fastprune.releases.policy import parse_policy, read_policy
 
-        file = path.parent / release.policy
-        if not file.is_file():
-            raise InputError(f"{path}, line {_line(node, ['release', 'policy'])}: release.policy: there is no {file}")
-        release = release.model_copy(update={"policy": read_policy(file).model_dump_json()})
+        where = f"{path}, line {_line(node, ['release', 'policy'])}: release.policy"
+        if release.policy.lstrip().startswith("{"):  # the content itself
+            policy = parse_policy(release.policy, where)
+        elif os.path.exists(file := path.parent / release.policy):
+            policy = read_policy(file)
+        else:
+            raise InputError(f"{where}: there is no {file}")
+        release = release.model_copy(update={"policy": policy.model_dump_json()})
     return sweep.model_copy(update={"models": models, "latency": latency, "release": release})

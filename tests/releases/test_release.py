@@ -198,7 +198,7 @@ def test_the_limits(policy, changes, passed):
         ("min_speedup: .nan", "min_speedup"),
         ("required_tags: {owner: '['}", "not a regular expression"),
         ("schema_version: 2\nmin_speedup: 2", "schema_version"),
-        ("a: b: c", "neither YAML nor JSON"),
+        ("a: b: c", "not YAML"),
         ("[1, 2]", "the file"),
         (None, "cannot be read"),
     ],

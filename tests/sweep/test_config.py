@@ -1,6 +1,7 @@
 """The configuration file: what it becomes, and that whatever is wrong in it is named with its line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,21 @@ def test_paths_are_relative_to_the_file(tmp_path, source, monkeypatch):
         ),
         ("name: reviews", "name: The Reviews", "line 1: name"),
         ("name: reviews", "name: [", "not YAML"),
+        ("name: reviews", "name: reviews\nname: other", "line 2: the key name is here a second time"),
+        ("name: reviews", "name: reviews\nlatency: &a [*a]", "line 2: *a stands for another part"),
+        ("name: reviews", "name: !!python/name:os.system x", "line 1: the tag tag:yaml.org,2002:python/name:os.system"),
+        ("name: reviews", "name: " + "[" * 60, "line 1: nested more than 50 deep"),
+        ("name: reviews", f"seed: {'9' * 5000}", "line 1: a number of 5000 characters"),
+        ("name: reviews", "seed: 2147483648", "line 1: seed"),
+        ("name: reviews", 'name: "a\\0"', "line 1: has the control character"),
+        ("source: org/one", "source: ''", "line 4: models.0.source"),
+        ("task: sst2", "task: sst2\n    metric: bleu", "line 6: models.0.metric"),
+        ("batch_size: 16", "batch_size: 65536", "line 14: latency: batch_size times seq_len is 4194304 tokens"),
+        ("schedule:", "release: {policy: '{not JSON'}\nschedule:", "line 16: release.policy, line 1: not YAML"),
+        ("schedule:", "release: {policy: '{\"a\": 1}'}\nschedule:", "line 16: release.policy: a: Extra inputs"),
+        ("schedule:", "release: {policy: none.yaml}\nschedule:", "line 16: release.policy: there is no"),
+        ("schedule:", f"release: {{policy: {'x' * 5000}}}\nschedule:", "line 16: release.policy: there is no"),
+        ("schedule:", f"# {'x' * (1 << 18)}\nschedule:", "and at most 262,144 are read"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(config, old, new, message):
@@ -113,6 +129,18 @@ def test_a_cluster_does_not_have_this_machines_files(config, source):
         read_config(path, here=False)
     with pytest.raises(InputError, match="there is no"):
         read_config(path)
+
+
+@pytest.mark.parametrize("name", ["a folder", "a pipe", "/dev/zero"])
+def test_a_file_that_is_none_is_refused_where_it_is_named(config, tmp_path, name):
+    (tmp_path / "a folder").mkdir()
+    os.mkfifo(tmp_path / "a pipe")
+    (tmp_path / "e.csv").touch()
+    given = f"train_file: {name}\n    eval_file: e.csv\n    text_columns: [t]\n    label_column: y"
+    with pytest.raises(InputError, match=r"line 5: models.0.train_file: .* is a folder, a pipe or a device"):
+        read_config(config(SWEEP.replace("task: sst2", given)))
+    with pytest.raises(InputError, match=r"is a folder|is a pipe|is a device"):
+        read_config(tmp_path / name)
 
 
 def test_the_tasks_of_a_file_are_those_of_the_library():
