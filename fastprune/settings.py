@@ -37,6 +37,9 @@ METRICS: dict[str, tuple[str, ...]] = {
 BATCH_TOKENS = 1 << 18
 """Tokens of the batch that a look-up table is measured on, at most: examples times their length."""
 
+THREADS = 1024
+"""Threads of torch, at most: a number beyond what the machine can start ends the program."""
+
 
 def _modules(*folder: str) -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent.joinpath(*folder))])))

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 def make_table(attention, ffn, overhead=0.0, hidden=64):
     return LatencyTable(
-        list(map(float, attention)), list(map(float, ffn)), overhead, hidden, 8, 128, "float32", "sdpa", "a device"
+        list(map(float, attention)), list(map(float, ffn)), overhead, hidden, 8, 32, "float32", "sdpa", "a device"
     )
 
 

@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import transformers
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
+from fastprune.model.model_inputs import longest_input
+from fastprune.settings import BATCH_TOKENS, THREADS
 from fastprune.store import copies
 from fastprune.store.bounded import parse_json, read_bytes
 
@@ -22,6 +25,7 @@ LONGEST, SHORTEST = 1e9, 1e-9
 
 Milliseconds = Annotated[float, Field(ge=0, le=LONGEST)]
 Times = Annotated[list[Milliseconds], Field(min_length=2)]
+Size = Annotated[int, Field(ge=1, le=BATCH_TOKENS)]
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,13 @@ class LatencyTable:
     attention_ms: Times
     ffn_ms: Times
     overhead_ms: Milliseconds
-    hidden_size: int
-    batch_size: int
-    seq_len: int
+    hidden_size: Size
+    batch_size: Size
+    seq_len: Size
     dtype: str
     attention: str
     device: str
-    threads: int = 0
+    threads: Annotated[int, Field(ge=0, le=THREADS)] = 0
     measured: dict = field(default_factory=dict)
     origin: dict = field(default_factory=dict)
     schema_version: Literal[1] = 1
@@ -130,7 +134,7 @@ class LatencyTable:
         return self.of_masks(masks) / self.dense_ms(len(masks.heads))
 
     def check_shape(self, encoder: Encoder) -> None:
-        """Raise InputError unless the table is of an encoder's shape."""
+        """Raise InputError unless the table is of an encoder's shape, and of a batch that it takes."""
         for name, own, wanted in (
             ("hidden size", self.hidden_size, encoder.hidden_size),
             ("heads", self.num_heads, encoder.num_heads),
@@ -141,6 +145,7 @@ class LatencyTable:
                     f"the look-up table was measured for another shape: {own} {name} where the model has "
                     f"{wanted}; make one for this model with `fastprune profile`"
                 )
+        check_batch(self.batch_size, self.seq_len, encoder.model.config)
 
     def warn_unless(self, **here: str) -> None:
         """Warn of each of ``device``, ``dtype`` and ``attention`` that differs from where the table was measured."""
@@ -189,6 +194,18 @@ class LatencyTable:
                 f"({'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}); make it again with "
                 "`fastprune profile`"
             ) from error
+
+
+def check_batch(batch_size: int, seq_len: int, config: transformers.PreTrainedConfig) -> None:
+    """Raise InputError unless a table can be measured on such a batch of the model."""
+    if batch_size < 1 or seq_len < 1:
+        raise InputError(f"batch_size and seq_len must be at least 1; got {batch_size} and {seq_len}")
+    if seq_len > longest_input(config):
+        raise InputError(f"seq_len is {seq_len}, and the model takes {longest_input(config)} tokens at most")
+    if batch_size * seq_len > BATCH_TOKENS:
+        raise InputError(
+            f"batch_size times seq_len is {batch_size * seq_len} tokens; at most {BATCH_TOKENS} are measured in one batch"
+        )
 
 
 def table_key(

@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from fastprune.environment import code_version, device_name, driver_version
 from fastprune.errors import InputError
-from fastprune.latency.lut import LatencyTable
+from fastprune.latency.lut import LatencyTable, check_batch
 from fastprune.latency.timing import Latency, full_batch, milliseconds, steady_allocator, torch_threads
 from fastprune.model.architectures import Encoder, describe, layers_of
 from fastprune.model.masks import Masks
-from fastprune.model.model_inputs import longest_input
 from fastprune.model.surgery import slice_model
+from fastprune.settings import THREADS
 from fastprune.tuning.layerwise import layer_input
 
 LAYERS = 4
@@ -91,13 +91,12 @@ def profile(
     Raises
     ------
     InputError
-        A batch or length that is not positive or that the model does not take, or an attention implementation that
-        it does not have.
+        A batch or length that is not positive, too large or that the model does not take, more threads than
+        ``THREADS``, or an attention implementation that the model does not have.
     """
-    if batch_size < 1 or seq_len < 1:
-        raise InputError(f"batch_size and seq_len must be at least 1; got {batch_size} and {seq_len}")
-    if seq_len > longest_input(config):
-        raise InputError(f"seq_len is {seq_len}, and the model takes {longest_input(config)} tokens at most")
+    check_batch(batch_size, seq_len, config)
+    if threads is not None and not 1 <= threads <= THREADS:
+        raise InputError(f"threads is the number of torch's threads, from 1 to {THREADS}; got {threads}")
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance is the relative error allowed, between 0 and 1; got {tolerance}")
     begin = time.perf_counter()

@@ -3,6 +3,7 @@
 import itertools
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,8 @@ def test_a_table_survives_saving(tmp_path):
         ({"overhead_ms": -1.0}, "overhead_ms: Input should be greater than or equal to 0"),
         ({"threads": "two"}, "threads: Input should be a valid integer"),
         ({"threads": True}, "threads: Input should be a valid integer"),
+        ({"threads": 1_000_000}, "threads: Input should be less than or equal to 1024"),
+        ({"seq_len": 0}, "seq_len: Input should be greater than or equal to 1"),
         ({"device": None}, "device: "),
         ({"colour": "red"}, "colour: "),
         ({"ffn_ms": [1.0, 2.0, 1e308]}, "ffn_ms.2: Input should be less than or equal to 1000000000"),
@@ -77,7 +80,7 @@ def test_a_table_made_in_memory_has_possible_times_too(value):
         make_table([0, 0], [5, 0])
 
 
-@pytest.mark.parametrize("content, named", [(b"{", "Invalid JSON"), (b"[]", "not a look-up table"), (None, "no such")])
+@pytest.mark.parametrize("content, named", [(b"{", "not JSON"), (b"[]", "not a look-up table"), (None, "no such")])
 def test_a_file_that_is_something_else(tmp_path, content, named):
     if content is not None:
         (tmp_path / "lut.json").write_bytes(content)
@@ -89,6 +92,8 @@ def test_another_shape_is_refused_and_another_device_warned_of():
     table = make_table([1, 2, 3], [1, 2, 3, 4])
     with pytest.raises(InputError, match="another shape: 64 hidden size where the model has 16"):
         table.check_shape(describe(build()))
+    with pytest.raises(InputError, match="seq_len is 41, and the model takes 40 tokens"):
+        replace(make_table(range(1, 6), range(1, 26), hidden=16), seq_len=41).check_shape(describe(build()))
     with pytest.warns(UserWarning, match="measured with device 'a device', and here it is 'another'"):
         table.warn_unless(device="another", attention="sdpa")
     assert table.key != make_table([1, 2, 3], [1, 2, 3]).key
@@ -228,6 +233,8 @@ def test_profiling_leaves_threads_and_configuration_alone():
     [
         ({"batch_size": 0}, "batch_size"),
         ({"seq_len": 41}, "seq_len is 41, and the model takes 40"),
+        ({"batch_size": 7000, "seq_len": 40}, "batch_size times seq_len is 280000 tokens; at most 262144"),
+        ({"threads": 1_000_000}, "threads is the number of torch's threads, from 1 to 1024; got 1000000"),
         ({"tolerance": 0.0}, "tolerance"),
         ({"attention": "luck"}, "'luck'"),
     ],
