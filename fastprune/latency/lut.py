@@ -204,7 +204,7 @@ def check_batch(batch_size: int, seq_len: int, config: transformers.PreTrainedCo
         raise InputError(f"seq_len is {seq_len}, and the model takes {longest_input(config)} tokens at most")
     if batch_size * seq_len > BATCH_TOKENS:
         raise InputError(
-            f"batch_size times seq_len is {batch_size * seq_len} tokens; at most {BATCH_TOKENS} are measured in one batch"
+            f"batch_size times seq_len is {batch_size * seq_len} tokens; at most {BATCH_TOKENS} are measured at once"
         )
 
 

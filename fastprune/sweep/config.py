@@ -82,7 +82,7 @@ class Latency(Section):
         if self.batch_size * self.seq_len > BATCH_TOKENS:
             raise ValueError(
                 f"batch_size times seq_len is {self.batch_size * self.seq_len} tokens; at most {BATCH_TOKENS} are "
-                "measured in one batch"
+                "measured at once"
             )
         return self
 
