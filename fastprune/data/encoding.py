@@ -9,7 +9,7 @@ import transformers
 from datasets import Dataset
 
 from fastprune.data.labels import read_classes
-from fastprune.data.splits import Split, make_split
+from fastprune.data.splits import Split, arrow_of, make_split
 from fastprune.data.tables import example_schema
 from fastprune.data.tasks import Task
 from fastprune.errors import InputError
@@ -24,6 +24,7 @@ def encode(
     task: Task,
     model_config: transformers.PretrainedConfig,
     *,
+    rows: np.ndarray | None = None,
     labelled: bool = True,
     for_evaluation: bool = False,
 ) -> Split:
@@ -42,6 +43,8 @@ def encode(
         The model's tokenizer; a fast one for question answering.
     task, model_config
         What the columns mean, and the number of classes, their names, and the sizes of the model.
+    rows
+        Encode these rows alone, counted from 0, in this order; the whole table is checked all the same.
     labelled
         False leaves the label column unread (it need not exist) and makes features without targets.
     for_evaluation
@@ -60,18 +63,20 @@ def encode(
     if len(table) == 0:
         raise InputError(f"{source}: the table has no rows")
     texts = _read_texts(table, task)
+    rows = np.arange(len(table)) if rows is None else np.asarray(rows)
     if task.problem == "question-answering":
-        features, examples = _encode_questions(table, tokenizer, task, model_config, texts[0], texts[1], labelled)
+        asked, contexts = (column.to_pylist() for column in texts)
+        features, examples = _encode_questions(table, tokenizer, task, model_config, asked, contexts, rows, labelled)
         if not for_evaluation:
             features, examples = features.drop_columns("offset_mapping"), None
     else:
-        features, examples = _encode_texts(tokenizer, task, model_config, texts), None
+        features, examples = _encode_texts(tokenizer, task, model_config, [column.take(rows) for column in texts]), None
         if labelled:
             if task.problem == "regression":
                 labels = _read_numbers(table, task, model_config)
             else:
                 labels = read_classes(table, task.label_column, model_config, source)
-            features = features.append_column("labels", labels)
+            features = features.append_column("labels", labels.take(rows))
     _check_vocabulary(source, features, model_config)
     return make_split(task, features, examples)
 
@@ -80,21 +85,26 @@ def _source(table: Dataset) -> str:
     return table.info.dataset_name or "the table"
 
 
-def _read_texts(table: Dataset, task: Task) -> list[list[str]]:
+def _read_texts(table: Dataset, task: Task) -> list[pa.ChunkedArray]:
+    """The text columns, once no row of them has proved to be null, empty or something else than text."""
     source, columns = _source(table), []
+    whole = arrow_of(table.select_columns(list(dict.fromkeys(task.text_columns))))
+    blank = np.ones(len(table), dtype=bool)
     for name in task.text_columns:
-        columns.append(table[name][:])
-        for row, text in enumerate(columns[-1], start=1):
-            if text is None:
-                raise InputError(f"{source}: row {row} has no text in column {name!r}; fill or drop it")
-            if not isinstance(text, str):
-                raise InputError(f"{source}: row {row} of column {name!r} is {text!r}, not text; quote it")
-    for row, row_texts in enumerate(zip(*columns, strict=True), start=1):
-        if not any(text.strip() for text in row_texts):
-            raise InputError(
-                f"{source}: row {row} is empty in column {' and '.join(map(repr, task.text_columns))}; "
-                f"fill it or drop the row"
-            )
+        column = whole[name]
+        if column.null_count:
+            row = pc.index(column.is_null(), True).as_py() + 1
+            raise InputError(f"{source}: row {row} has no text in column {name!r}; fill or drop it")
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if kind not in (pa.string(), pa.large_string(), pa.string_view()):
+            raise InputError(f"{source}: row 1 of column {name!r} is {column[0].as_py()!r}, not text; quote it")
+        columns.append(column.cast(pa.string()))
+        blank &= pc.equal(pc.utf8_trim_whitespace(columns[-1]), "").to_numpy()
+    if blank.any():
+        raise InputError(
+            f"{source}: row {blank.argmax() + 1} is empty in column {' and '.join(map(repr, task.text_columns))}; "
+            f"fill it or drop the row"
+        )
     return columns
 
 
@@ -139,11 +149,11 @@ def _encode_texts(
     tokenizer: transformers.PreTrainedTokenizerBase,
     task: Task,
     config: transformers.PretrainedConfig,
-    texts: list[list[str]],
+    texts: list[pa.ChunkedArray],
 ) -> pa.Table:
     tables = []
     for first in range(0, len(texts[0]), _ROWS_AT_ONCE):
-        rows = [column[first : first + _ROWS_AT_ONCE] for column in texts]
+        rows = [column.slice(first, _ROWS_AT_ONCE).to_pylist() for column in texts]
         encoded = model_inputs.tokenize(tokenizer, config, rows, task.max_length)
         tables.append(pa.table(_token_columns(encoded, config)))
     return pa.concat_tables(tables)
@@ -156,9 +166,10 @@ def _encode_questions(
     config: transformers.PretrainedConfig,
     questions: list[str],
     contexts: list[str],
+    rows: np.ndarray,
     labelled: bool,
 ) -> tuple[pa.Table, pa.Table]:
-    """Return the features and the examples of question answering."""
+    """Return the features and the examples of these rows of question answering."""
     source = _source(table)
     if not tokenizer.is_fast:
         raise InputError(
@@ -169,22 +180,24 @@ def _encode_questions(
     if len(set(ids)) < len(ids):
         raise InputError(f"{source}: column 'id' has the same value twice; make the ids unique")
     answers = _read_answers(table, task, contexts) if labelled else None
-    questions = [question.lstrip() for question in questions]
+    ids, contexts = ([column[row] for row in rows] for column in (ids, contexts))
+    questions = [questions[row].lstrip() for row in rows]
+    answers = answers and [answers[row] for row in rows]
 
     longest = model_inputs.longest_text(tokenizer, config, task.max_length)
     stride = min(model_inputs.STRIDE, longest // 3)
     room = longest - stride - tokenizer.num_special_tokens_to_add(pair=True) - 1
     tables = []
     for first in range(0, len(questions), _ROWS_AT_ONCE):
-        rows = slice(first, first + _ROWS_AT_ONCE)
-        alone = tokenizer(questions[rows], add_special_tokens=False)["input_ids"]
-        for row, tokens in enumerate(alone, start=first + 1):
+        some = slice(first, first + _ROWS_AT_ONCE)
+        alone = tokenizer(questions[some], add_special_tokens=False)["input_ids"]
+        for row, tokens in zip(rows[some], alone, strict=True):
             if len(tokens) > room:
                 raise InputError(
-                    f"{source}: row {row} of column {task.text_columns[0]!r} has {len(tokens)} tokens; at "
+                    f"{source}: row {row + 1} of column {task.text_columns[0]!r} has {len(tokens)} tokens; at "
                     f"{longest} tokens in all, {room} leave room for the context"
                 )
-        encoded = model_inputs.tokenize_windows(tokenizer, config, questions[rows], contexts[rows], task.max_length)
+        encoded = model_inputs.tokenize_windows(tokenizer, config, questions[some], contexts[some], task.max_length)
         owners = [first + owner for owner in encoded["overflow_to_sample_mapping"]]
         offsets = [
             np.where([[sequence == 1] for sequence in encoded.sequence_ids(feature)], pairs, -1)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import transformers
 
 from fastprune.data.encoding import encode
-from fastprune.data.splits import Split, draw_sample
+from fastprune.data.splits import Split, draw_rows
 from fastprune.data.tables import read_table
 from fastprune.data.tasks import Task
 from fastprune.errors import InputError
@@ -63,7 +63,7 @@ def prepare_rows(
     num_samples: int,
     seed: int,
 ) -> Rows:
-    """Encode the tables, and draw the sample.
+    """Draw the sample, and encode it and the other tables.
 
     Parameters
     ----------
@@ -80,7 +80,8 @@ def prepare_rows(
     if set_apart:
         dataset, apart = (dataset, validation) if validation is not None else hold_back(dataset, seed)
     labelled = selection_of(selection).reads_labels
-    sample = draw_sample(encode(dataset, tokenizer, task, config, labelled=labelled), num_samples, seed)
+    drawn = draw_rows(len(dataset), num_samples, seed)  # the rest is checked, and costs no tokens
+    sample = encode(dataset, tokenizer, task, config, rows=drawn, labelled=labelled)
     rows = Rows(
         sample,
         encode(evaluation, tokenizer, task, config, for_evaluation=True),
@@ -92,8 +93,8 @@ def prepare_rows(
 
 def _warn_of_overlap(dataset: datasets.Dataset, evaluation: datasets.Dataset, task: Task) -> None:
     """Warn where more than one evaluation row in a hundred has the texts of a training row."""
-    train, held_out = (
-        set(zip(*(rows[name] for name in task.text_columns), strict=True)) for rows in (dataset, evaluation)
+    train, held_out = (  # hashes, since all texts at once may take gigabytes
+        set(map(hash, zip(*(rows[name] for name in task.text_columns), strict=True))) for rows in (dataset, evaluation)
     )
     if (shared := len(train & held_out)) > SHARED * len(held_out):
         warnings.warn(

@@ -132,6 +132,21 @@ def arrow_of(table: Dataset) -> pa.Table:
     return table.with_format("arrow")[:]
 
 
+def draw_rows(count: int, num_samples: int, seed: int) -> np.ndarray:
+    """Numbers [num_samples] of rows drawn without replacement of ``count``, or all in order if there are no more.
+
+    Raises
+    ------
+    InputError
+        If ``num_samples`` is less than 1.
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples is {num_samples}; draw at least 1")
+    if num_samples >= count:
+        return np.arange(count)
+    return np.random.default_rng(seed).choice(count, num_samples, replace=False)
+
+
 def draw_sample(split: Split, num_samples: int, seed: int) -> Split:
     """Draw examples without replacement, or keep the whole split if it is not larger.
 
@@ -142,13 +157,9 @@ def draw_sample(split: Split, num_samples: int, seed: int) -> Split:
     InputError
         If ``num_samples`` is less than 1.
     """
-    if num_samples < 1:
-        raise InputError(f"num_samples is {num_samples}; draw at least 1")
     groups = _rows_of_examples(split)
-    if num_samples >= len(groups):
-        return split
-    drawn = np.random.default_rng(seed).choice(len(groups), num_samples, replace=False)
-    return split.select(np.concatenate([groups[number] for number in drawn]))
+    drawn = draw_rows(len(groups), num_samples, seed)
+    return split if len(drawn) == len(groups) else split.select(np.concatenate([groups[number] for number in drawn]))
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:

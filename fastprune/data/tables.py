@@ -1,21 +1,34 @@
 """Reading the files that tables come in."""
 
-import bz2
 import csv
-import gzip
 import json
-import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetInfo
 
+from fastprune.data.bounds import (
+    CELL_BYTES,
+    NESTED_BYTES,
+    OPENERS,
+    RECORD_BYTES,
+    JsonValues,
+    Lines,
+    check_shape,
+    read_text,
+    too_much,
+)
+from fastprune.data.parquet import read_parquet
 from fastprune.errors import InputError
+from fastprune.store.bounded import DEPTH, TOO_DEEP, check_depth, check_regular, without_twins
 from fastprune.store.copies import local
+
+_CELLS_AT_ONCE = 100_000
+"""Rows become columns some at a time: as lists of texts they take many times the memory."""
 
 _ANSWERS = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
 
@@ -43,90 +56,136 @@ def read_table(path: str | Path) -> Dataset:
     Raises
     ------
     InputError
-        If the file is missing, of an unknown type, empty, truncated, ragged or not UTF-8.
+        If the file is missing, of an unknown type, empty, truncated, ragged or not UTF-8, or beyond a bound of
+        :mod:`fastprune.data.bounds`.
     """
     path = Path(local(path))
-    if not path.is_file():
-        raise InputError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
-    suffix = path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix
+    try:
+        size = check_regular(path)
+    except OSError as error:
+        raise InputError(f"{path}: no such file ({error.strerror})") from error
+    suffix = path.with_suffix("").suffix if path.suffix in OPENERS else path.suffix
     if suffix not in _READERS:
         raise InputError(f"{path}: unknown file type {suffix!r}; use one of {', '.join(_READERS)}")
-    if path.stat().st_size == 0:
+    if size == 0:
         raise InputError(f"{path}: the file is empty")
     try:
         table = _READERS[suffix](path)
+        _check_cells(path, table)
+        # The name travels with the table so that errors found later can still say which file is at fault.
+        return Dataset(table, info=DatasetInfo(dataset_name=str(path)))
     except InputError:
         raise
     except (ValueError, OSError, EOFError, csv.Error, zlib.error) as error:
         raise InputError(
             f"{path}: cannot be read as {suffix} ({error}); is the file complete, and its text UTF-8?"
         ) from error
-    # The name travels with the table so that errors found later can still say which file is at fault.
-    return Dataset(table, info=DatasetInfo(dataset_name=str(path)))
 
 
-def _open_text(path: Path, newline: str) -> TextIO:
-    return _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8-sig", newline=newline)
+def _check_cells(path: Path, table: pa.Table) -> None:
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            lengths = pc.binary_length(column)
+            if (longest := pc.max(lengths).as_py() or 0) > CELL_BYTES:
+                row = pc.index(lengths, longest).as_py() + 1
+                what = f"row {row} of column {name!r} has {longest:,} bytes"
+                raise too_much(path, what, CELL_BYTES, "cut it, or drop the row")
 
 
 def _read_csv(path: Path) -> pa.Table:
-    csv.field_size_limit(sys.maxsize)
-    with _open_text(path, newline="") as file:
-        reader = csv.reader(file, strict=True)
-        return _table_of_strings(path, [(reader.line_num, row) for row in reader if row])
+    csv.field_size_limit(RECORD_BYTES)
+    lines = Lines(path, newline="")
+
+    def rows() -> Iterator[list[str]]:
+        for row in csv.reader(lines, strict=True):
+            if row:
+                yield row
+            lines.record = 0
+
+    return _table_of_strings(path, lines, rows())
 
 
 def _read_tsv(path: Path) -> pa.Table:
-    with _open_text(path, newline="\n") as file:
-        lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(file, start=1))
-        return _table_of_strings(path, [(number, line.split("\t")) for number, line in lines if line])
+    lines = Lines(path, newline="\n")
+
+    def rows() -> Iterator[list[str]]:
+        for line in lines:
+            if line := line.rstrip("\r\n"):
+                yield line.split("\t")
+            lines.record = 0
+
+    return _table_of_strings(path, lines, rows())
 
 
-def _table_of_strings(path: Path, numbered: list[tuple[int, list[str]]]) -> pa.Table:
-    """Make columns of rows that come with the number of their line; the first row names the columns."""
-    if not numbered:
+def _table_of_strings(path: Path, lines: Lines, rows: Iterator[list[str]]) -> pa.Table:
+    """Make columns of rows as they come, some at a time; the first row names the columns."""
+    header = next(rows, None)
+    if header is None:
         raise InputError(f"{path}: the file is empty")
-    (_, header), *body = numbered
     if len(set(header)) < len(header):
         raise InputError(f"{path}: two columns have the same name; the header is {header}")
-    for line_number, row in body:
+    schema = pa.schema([(name, pa.string()) for name in header])
+    parts, some, done, begin = [schema.empty_table()], [], 0, lines.bytes
+    for row in rows:
         if len(row) != len(header):
             raise InputError(
-                f"{path}: line {line_number} has {len(row)} fields where the header has {len(header)}: {header}"
+                f"{path}: line {lines.number} has {len(row)} fields where the header has {len(header)}: {header}"
             )
-    columns = zip(*(row for _, row in body), strict=True) if body else [()] * len(header)
-    return pa.table([pa.array(column, pa.string()) for column in columns], names=header)
+        some.append(row)
+        if len(some) * len(header) >= _CELLS_AT_ONCE or lines.bytes - begin > RECORD_BYTES:
+            check_shape(path, done + len(some), len(header))
+            parts.append(_columns(some, schema))
+            done, some, begin = done + len(some), [], lines.bytes
+    check_shape(path, done + len(some), len(header))
+    return pa.concat_tables([*parts, _columns(some, schema)] if some else parts).combine_chunks()
+
+
+def _columns(rows: list[list[str]], schema: pa.Schema) -> pa.Table:
+    return pa.table([pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema=schema)
 
 
 def _read_jsonl(path: Path) -> pa.Table:
-    records = []
-    with _open_text(path, newline="\n") as file:
-        for line_number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise InputError(f"{path}: line {line_number} is not JSON ({error})") from error
-                if not isinstance(record, dict):
-                    raise InputError(f"{path}: line {line_number} is not a JSON object")
-                records.append(record)
-    names = list(dict.fromkeys(name for record in records for name in record))
+    records: list[dict] = []
+    names: dict[str, None] = {}
+    values, lines = JsonValues(path), Lines(path, newline="\n")
+    for line in lines:
+        lines.record = 0
+        if not line.strip():
+            continue
+        values.add(line)
+        record = _json(path, line, f"line {lines.number} is not JSON")
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: line {lines.number} is not a JSON object")
+        names |= dict.fromkeys(record)
+        records.append(record)
+        check_shape(path, len(records), len(names))
     columns = []
     for name in names:
         try:
             columns.append(pa.array([record.get(name) for record in records]))
         except (ValueError, TypeError, OverflowError) as error:
             raise InputError(f"{path}: column {name!r} mixes kinds of values ({error})") from error
-    return pa.table(columns, names=names)
+    return pa.table(columns, names=list(names))
 
 
-def _read_parquet(path: Path) -> pa.Table:
-    return pq.read_table(path)
+def _json(path: Path, text: str, fault: str) -> Any:
+    """Of a line or a whole file; a shape that is too deep or has a key twice is refused."""
+    try:
+        document = json.loads(text, object_pairs_hook=without_twins)
+        if text.count("[") + text.count("{") > DEPTH:
+            check_depth(document)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: {fault} ({error})") from error
+    except (InputError, RecursionError) as error:
+        told = error if isinstance(error, InputError) else TOO_DEEP
+        raise InputError(f"{path}: {fault.removesuffix(' is not JSON')} {told}") from error
+    return document
 
 
 def _read_squad(path: Path) -> pa.Table:
-    with _open_text(path, newline="\n") as file:
-        document = json.load(file)
+    text = read_text(path, NESTED_BYTES)
+    JsonValues(path).add(text)
+    document = _json(path, text, "the file is not JSON")
     try:
         rows = [
             {
@@ -154,11 +213,10 @@ def example_schema(labelled: bool) -> pa.Schema:
     return pa.schema([*fields, ("answers", _ANSWERS)] if labelled else fields)
 
 
-_OPENERS: dict[str, Callable[..., TextIO]] = {".gz": gzip.open, ".bz2": bz2.open}
 _READERS: dict[str, Callable[[Path], pa.Table]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
+    ".parquet": read_parquet,
     ".json": _read_squad,
 }

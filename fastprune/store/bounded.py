@@ -30,6 +30,8 @@ DEPTH = 50
 DIGITS = 40
 """Characters of a number."""
 
+TOO_DEEP = f"is nested more than {DEPTH} deep; is it the right file?"
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe (FIFO)",
@@ -100,30 +102,18 @@ def parse_json(content: bytes, name: object) -> Any:
         than ``DEPTH`` deep, or has a whole number of more than ``DIGITS`` characters or text that is no Unicode.
     """
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise InputError(f"{name}: has the key {twice[:80]!r} twice in one object; leave one of the two out")
-        return found
-
-    def number(digits: str) -> int:
-        if len(digits) > DIGITS:
-            raise InputError(f"{name}: has a number of {len(digits)} characters; at most {DIGITS} are read")
-        return int(digits)
-
     if len(content) > DOCUMENT_BYTES:
         raise InputError(f"{name}: has {len(content):,} bytes, and at most {DOCUMENT_BYTES:,} are read")
     text = decode(content, name)
     try:
-        document = json.loads(text, object_pairs_hook=once, parse_int=number)
-        _check_depth(document, name)
+        document = json.loads(text, object_pairs_hook=without_twins, parse_int=_bounded_integer)
+        check_depth(document)
         if _SURROGATE.search(text):  # else no text of the document can be one that no file may hold
             json.dumps(document, ensure_ascii=False).encode()
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     except RecursionError as error:
-        raise _too_deep(name) from error
+        raise InputError(f"{name}: {TOO_DEEP}") from error
     except UnicodeEncodeError as error:
         raise InputError(f"{name}: has half of a Unicode character (\\ud800 to \\udfff alone); correct it") from error
     except ValueError as error:
@@ -136,17 +126,29 @@ def read_json(path: str | Path) -> Any:
     return parse_json(read_bytes(path), path)
 
 
-def _check_depth(document: object, name: object) -> None:
+def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, of which no key is there twice. Raises InputError, which does not know the file."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise InputError(f"has the key {twice[:80]!r} twice in one object; leave one of the two out")
+    return found
+
+
+def check_depth(document: object) -> None:
+    """Raise InputError, which does not know the file, for what is nested more than ``DEPTH`` deep."""
     level = [document]
     for _ in range(DEPTH + 1):
         inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
         level = [child for children in inner for child in children]
     if level:
-        raise _too_deep(name)
+        raise InputError(TOO_DEEP)
 
 
-def _too_deep(name: object) -> InputError:
-    return InputError(f"{name}: is nested more than {DEPTH} deep; is it the right file?")
+def _bounded_integer(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise InputError(f"has a number of {len(digits)} characters; at most {DIGITS} are read")
+    return int(digits)
 
 
 def parse_yaml(text: str, name: object) -> tuple[Any, yaml.Node | None]:

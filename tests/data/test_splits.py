@@ -3,9 +3,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
-from tiny_data import QA, SINGLE
+from tiny_data import QA, SINGLE, texts
 
 from fastprune.data import Split, Task, draw_sample, encode, hold_out, make_batches
+from fastprune.data.splits import draw_rows
 from fastprune.errors import InputError
 
 # Saving
@@ -62,6 +63,19 @@ def test_sample_is_drawn_without_replacement(tiny_tokenizer, config):
     assert draw_sample(whole, 100, seed=3) is whole
     with pytest.raises(InputError, match="num_samples is 0"):
         draw_sample(whole, 0, seed=3)
+
+
+def test_a_sample_is_the_same_whether_all_rows_become_tokens_or_those_drawn(questions, tiny_tokenizer, config):
+    words = Dataset.from_dict({"text": texts(50), "label": [0, 1] * 25, "score": [n / 7 for n in range(50)]})
+    for table, task, model in (
+        (words, SINGLE, config()),
+        (words, Task("score", "regression", "pearson", ("text",), "score"), config(1)),
+        (questions, QA, config(max_position_embeddings=100)),
+    ):
+        for number in (1, 20, len(table), 1000):
+            whole = draw_sample(encode(table, tiny_tokenizer, task, model), number, seed=5)
+            drawn = encode(table, tiny_tokenizer, task, model, rows=draw_rows(len(table), number, seed=5))
+            assert drawn.digest == whole.digest and drawn.features[:] == whole.features[:]
 
 
 def test_select_may_repeat_rows(split):

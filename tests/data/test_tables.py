@@ -1,10 +1,12 @@
 import bz2
 import gzip
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 from tiny_data import PAIR, QA, texts
 
 from fastprune.data import Task, encode, glue_task, load_glue, read_table
@@ -84,9 +86,13 @@ def parquet_bytes():
         ("t.jsonl", b'{"label": 1}\n{"label": "x"}\n', "column 'label' mixes kinds"),
         ("t.parquet", parquet_bytes()[:-20], "cannot be read as .parquet"),
         ("t.parquet", b"PAR1 nothing PAR1", "cannot be read as .parquet"),
+        ("t.jsonl", b'{"a": 1, "a": 2}\n', "line 1 has the key 'a' twice"),
+        ("t.jsonl", b'{"a": ' + b"[" * 100_000, "line 1 is nested more than 50 deep"),
+        ("t.jsonl", b'{"a": ' + b"[" * 60 + b"]" * 60 + b"}", "line 1 is nested more than 50 deep"),
+        ("t.json", b"[" * 100_000, "the file is nested more than 50 deep"),
         ("t.json", b'[{"text": "x"}]', "not in SQuAD's format"),
         ("t.json", b'{"data": [{"title": "x"}]}', "not in SQuAD's format"),
-        ("t.json", b'{"data": ', "cannot be read as .json"),
+        ("t.json", b'{"data": ', "the file is not JSON"),
     ],
 )
 def test_unreadable_files(tmp_path, name, content, message):
@@ -96,6 +102,96 @@ def test_unreadable_files(tmp_path, name, content, message):
         read_table(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def parquet(**options):
+    """A function that writes a column of one text, many times, into a small file."""
+
+    def write(path, text, times):
+        pq.write_table(pa.table({"text": pa.array([text] * times)}), path, **options)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("t.csv.gz", gzip.compress(b"text\n" + b"x" * (32 << 20)), "line 2 belongs to a row of more than 16,777,216"),
+        ("t.tsv.bz2", bz2.compress(b"text\n" + b"x" * (32 << 20)), "line 2 belongs to a row of more than 16,777,216"),
+        ("t.jsonl.gz", gzip.compress(b'{"text": "' + b"x" * (32 << 20)), "line 1 belongs to a row of more than"),
+        ("t.json.gz", gzip.compress(b" " * (129 << 20), 1), "has more than 134,217,728 bytes"),
+        ("t.csv", b'text\n"' + b"a,b\n" * (5 << 20), "belongs to a row of more than 16,777,216 bytes"),
+        ("t.tsv", b"text\n" + b"x" * ((1 << 20) + 1), "row 1 of column 'text' has 1,048,577 bytes"),
+        ("t.tsv", b"\t".join(b"%d" % n for n in range(100_000)), "has 100,000 columns, and at most 1,000 are read"),
+        ("t.jsonl", json.dumps({str(n): n for n in range(1001)}).encode(), "has 1,001 columns"),
+        ("t.json", b"[],[],[],[]," * 1_300_000, "has more than 5,000,000 lists and objects"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_table_beyond_the_bounds_is_refused_by_name(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as refused:
+        read_table(tmp_path / name)
+    assert str(refused.value).startswith(str(tmp_path / name)) and message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "bound, most, message",
+    [("LINES", 3, "more than 3 lines"), ("ROWS", 2, "more than 2 rows"), ("CELLS", 5, "more than 5 cells")],
+)
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_rows_and_cells_are_counted(tmp_path, monkeypatch, bound, most, message, name):
+    (tmp_path / name).write_bytes(b"text,label\ta\nx,y\tz\n\nx,y\tz\nx,y\tz\n")
+    assert len(read_table(tmp_path / name)) == 3
+    monkeypatch.setattr(f"fastprune.data.bounds.{bound}", most)
+    with pytest.raises(InputError, match=message):
+        read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "write, message",
+    [
+        (parquet(), "more than 536,870,912 bytes of text"),
+        (parquet(use_dictionary=False, column_encoding={"text": "DELTA_BYTE_ARRAY"}), "DELTA_BYTE_ARRAY, which is not"),
+        (parquet(use_dictionary=False), "has more than 536,870,912 bytes, and"),
+    ],
+    ids=["dictionary", "prefixes", "compressed"],
+)
+def test_parquet_that_stands_for_gigabytes(tmp_path, write, message):
+    write(tmp_path / "t.parquet", "x" * (1 << 20), 513)
+    assert (tmp_path / "t.parquet").stat().st_size < 30 << 20
+    with pytest.raises(InputError, match=message):
+        read_table(tmp_path / "t.parquet")
+
+
+def test_parquet_of_few_bytes_and_many_values(tmp_path):
+    path = tmp_path / "t.parquet"
+    for values, message in (
+        (pa.array([[0] * 26_000_000]), "more than 25,000,000 values"),
+        (pa.nulls(600_000, pa.list_(pa.int8(), 1_000)), "in columns of a fixed size"),
+        (pa.nulls(5_000_001), "more than 5,000,000 rows"),
+        (pa.array(["x" * ((1 << 20) + 1)]), "row 1 of column 'text' has 1,048,577 bytes"),
+    ):
+        pq.write_table(pa.table({"text": values}), path)
+        with pytest.raises(InputError, match=message):
+            read_table(path)
+
+
+def test_parquet_is_read_as_it_was_written(tmp_path):
+    kinds = Features(text=Value("string"), label=ClassLabel(names=["no", "yes"]), answers=[Value("string")])
+    rows = {"text": ["a", None, "a"], "label": [0, 1, 1], "answers": [["b"], [], ["b", "b"]]}
+    table = Dataset.from_dict(rows, features=kinds)
+    table.to_parquet(tmp_path / "t.parquet")
+    read = read_table(tmp_path / "t.parquet")
+    assert read[:] == rows and read.features == kinds
+
+
+@pytest.mark.parametrize("name", ["pipe.csv", "link.csv"])
+def test_what_is_no_regular_file(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "link.csv").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=f"{name}: is a (pipe|device)"):
+        read_table(tmp_path / name)
 
 
 def test_missing_file_and_folder(tmp_path):

@@ -1,0 +1,80 @@
+"""Parquet within bounds: a file of some kilobytes may stand for any number of gigabytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fastprune.data.bounds import CELLS, TABLE_BYTES, check_shape, too_much
+from fastprune.errors import InputError
+from fastprune.store.bounded import check_regular
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Read a file whole, once its sizes have proved to be within the bounds of :mod:`fastprune.data.bounds`.
+
+    A text that is there many times is stored once, so that sizes on disk say little. Such columns are first read
+    as they are stored, as numbers of a dictionary's texts, which gives the sum of their lengths.
+
+    Raises
+    ------
+    InputError
+        Too large in any way, or in an encoding whose size cannot be known before it is decoded.
+    """
+    check_regular(path, TABLE_BYTES)
+    file = pq.ParquetFile(path)
+    metadata = file.metadata
+    check_shape(path, metadata.num_rows, len(file.schema_arrow))
+    chunks = [
+        metadata.row_group(group).column(column)
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+    ]
+    if sum(chunk.num_values for chunk in chunks) > CELLS:
+        raise too_much(path, f"has more than {CELLS:,} values", CELLS)
+    if sum(chunk.total_uncompressed_size for chunk in chunks) > TABLE_BYTES:
+        raise too_much(path, f"has more than {TABLE_BYTES:,} bytes", TABLE_BYTES)
+    if metadata.num_rows * sum(map(_fixed_bytes, file.schema_arrow.types)) > TABLE_BYTES:
+        raise too_much(path, f"has more than {TABLE_BYTES:,} bytes in columns of a fixed size", TABLE_BYTES)
+    for chunk in chunks:
+        if "DELTA_BYTE_ARRAY" in chunk.encodings:
+            raise InputError(
+                f"{path}: column {chunk.path_in_schema} is encoded as DELTA_BYTE_ARRAY, which is not read; write the "
+                "file again with pyarrow or as .jsonl"
+            )
+    texts = sorted({chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"})
+    if texts:
+        table = pq.ParquetFile(path, read_dictionary=texts).read(columns=texts)
+        if sum(_text_bytes(chunk) for column in table.columns for chunk in column.chunks) > TABLE_BYTES:
+            raise too_much(path, f"has more than {TABLE_BYTES:,} bytes of text", TABLE_BYTES)
+    return file.read()
+
+
+def _fixed_bytes(kind: pa.DataType) -> int:
+    """Bytes that every row of a type takes, its empty ones too."""
+    if pa.types.is_fixed_size_list(kind):
+        return kind.list_size * max(_fixed_bytes(kind.value_type), 1)
+    if pa.types.is_struct(kind):
+        return sum(_fixed_bytes(field.type) for field in kind)
+    return kind.byte_width if pa.types.is_fixed_size_binary(kind) else 8
+
+
+def _text_bytes(values: pa.Array) -> int:
+    """Bytes of the texts that the dictionaries in an array stand for."""
+    if pa.types.is_dictionary(values.type):
+        lengths = pc.binary_length(values.dictionary)
+        return pc.sum(pc.cast(lengths, pa.int64()).take(values.indices)).as_py() or 0
+    return sum(map(_text_bytes, _inner(values)))
+
+
+def _inner(values: pa.Array) -> Iterator[pa.Array]:
+    if pa.types.is_struct(values.type):
+        yield from values.flatten()
+    elif pa.types.is_map(values.type):
+        yield from (values.keys, values.items)
+    elif pa.types.is_nested(values.type):
+        yield values.flatten()
