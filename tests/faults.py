@@ -259,7 +259,8 @@ def told(record_property) -> Callable[[str, str, str, float, str], None]:
     """Put a row into the table of faults: server, fault, what is promised, seconds, what came of it."""
 
     def tell(server: str, fault: str, promise: str, seconds: float, result: str) -> None:
-        record_property("fault", f"| {server} | {fault} | {promise} | {seconds:.1f} | {' '.join(result.split())} |")
+        cells = (server, fault, promise, f"{seconds:.1f}", " ".join(result.split()).replace("|", "\\|"))
+        record_property("fault", f"| {' | '.join(cells)} |")
 
     return tell
 

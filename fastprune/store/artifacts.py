@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from fastprune.environment import choose_device, code_version, device_name
 from fastprune.errors import InputError
 from fastprune.store import copies, storage
+from fastprune.store.damage import Damaged
 from fastprune.store.documents import Document
 from fastprune.store.output import check_output
 from fastprune.store.partials import partial_folder
@@ -295,17 +296,20 @@ def _pull(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> boo
             for path, file in artifact.files.items():
                 target = inside(folder, path)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if not store.download(_object_key(file.sha256), target):
+                if not _fetch(store, file, target):
                     store.delete(_manifest_key(recipe, name))
                     return False
-                if storage.sha256_of(target) != file.sha256:
-                    raise InputError(
-                        f"{_object_key(file.sha256)} in the artifact store: its content has another "
-                        "SHA-256 than its name, so it is damaged; remove it there"
-                    )
             (folder / MANIFEST).write_bytes(published[name])
         _move(partial, folders)
     return True
+
+
+def _fetch(store: storage.Store, file: File, target: Path) -> bool:
+    """Get a file of an artifact; False where it is gone. Raises InputError where it is damaged."""
+    try:
+        return store.download(_object_key(file.sha256), target, size=file.bytes, sha256=file.sha256)
+    except Damaged as error:
+        raise Damaged(error.uri, error.difference, "remove it there, and it is made and published again") from error
 
 
 def _content(location: object) -> object:

@@ -28,7 +28,7 @@ def local(location: str | Path) -> str | Path:
     Raises
     ------
     InputError
-        No such bucket or key, no permission, no server.
+        No such bucket or key, no permission, no server; an object that changes while it is read, or is damaged.
     """
     if not is_s3(location):
         return location
@@ -56,8 +56,9 @@ def local(location: str | Path) -> str | Path:
                     below = entry["Key"].removeprefix(name).removeprefix("/")
                     target = inside(folder, base, *([below] if below else []))
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    if not store.download(entry["Key"], target) or target.stat().st_size != entry["Size"]:
-                        raise InputError(f"{store.uri(entry['Key'])}: changed while it was read; try again")
+                    size, etag = entry["Size"], entry["ETag"]
+                    if not store.download(entry["Key"], target, size=size, etag=etag) or target.stat().st_size != size:
+                        raise InputError(REMEDIES["PreconditionFailed"].format(uri=store.uri(entry["Key"])))
                 (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
         except (InputError, OSError):
             if not copy.exists():  # else another process has just made the same copy

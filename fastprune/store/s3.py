@@ -6,24 +6,37 @@ usual AWS settings (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``~/.aws/config
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
+from fastprune.deadline import Overdue, persist, seconds_of
 from fastprune.errors import InputError
+from fastprune.store.damage import Damaged, twice
 from fastprune.store.secrets import shown
 
-ATTEMPTS = 5
-"""Tries of one S3 request, with exponential backoff between them, before it counts as failed."""
+DEADLINE = 120.0
+"""Seconds for one operation, its tries and the pauses between them; ``FASTPRUNE_S3_DEADLINE`` gives another number.
+
+It outlasts the restart of a server.
+"""
+
+RATE = 1e6
+"""Bytes a second that a large file must move at least: a try gets that time on top of its half of the deadline."""
 
 PART = 16 * 2**20
 """Bytes of a part; a larger file goes up in several, and counts only when all have arrived."""
 
 _S3 = re.compile(r"s3:/+(?P<bucket>[^/]+)/*(?P<key>.*)")  # pathlib leaves one of the two slashes
+_MD5 = re.compile(r"[0-9a-f]{32}")
+Answer = TypeVar("Answer")
 
 
 def is_s3(location: str | Path) -> bool:
@@ -47,53 +60,69 @@ class S3Store:
 
     def check(self) -> None:
         """Some servers make a bucket for whoever writes to it: a name mistyped is found before that."""
-        with self._explained("", needed=True):
-            self.client.head_bucket(Bucket=self.bucket)
+        self._ask("", lambda: self.client.head_bucket(Bucket=self.bucket), needed=True)
 
     def read(self, key: str) -> bytes | None:
-        with self._explained(key):
-            return self.client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
-        return None
+        def fetch() -> bytes:
+            sink = io.BytesIO()
+            self._fetch(key, sink)
+            return sink.getvalue()
+
+        return self._ask(key, lambda: twice(fetch))
 
     def create(self, key: str, content: bytes) -> bool:
         from botocore.exceptions import ClientError
 
-        with self._explained(key, needed=True):
+        def put() -> bool:
             try:
                 self.client.put_object(
-                    Bucket=self.bucket, Key=self._key(key), Body=content, IfNoneMatch="*", ChecksumAlgorithm="SHA256"
+                    Bucket=self.bucket,
+                    Key=self._key(key),
+                    Body=content,
+                    IfNoneMatch="*",
+                    ChecksumAlgorithm="SHA256",
+                    Metadata={"sha256": hashlib.sha256(content).hexdigest()},
                 )
             except ClientError as error:
-                # A retry after a lost answer meets its own object.
                 if _code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
-                    return self.read(key) == content
+                    return False
                 raise
-        return True
+            return True
+
+        # A try after a lost answer meets its own object.
+        return bool(self._ask(key, put, needed=True)) or self.read(key) == content
 
     def upload(self, file: Path, key: str, sha256: str) -> None:
-        name = self._key(key)
-        with self._explained(key):
-            found = self.client.head_object(Bucket=self.bucket, Key=name)
-            if found["ContentLength"] == file.stat().st_size and found["Metadata"].get("sha256") == sha256:
-                return
-        with self._explained(key, needed=True):
-            self.client.upload_file(
-                str(file),
-                self.bucket,
-                name,
-                Config=_transfer(),
-                ExtraArgs={"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": sha256}},
-            )
+        name, size = self._key(key), file.stat().st_size
+        found = self._ask(key, lambda: self.client.head_object(Bucket=self.bucket, Key=name))
+        if found and (found["ContentLength"], found["Metadata"].get("sha256")) == (size, sha256):
+            return
+        extra = {"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": sha256}}
+        self._ask(
+            key,
+            lambda: self.client.upload_file(str(file), self.bucket, name, Config=_transfer(), ExtraArgs=extra),
+            needed=True,
+            size=size,
+        )
 
-    def download(self, key: str, file: Path) -> bool:
-        with self._explained(key):
-            self.client.download_file(self.bucket, self._key(key), str(file), Config=_transfer())
-            return True
-        return False
+    def download(self, key: str, file: Path, *, size: int = 0, sha256: str = "", etag: str = "") -> bool:
+        # In a folder that goes at the end: a try that was given up may still write.
+        with tempfile.TemporaryDirectory(prefix=".s3-", dir=file.parent) as work:
+
+            def fetch() -> Path:
+                partial = Path(work, uuid.uuid4().hex)
+                with open(partial, "wb") as sink:
+                    self._fetch(key, sink, sha256=sha256, etag=etag)
+                return partial
+
+            partial = self._ask(key, lambda: twice(fetch), size=size)
+            if partial is None:
+                return False
+            partial.replace(file)
+        return True
 
     def delete(self, key: str) -> None:
-        with self._explained(key):
-            self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
+        self._ask(key, lambda: self.client.delete_object(Bucket=self.bucket, Key=self._key(key)))
 
     def keys(self, prefix: str) -> list[str]:
         cut = len(self._key(""))
@@ -101,9 +130,12 @@ class S3Store:
 
     def objects(self, prefix: str) -> list[dict]:
         """Key, size and ETag of every object below a prefix."""
-        with self._explained(prefix, needed=True):
+
+        def list_all() -> list[dict]:
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
             return [found for page in pages for found in page.get("Contents", [])]
+
+        return self._ask(prefix, list_all, needed=True) or []
 
     def uri(self, key: str) -> str:
         return f"s3://{self.bucket}/{self._key(key)}"
@@ -111,50 +143,85 @@ class S3Store:
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    @contextmanager
-    def _explained(self, key: str, *, needed: bool = False) -> Iterator[None]:
-        """Turn what S3 refuses into an InputError; without ``needed`` a missing key ends the block quietly."""
-        from boto3.exceptions import RetriesExceededError, S3UploadFailedError
+    def _fetch(self, key: str, sink: IO[bytes], *, sha256: str = "", etag: str = "") -> None:
+        """Write an object into a file.
+
+        Raises
+        ------
+        InputError
+            It is not the one of this ETag.
+        Damaged
+            Its SHA-256 is not the one given or that of its metadata; where there is neither, its MD5 is not its ETag;
+            or its checksum is not what S3 says.
+        """
+        from botocore.exceptions import FlexibleChecksumError
+
+        condition = {"IfMatch": etag} if etag else {}
+        found = self.client.get_object(Bucket=self.bucket, Key=self._key(key), ChecksumMode="ENABLED", **condition)
+        if etag and found["ETag"].strip('"') != etag.strip('"'):  # not every server knows IfMatch
+            raise InputError(REMEDIES["PreconditionFailed"].format(uri=self.uri(key)))
+        algorithm, wanted = _digest(found, sha256)
+        digest = hashlib.new(algorithm, usedforsecurity=False)
+        try:
+            for chunk in found["Body"].iter_chunks(2**20):
+                digest.update(chunk)
+                sink.write(chunk)
+        except FlexibleChecksumError as error:
+            raise Damaged(self.uri(key), f"its checksum is another ({error})") from error
+        if wanted and digest.hexdigest() != wanted:
+            raise Damaged(self.uri(key), f"its {algorithm} is {digest.hexdigest()} where {wanted} belongs")
+
+    def _ask(self, key: str, call: Callable[[], Answer], *, needed: bool = False, size: int = 0) -> Answer | None:
+        """What ``call`` returns, tried until the deadline; without ``needed`` None for a missing key.
+
+        ``size`` is the number of bytes that it moves. Raises InputError for all that S3 refuses.
+        """
+        from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+        from botocore.parsers import ResponseParserError
 
         uri, endpoint = self.uri(key), shown(self.client.meta.endpoint_url)
         try:
-            yield
-        except (ClientError, S3UploadFailedError) as error:
-            cause = error if isinstance(error, ClientError) else error.__context__
-            code = _code(cause) if isinstance(cause, ClientError) else str(error)
-            if code in ("404", "403", "400"):  # an answer to HEAD, which has no body to tell more
-                code = self._code_of_listing() or {"404": "NoSuchKey", "403": "AccessDenied"}.get(code, code)
-            if code == "NoSuchKey" and not needed:
-                return
+            return persist(call, seconds=deadline(size), passing=_passes, name=uri)
+        except Overdue as error:
             raise InputError(
-                REMEDIES.get(code, "{uri}: S3 at {endpoint} refused ({error})").format(
-                    uri=uri, endpoint=endpoint, bucket=self.bucket, error=shown(error)
-                )
+                f"{uri}: S3 at {endpoint} gave {error}; check AWS_ENDPOINT_URL, the network and that the server is "
+                f"up, or give it longer: FASTPRUNE_S3_DEADLINE is {deadline():g} (s)"
             ) from error
         except NoCredentialsError as error:
             raise InputError(
                 f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             ) from error
-        except (BotoCoreError, RetriesExceededError) as error:
-            raise InputError(
-                f"{uri}: S3 at {endpoint} cannot be used, after {ATTEMPTS} attempts ({shown(error)}); check "
-                "AWS_ENDPOINT_URL and that the server is up"
-            ) from error
+        except (ClientError, Boto3Error, BotoCoreError, ResponseParserError) as error:
+            cause = _cause(error)
+            code = _code(cause) if isinstance(cause, ClientError) else ""
+            if code in ("404", "403", "400"):  # an answer to HEAD, which has no body to tell more
+                code = self._code_of_listing() or {"404": "NoSuchKey", "403": "AccessDenied"}.get(code, code)
+            if code == "NoSuchKey" and not needed:
+                return None
+            refused = "refused" if code else "cannot be used"
+            text = REMEDIES.get(code, f"{{uri}}: S3 at {{endpoint}} {refused} ({{error}}); check AWS_ENDPOINT_URL")
+            raise InputError(text.format(uri=uri, endpoint=endpoint, bucket=self.bucket, error=shown(error))) from error
 
     def _code_of_listing(self) -> str:
-        from botocore.exceptions import ClientError
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        def listed():
+            return self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=1, Prefix=self._key(""))
 
         try:
-            self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=1, Prefix=self._key(""))
+            persist(listed, seconds=deadline(), passing=_passes)
         except ClientError as error:
             return _code(error)
+        except (Overdue, BotoCoreError):
+            pass
         return ""
 
 
 REMEDIES = {
     "NoSuchBucket": "{uri}: there is no bucket {bucket} at {endpoint}; create it, or correct the name",
     "NoSuchKey": "{uri}: there is nothing at {endpoint} under this name; correct the key",
+    "PreconditionFailed": "{uri}: changed after it was listed; run it again when nobody writes there",
     "AccessDenied": "{uri}: these credentials have no permission for it at {endpoint}; ask for read (and, to publish, "
     "write) access to the bucket",
     "SignatureDoesNotMatch": "{uri}: {endpoint} refused the secret; set AWS_SECRET_ACCESS_KEY to the access key's own",
@@ -168,10 +235,12 @@ def s3_client():
     from botocore.exceptions import BotoCoreError
 
     own_endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    seconds = deadline()
     config = Config(
-        retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
-        connect_timeout=5,
-        read_timeout=60,
+        # One request is repeated at once, so that a large file does not start again for it; for the rest see `_ask`.
+        retries={"total_max_attempts": 2, "mode": "standard"},
+        connect_timeout=min(5, seconds / 8),
+        read_timeout=min(30, seconds / 4),
         # Buckets as host names need DNS that most self-hosted servers do not have.
         s3={"addressing_style": "path"} if own_endpoint else None,
     )
@@ -186,10 +255,45 @@ def s3_client():
         ) from error
 
 
+def deadline(size: int = 0) -> float:
+    """Seconds that an operation may take which moves ``size`` bytes."""
+    return seconds_of("FASTPRUNE_S3_DEADLINE", DEADLINE) + 2 * size / RATE  # of which a try gets half
+
+
 def _transfer():
     from boto3.s3.transfer import TransferConfig
 
-    return TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, num_download_attempts=ATTEMPTS)
+    # Threads of its own would be waited for when the interpreter ends, also those that hang.
+    return TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, use_threads=False)
+
+
+def _digest(found: dict, sha256: str) -> tuple[str, str]:
+    """Algorithm and digest that prove an object's bytes; the digest is empty where nothing does."""
+    if known := sha256 or found["Metadata"].get("sha256", ""):
+        return "sha256", known
+    etag = found["ETag"].strip('"')
+    # With a key of the server's own or the client's, an ETag looks like an MD5 and is none.
+    encrypted = found.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in found
+    return "md5", etag if _MD5.fullmatch(etag) and not encrypted else ""
+
+
+def _passes(error: Exception) -> bool:
+    """Whether an error may be gone at the next try: no connection, no whole answer, or a 5xx."""
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError, SSLError
+
+    cause = _cause(error)
+    if isinstance(cause, ClientError):
+        return cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+    return isinstance(cause, ConnectionError | HTTPClientError | IncompleteReadError) and not isinstance(
+        cause, SSLError
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What lies beneath an upload's error, which boto3 wraps."""
+    from boto3.exceptions import S3UploadFailedError
+
+    return error.__context__ or error if isinstance(error, S3UploadFailedError) else error
 
 
 def _code(error) -> str:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from fastprune.errors import InputError
 from fastprune.store.partials import partial_file
+from fastprune.store.damage import Damaged, twice
 from fastprune.store.paths import inside
 from fastprune.store.s3 import S3Store, is_s3, parse, s3_client
 
@@ -29,14 +30,21 @@ class Store(Protocol):
     def upload(self, file: Path, key: str, sha256: str) -> None:
         """Put a file; one of that size and digest that is there already stays."""
 
-    def download(self, key: str, file: Path) -> bool:
-        """Get a file; False where there is none."""
+    def download(self, key: str, file: Path, *, size: int = 0, sha256: str = "") -> bool:
+        """Get a file; False where there is none.
+
+        Raises Damaged where it has, twice, another digest than ``sha256`` or than its store knows. ``size``, its
+        number of bytes where it is known, is time that it is given.
+        """
 
     def delete(self, key: str) -> None:
         """Remove a key; one that is not there is no error."""
 
     def keys(self, prefix: str) -> list[str]:
         """Every key below a prefix that ends with a slash, in order."""
+
+    def uri(self, key: str) -> str:
+        """Where a key lies, in what is said."""
 
 
 def open_store(root: str | Path) -> Store:
@@ -83,11 +91,17 @@ class LocalStore:
             shutil.copyfile(file, partial)
             os.replace(partial, target)
 
-    def download(self, key: str, file: Path) -> bool:
+    def download(self, key: str, file: Path, *, size: int = 0, sha256: str = "") -> bool:
         source = inside(self.root, key)
         if not source.is_file():
             return False
-        shutil.copyfile(source, file)
+
+        def copy() -> None:
+            shutil.copyfile(source, file)
+            if sha256 and (found := sha256_of(file)) != sha256:
+                raise Damaged(self.uri(key), f"its sha256 is {found} where {sha256} belongs")
+
+        twice(copy)
         return True
 
     def delete(self, key: str) -> None:
@@ -96,6 +110,9 @@ class LocalStore:
     def keys(self, prefix: str) -> list[str]:
         found = (path for path in inside(self.root, prefix.removesuffix("/")).rglob("*") if path.is_file())
         return sorted(str(path.relative_to(self.root)) for path in found if not path.name.startswith("."))
+
+    def uri(self, key: str) -> str:
+        return str(inside(self.root, key))
 
     @contextmanager
     def _partial(self, key: str) -> Iterator[Path]:

@@ -16,7 +16,8 @@ from fastprune.data import read_table
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable
 from fastprune.model import checkpoint
-from fastprune.store import copies, s3, storage
+from fastprune.store import copies, storage
+from fastprune.store.s3 import PART
 from tests.servers import BUCKET, READER
 
 
@@ -48,7 +49,7 @@ def test_a_corrupted_object_is_found_and_not_used(root, tmp_path, s3):
         and s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == (tmp_path / "a/numbers.txt").read_bytes()
     ]
     s3.put_object(Bucket=BUCKET, Key=key, Body=b"7" * s3.head_object(Bucket=BUCKET, Key=key)["ContentLength"])
-    with pytest.raises(InputError, match="damaged; remove it there"):
+    with pytest.raises(InputError, match=f"{key}: fetched twice, and its sha256 is .* remove it there"):
         numbers(tmp_path / "b")
     assert not (tmp_path / "b").exists()
     s3.delete_object(Bucket=BUCKET, Key=key)
@@ -63,15 +64,20 @@ def test_a_corrupted_object_is_found_and_not_used(root, tmp_path, s3):
         ({"AWS_ACCESS_KEY_ID": "nobody"}, f"s3://{BUCKET}/x", "does not know the access key"),
         ({}, "s3://no-such-bucket/x", "there is no bucket no-such-bucket"),
         (READER, f"s3://{BUCKET}/x", "no permission"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, f"s3://{BUCKET}/x", f"after {s3.ATTEMPTS} attempts"),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"},
+            f"s3://{BUCKET}/x",
+            r"no whole answer in [.\d]+ s and \d attempts",
+        ),
     ],
 )
 def test_refusals_are_explained(s3, monkeypatch, tmp_path, change, root, message):
     for name, value in change.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FASTPRUNE_S3_DEADLINE", "4")
     begin = time.monotonic()
     for use in (lambda store: store.create("key", b"content"), lambda store: store.upload(tmp_path / "f", "big", "0")):
-        (tmp_path / "f").write_bytes(b"0" * (s3.PART + 1))
+        (tmp_path / "f").write_bytes(b"0" * (PART + 1))
         with pytest.raises(InputError, match=message):
             use(storage.open_store(root))
     assert time.monotonic() - begin < 60
@@ -91,7 +97,7 @@ def test_of_many_writers_of_one_key_one_wins(s3, root):
 
 
 def test_large_files_go_up_in_parts_and_once(s3, root, tmp_path):
-    store, content = storage.open_store(root), os.urandom(2 * s3.PART + 1)
+    store, content = storage.open_store(root), os.urandom(2 * PART + 1)
     (tmp_path / "file").write_bytes(content)
     digest = storage.sha256_of(tmp_path / "file")
     store.upload(tmp_path / "file", "big", digest)
@@ -111,7 +117,7 @@ def test_an_upload_that_is_killed_leaves_nothing_and_the_next_start_completes(s3
         import os, sys, time
         from pathlib import Path
         from tiny_artifacts import numbers
-        from fastprune.store import copies, s3, storage
+        from fastprune.store import s3
         if sys.argv[2:]:
             put = s3.S3Store.upload
             def slow(self, file, key, sha256):  # so that the kill meets it half way

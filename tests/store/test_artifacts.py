@@ -1,6 +1,4 @@
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from tiny_artifacts import numbers
@@ -10,7 +8,7 @@ from fastprune.errors import InputError
 from fastprune.stages.evaluate_pruned import evaluate_pruned
 from fastprune.stages.prepare import prepare
 from fastprune.stages.tune import tune
-from fastprune.store import artifacts, s3, storage
+from fastprune.store import artifacts, storage
 from fastprune.store.artifacts import makes
 
 
@@ -92,9 +90,29 @@ def test_what_is_published_is_found_again(tmp_path, monkeypatch):
     assert numbers(tmp_path / "a", calls=calls) == first and len(calls) == 1
     for path in (tmp_path / "store" / "objects").iterdir():
         path.write_bytes(b"damaged")
-    with pytest.raises(InputError, match="damaged; remove it there"):
+    with pytest.raises(InputError, match="store/objects/[0-9a-f]{64}: fetched twice, .*; remove it there, and"):
         numbers(tmp_path / "b")
     assert not (tmp_path / "b").exists()
+    for path in (tmp_path / "store" / "objects").iterdir():
+        path.unlink()
+    numbers(tmp_path / "c", calls=calls)
+    assert numbers(tmp_path / "d", calls=calls) and len(calls) == 2
+
+
+def test_damage_on_the_way_is_fetched_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTPRUNE_ARTIFACT_ROOT", str(tmp_path / "store"))
+    calls, copied, copy = [], [], shutil.copyfile
+    first = numbers(tmp_path / "a", calls=calls)
+
+    def damages_the_first(source, target):
+        copied.append(source)
+        copy(source, target)
+        if len(copied) == 1:
+            target.write_bytes(b"damaged")
+
+    monkeypatch.setattr("fastprune.store.storage.shutil.copyfile", damages_the_first)
+    assert numbers(tmp_path / "b", calls=calls) == first and len(calls) == 1
+    assert len(copied) == 1 + len({*copied}) == 3
 
 
 def test_what_has_lost_a_file_in_the_store_is_made_and_published_again(tmp_path, monkeypatch):
@@ -130,36 +148,6 @@ def test_settings_for_s3_that_make_no_sense(monkeypatch, settings):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=f"settings for S3 .*{next(iter(settings.values()))}"):
         storage.open_store("s3://bucket/prefix")
-
-
-def test_a_request_is_tried_again_until_the_bound(monkeypatch):
-    """A server that answers 503 to everything."""
-    asked = []
-
-    class Busy(BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            asked.append(self.path)
-            self.send_response(503)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server, pauses = HTTPServer(("127.0.0.1", 0), Busy), []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr("botocore.endpoint.time.sleep", pauses.append)
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-    }.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="s3://bucket/: S3 at .* refused"):
-        storage.open_store("s3://bucket")
-    server.shutdown()
-    assert asked == ["/bucket"] * s3.ATTEMPTS
-    assert len(pauses) == s3.ATTEMPTS - 1 and sum(pauses) < 2**s3.ATTEMPTS
 
 
 def test_every_stage_makes_artifacts_of_one_origin(folders):

@@ -15,7 +15,8 @@ def fetched(monkeypatch, tmp_path):
     """A bucket that is a dictionary; the keys downloaded from it."""
     keys, content = [], dict(CONTENT)
 
-    def download(_, key, file):
+    def download(_, key, file, *, size, etag):
+        assert (size, etag) == (len(content[key]), "1")
         keys.append(key)
         file.write_bytes(content[key])
         return True
