@@ -67,7 +67,7 @@ def test_a_corrupted_object_is_found_and_not_used(root, tmp_path, s3):
         (
             {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"},
             f"s3://{BUCKET}/x",
-            r"no whole answer in [.\d]+ s and \d attempts",
+            r"no whole answer in .* s and \d attempts",
         ),
     ],
 )
