@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
+_SHOWN = 1500
+"""Characters of each end of a message: the names and values in it may be of any length."""
+
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What names and values may hold and no terminal should be given: its own commands, and halves of characters."""
+
 
 class InputError(ValueError):
     """Bad input: the message names the file, field or shape at fault and the remedy.
@@ -10,6 +18,12 @@ class InputError(ValueError):
     """
 
     exit_code = 2
+
+    def __init__(self, message: object = ""):
+        text = _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(message))
+        if len(text) > 2 * _SHOWN:  # what is at fault stands first, and the remedy last
+            text = f"{text[:_SHOWN]} ... {text[-_SHOWN:]}"
+        super().__init__(text)
 
 
 class Refused(InputError):

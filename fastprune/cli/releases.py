@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from fastprune.cli.answers import Answer, by, expect, release_command, why
 from fastprune.errors import InputError, Refused
+from fastprune.store.bounded import read_json
 from fastprune.tracking import mlflow_store
 
 
@@ -42,10 +42,7 @@ def register(
     metrics_file = next((path for path in candidates if path.is_file()), None)
     if metrics_file is None:
         raise InputError(f"{candidates[0]}: no such file; name the compression's metrics.json with --metrics")
-    try:
-        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{metrics_file}: not JSON ({error})") from error
+    metrics = read_json(metrics_file)
     version = registration.register(
         uri,
         model_dir,

@@ -17,6 +17,7 @@ from fastprune.data.tasks import Task
 from fastprune.errors import InputError
 from fastprune.model.losses import LABELS
 from fastprune.model.model_inputs import MODEL_INPUTS, pad
+from fastprune.store.bounded import check_regular, read_json
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,21 @@ class Split:
         """
         folder = Path(folder)
         try:
-            content = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+            content = read_json(folder / "split.json")
             task = Task(**content["task"] | {"text_columns": tuple(content["task"]["text_columns"])})
-            features = pq.read_table(folder / "features.parquet")
-            examples = pq.read_table(folder / "examples.parquet") if content["examples"] else None
-            split = make_split(task, features, examples)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            features = _read_part(folder / "features.parquet")
+            examples = _read_part(folder / "examples.parquet") if content["examples"] else None
+            split, saved = make_split(task, features, examples), content["digest"]
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise InputError(f"{folder}: holds no complete encoded split ({error}); encode the data again") from error
-        if split.digest != content["digest"]:
+        if split.digest != saved:
             raise InputError(f"{folder}: the split is not what was saved (its digest differs); encode the data again")
         return split
+
+
+def _read_part(file: Path) -> pa.Table:
+    check_regular(file)
+    return pq.ParquetFile(file).read()
 
 
 def make_split(task: Task, features: pa.Table, examples: pa.Table | None) -> Split:

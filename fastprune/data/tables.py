@@ -33,6 +33,13 @@ _CELLS_AT_ONCE = 100_000
 _ANSWERS = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
 
 
+_UNREADABLE = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, EOFError, RecursionError),
+    *(csv.Error, zlib.error, pa.ArrowException),
+)
+"""What the libraries that read tables raise of a file that is none."""
+
+
 def read_table(path: str | Path) -> Dataset:
     """Read a table into memory, with nothing guessed about its text.
 
@@ -76,7 +83,7 @@ def read_table(path: str | Path) -> Dataset:
         return Dataset(table, info=DatasetInfo(dataset_name=str(path)))
     except InputError:
         raise
-    except (ValueError, OSError, EOFError, csv.Error, zlib.error) as error:
+    except _UNREADABLE as error:
         raise InputError(
             f"{path}: cannot be read as {suffix} ({error}); is the file complete, and its text UTF-8?"
         ) from error

@@ -17,14 +17,15 @@ from fastprune.errors import InputError
 from fastprune.model.architectures import check_supported, describe
 from fastprune.model.precision import NAME, note_precision, precision_of, save_weights, stored_precision
 from fastprune.model.refusals import check_class, check_placed, check_values
+from fastprune.store.bounded import check_regular, read_json
 from fastprune.store.copies import local
 from fastprune.store.output import new_folder
 
 MANIFEST = "manifest.json"
 WEIGHTS_DIGEST = "weights_sha256"
 
-CONFIG_BYTES = 16 << 20
-"""No config.json is longer."""
+FILE_BYTES = 64 << 20
+"""No file of a tokenizer is longer."""
 
 SWITCHES = {
     "chunk_size_feed_forward": 0,
@@ -151,9 +152,11 @@ def _check_folder(name: str | Path) -> None:
         if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
             raise InputError(f"{name}: there is no such folder; give a folder with a model, or its name on the hub")
         return
-    file = folder / "config.json"
-    if file.is_file() and file.stat().st_size > CONFIG_BYTES:
-        raise InputError(f"{name}: config.json has more than {CONFIG_BYTES >> 20} MiB; that is no configuration")
+    for file in sorted(folder.iterdir()):  # whatever is there, transformers may open it
+        if file.exists() and not file.is_dir():
+            check_regular(file, FILE_BYTES if file.suffix in (".json", ".txt", ".model", ".jinja") else None)
+    if (folder / "config.json").exists():
+        read_object(folder / "config.json")
     for adapter in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"):
         if (folder / adapter).exists():
             raise InputError(
@@ -162,8 +165,17 @@ def _check_folder(name: str | Path) -> None:
             )
 
 
+def read_object(file: Path) -> dict:
+    """The JSON object in a file. Raises InputError for anything else."""
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: is not a JSON object; save the model again")
+    return found
+
+
 def load_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises InputError when there is none."""
+    _check_folder(local(name))
     with _reading(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(local(name), trust_remote_code=False)
     # Where its files are missing, transformers invents a tokenizer that knows only its special tokens.
@@ -214,10 +226,9 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transform
             f"{folder}: no config.json here; give the folder of a pruned model "
             "(the output folder of `fastprune compress`)"
         )
+    _check_folder(folder)
     with _reading(folder):
-        raw = json.loads((folder / "config.json").read_text())
-        if not isinstance(raw, dict):
-            raise InputError(f"{folder}: config.json is not a JSON object")
+        raw = read_object(folder / "config.json")
         check_values(raw, folder)
         name = (raw.get("architectures") or [""])[0]
     if not name.startswith("Pruned") or not hasattr(modeling_fastprune, name):
@@ -244,8 +255,7 @@ def _check_digest(folder: Path, model: transformers.PreTrainedModel) -> None:
     if not (folder / MANIFEST).is_file():
         return
     with _reading(folder):
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    named = manifest.get(WEIGHTS_DIGEST) if isinstance(manifest, dict) else None
+        named = read_object(folder / MANIFEST).get(WEIGHTS_DIGEST)
     if named is not None and named != digest(model):
         raise InputError(
             f"{folder}: the weights are not those that {MANIFEST} names ({WEIGHTS_DIGEST}); copy the folder again, "
@@ -356,7 +366,9 @@ def _reading(name: str | Path) -> Iterator[None]:
             f"{name}: the shapes of its weights are not those that its config.json gives; "
             "save both again from one model"
         ) from error
-    except (OSError, ValueError, TypeError) as error:
+    except BaseException as error:  # whatever the libraries make of a hostile file, panics of their Rust parts included
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{name}: cannot be read as a model with a tokenizer and safetensors weights: {first}"

@@ -6,7 +6,6 @@ The version holds, beside the model's folder, ``record/artifact.json`` (the SHA-
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from fastprune.releases.policy import Evidence, Probe
 from fastprune.releases.words import model_name, sentence
 from fastprune.store import artifacts, storage
 from fastprune.store.artifacts import Artifact
+from fastprune.store.bounded import read_json
 from fastprune.tracking import mlflow_store, runs
 
 _TEXTS = ["A warm, funny and clever film.", "It was dull from beginning to end!", "Who won? The king did; nobody else."]
@@ -153,7 +153,7 @@ def _register(
 
 def read_manifest(model_dir: Path) -> dict:
     try:
-        manifest = json.loads((model_dir / checkpoint.MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(model_dir / checkpoint.MANIFEST)
         missing = {"problem", "text_columns", "max_length", "versions", *_ORIGIN} - manifest.keys()
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(

@@ -36,8 +36,8 @@ def check_code(model_dir: Path) -> None:
                 f"{path}: code that is not of fastprune's own, which serving the model would run; remove it, or "
                 "prune the model again"
             )
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    for auto, name in config.get("auto_map", {}).items():
+    named = checkpoint.read_object(model_dir / "config.json").get("auto_map") or {}
+    for auto, name in named.items() if isinstance(named, dict) else [("auto_map", named)]:
         if not (isinstance(name, str) and name.startswith(f"{_MODELLING.stem}.Pruned")):
             raise InputError(
                 f"{model_dir / 'config.json'}: auto_map has {auto} run {name!r}, which is not of fastprune's own "

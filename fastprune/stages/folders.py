@@ -20,6 +20,7 @@ from fastprune.model.masks import Masks
 from fastprune.search.cost import Cost
 from fastprune.search.macs import MacModel
 from fastprune.settings import Method, Solver
+from fastprune.store import bounded
 from fastprune.store.artifacts import RECORD
 from fastprune.store.output import new_folder
 
@@ -98,7 +99,7 @@ def write_record(folder: Path, stage: str, begin: float, metrics: dict, settings
 
 
 def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return bounded.read_json(path)
 
 
 def write_json(path: Path, document: dict) -> None:

@@ -25,6 +25,7 @@ from fastprune.environment import choose_device, code_version, device_name
 from fastprune.errors import InputError
 from fastprune.store import copies, storage
 from fastprune.store.damage import Damaged
+from fastprune.store.bounded import read_bytes, read_json
 from fastprune.store.documents import Document
 from fastprune.store.output import check_output
 from fastprune.store.partials import partial_folder
@@ -117,7 +118,7 @@ def read(folder: Path, kind: str | None = None) -> Artifact:
         No manifest, another kind, or a file that is missing, added or changed.
     """
     try:
-        artifact = parse((folder / MANIFEST).read_bytes(), folder / MANIFEST)
+        artifact = parse(read_bytes(folder / MANIFEST), folder / MANIFEST)
     except FileNotFoundError as error:
         raise InputError(f"{folder}: no {MANIFEST} here, so this is no whole artifact; make it again") from error
     if kind and artifact.kind != kind:
@@ -223,7 +224,7 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
                     _move(partial, folders)
             if store:
                 _push(store, recipe, folders)
-            return json.loads((folders[outputs[0]] / RECORD).read_text(encoding="utf-8"))
+            return read_json(folders[outputs[0]] / RECORD)
 
         return stage
 
@@ -271,7 +272,7 @@ def _push(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> Non
     """Publish artifacts: files first, manifests last, and of two writers of one recipe the first."""
     for name, folder in folders.items():
         if store.read(_manifest_key(recipe, name)) is None:
-            content = (folder / MANIFEST).read_bytes()
+            content = read_bytes(folder / MANIFEST)
             for path, file in parse(content, folder).files.items():
                 store.upload(inside(folder, path), _object_key(file.sha256), file.sha256)
             store.create(_manifest_key(recipe, name), content)

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from fastprune.errors import InputError
+from fastprune.store.bounded import read_json
 from fastprune.store.output import new_folder
 from fastprune.store.paths import inside
 from fastprune.store.s3 import REMEDIES, S3Store, is_s3, parse, s3_client
@@ -79,6 +80,6 @@ def _digests(folder: Path) -> dict[str, str]:
 def _is_whole(copy: Path) -> bool:
     """Whether a copy's files are those that were downloaded."""
     try:
-        return json.loads((copy / _DIGESTS).read_text()) == _digests(copy)
+        return read_json(copy / _DIGESTS) == _digests(copy)
     except (OSError, ValueError):
         return False

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fastprune.errors import InputError
+from fastprune.store.bounded import read_bytes
 from fastprune.store.partials import partial_file
 from fastprune.store.damage import Damaged, twice
 from fastprune.store.paths import inside
@@ -70,7 +71,7 @@ class LocalStore:
 
     def read(self, key: str) -> bytes | None:
         try:
-            return inside(self.root, key).read_bytes()
+            return read_bytes(inside(self.root, key))
         except FileNotFoundError:
             return None
 
