@@ -38,6 +38,12 @@ class Unreachable(InputError):
     exit_code = 4
 
 
+def with_remedy(error: InputError, remedy: str) -> InputError:
+    """An error of the same exit status that also says what to do."""
+    kind = next(kind for kind in (Unreachable, Refused, InputError) if isinstance(error, kind))
+    return kind(f"{error}\n{remedy}")
+
+
 class PipelineError(RuntimeError):
     """A step of a local run failed; the message names it and ends with what it said last."""
 

@@ -1,6 +1,7 @@
 """A tiny tokenizer, tiny random models, a classifier trained in a second, and encoded data, made on the spot."""
 
 import string
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,14 @@ pytest_plugins = ("tiny_stages", "tiny_releases", "faults")
 torch.set_num_threads(1)
 
 DATA = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """What a test copies from S3, or cannot tell MLflow, is not the user's, nor another test's."""
+    monkeypatch.setenv("FASTPRUNE_CACHE", str(tmp_path_factory.getbasetemp() / "caches" / uuid.uuid4().hex))
+
+
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [
     "the",

@@ -30,6 +30,7 @@ COMMANDS = {
     "freeze": (_CONTROL, "freeze", "Let no version be promoted."),
     "unfreeze": (_CONTROL, "unfreeze", "Let versions be promoted again."),
     "history": (_RELEASES, "history", "Every change of champion, and what was refused."),
+    "sync": ("fastprune.cli.sync", "sync", "Send what could not be tracked, and close runs that were killed."),
     "verify": (_RELEASES, "verify", "Prove the digests and the logits of a version."),
 }
 

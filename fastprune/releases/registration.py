@@ -22,7 +22,7 @@ from fastprune.releases.words import model_name, sentence
 from fastprune.store import artifacts, storage
 from fastprune.store.artifacts import Artifact
 from fastprune.store.bounded import read_json
-from fastprune.tracking import mlflow_store, runs
+from fastprune.tracking import mlflow_store, operations, runs
 
 _TEXTS = ["A warm, funny and clever film.", "It was dull from beginning to end!", "Who won? The king did; nobody else."]
 _ORIGIN = ("source_sha256", "sample_sha256", "evaluation_sha256", "seed")
@@ -250,7 +250,7 @@ def find_version(client, name: str, artifact_sha256: str) -> str:
 
 def _registration_run(uri: str, client, name: str, artifact: Artifact) -> str:
     """The run of a registration that was cut off, or a new one."""
-    experiment = runs.experiment_id(uri, client)
+    experiment = operations.experiment_id(uri, client, runs.EXPERIMENT)
     begun = client.search_runs([experiment], f"tags.registers = '{artifact.digest}'")
     if begun:
         return begun[0].info.run_id

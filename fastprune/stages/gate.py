@@ -6,10 +6,10 @@ import logging
 import time
 from pathlib import Path
 
-from fastprune.errors import InputError
+from fastprune.errors import InputError, with_remedy
 from fastprune.stages.folders import read_json, record_of, write_json
 from fastprune.store.output import new_folder
-from fastprune.tracking import runs
+from fastprune.tracking import channel, runs, sync
 
 _log = logging.getLogger(__name__)
 
@@ -24,28 +24,41 @@ def gate(
     summary : Path
     verdict : Path
         Output: ``verdict.json``, with ``version`` and ``promotion``: ``champion``, or why not.
+
+    Raises
+    ------
+    InputError
+        MLflow or the record of releases is away, or refuses for want of rights: nothing was judged.
     """
     begin = time.perf_counter()
     found = read_json(summary / "summary.json")
     version = found["compressions"][found["picked"]]["version"]
-    made = {"version": version, "promotion": _promote(tracking_uri, run_id, model_name, version, policy)}
+    uri, promotion = runs.store_of(tracking_uri), "not promoted: no version was registered"
+    if uri and version:
+        promotion = _promote(uri, run_id, model_name, version, policy)
+    made = {"version": version, "promotion": promotion}
     with new_folder(verdict) as folder:
         write_json(folder / "verdict.json", made)
     runs.end(tracking_uri, run_id)
     return record_of("gate", begin, {}, made)
 
 
-@runs.best_effort("")
-def _promote(uri: str, run_id: str, name: str, version: str, policy: str) -> str:
-    """``champion``, or why the version was not promoted; empty where MLflow failed."""
-    if not version:
-        return ""
+def _promote(uri: str, run: str, name: str, version: str, policy: str) -> str:
+    """``champion``, or why the version was not promoted."""
     from fastprune.releases import promotion
     from fastprune.releases.policy import parse_policy
 
     try:
+        run_id = sync.settle(uri, run)
         promotion.promote(uri, name, version, parse_policy(policy), why=f"compression {run_id}")
-    except InputError as error:  # the policy, another promotion, rights: MLflow itself is there
-        _log.warning("%s", error)
-        return f"not promoted: {str(error).splitlines()[0]}"
+    except InputError as error:
+        if error.__cause__ is None:  # the policy, or another promotion: it was judged
+            _log.warning("%s", error)
+            return f"not promoted: {str(error).splitlines()[0]}"
+        channel.give_up(uri, run, error.__cause__)
+        raise with_remedy(
+            error,
+            f"not promoted; when that is mended, run this step again, or `fastprune promote {name} {version} "
+            "--policy FILE --why WHY`",
+        ) from error
     return promotion.CHAMPION

@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastprune.errors import InputError
+from fastprune.errors import InputError, with_remedy
 from fastprune.stages.folders import read_json, record_of, write_json
 from fastprune.store.output import new_folder
-from fastprune.tracking import mlflow_store, runs
+from fastprune.tracking import channel, mlflow_store, runs, sync
 
 _log = logging.getLogger(__name__)
 
@@ -24,29 +24,40 @@ def register(
     ----------
     pruned, report : Path
     released : Path
-        Output: ``released.json``, with the ``version``; empty where tracking failed, which never fails the stage.
+        Output: ``released.json``, with the ``version``; empty where no MLflow is named at all.
+
+    Raises
+    ------
+    InputError
+        It could not be registered. The message says why, where the pruned model lies, and what to do.
     """
     begin = time.perf_counter()
     metrics = read_json(report / "metrics.json")
     runs.log(tracking_uri, run_id, metrics=metrics, artifacts=sorted(report.glob("*.*")))
     runs.log(tracking_uri, run_id, artifacts=[pruned / "manifest.json"])
     runs.log_curve(tracking_uri, run_id, metrics.get("curve", {}).get("points", []))
-    made = {"model_name": model_name, "version": _register(tracking_uri, run_id, pruned, model_name, metrics)}
+    version = ""
+    if uri := runs.store_of(tracking_uri):
+        version = _register(uri, run_id, pruned, report, model_name, metrics)
+    else:
+        _log.warning("not registered: no MLflow is named; set MLFLOW_TRACKING_URI, or tracking.uri of the sweep")
     runs.end(tracking_uri, run_id)
+    made = {"model_name": model_name, "version": version}
     with new_folder(released) as folder:
         write_json(folder / "released.json", made)
     return record_of("register", begin, {}, made)
 
 
-@runs.best_effort("")
-def _register(uri: str, run_id: str, model_dir: Path, name: str, metrics: Mapping) -> str:
-    """The version, empty where it failed: a registration costs a compression nothing."""
-    if not run_id:
-        return ""
+def _register(uri: str, run: str, pruned: Path, report: Path, name: str, metrics: Mapping) -> str:
     from fastprune.releases import registration
 
     try:
-        return registration.register(uri, model_dir, name, metrics, run_id=run_id, by=mlflow_store.user(uri))
-    except InputError as error:  # rights: MLflow itself is there, and the run can be ended
-        _log.warning("not registered: %s", error)
-        return ""
+        run_id = sync.settle(uri, run)
+        return registration.register(uri, pruned, name, metrics, run_id=run_id, by=mlflow_store.user(uri))
+    except InputError as error:
+        channel.give_up(uri, run, error.__cause__)
+        raise with_remedy(
+            error,
+            f"not registered as {name}; the pruned model is whole in {pruned}: when that is mended, run this "
+            f"step again, or `fastprune register {pruned} --name {name} --metrics {report / 'metrics.json'}`",
+        ) from error

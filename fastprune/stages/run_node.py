@@ -13,6 +13,7 @@ from fastprune.store import copies, s3, storage
 from fastprune.store.partials import partial_folder
 from fastprune.sweep.config import Sweep
 from fastprune.sweep.graph import Node, nodes, parameters, run_of
+from fastprune.tracking import spool
 
 RUN_ID = "run_id"
 """Beside the folders of a node that opened an MLflow run."""
@@ -63,11 +64,12 @@ def run_node(sweep: Sweep, node: Node, root: str | Path, *, tags: Mapping[str, s
         }
         folders = {name: found if name in node.stage.lists else found[0] for name, found in inputs.items()}
         folders |= {name: place / name for name in node.stage.outputs}
-        run_id = _run_id(sweep, node, root, tags)
         if node.stage.releases:  # a second try does so again
             for output in node.stage.outputs:
                 shutil.rmtree(place / output, ignore_errors=True)
-        record = steps.run_stage(node.stage.name, folders, given, run_id=run_id, tracking_uri=uri)
+        with spool.below(root):
+            run_id = _run_id(sweep, node, root, tags)
+            record = steps.run_stage(node.stage.name, folders, given, run_id=run_id, tracking_uri=uri)
         if remote:
             store = storage.open_store(f"{root}/{node.name}")
             for output in node.stage.outputs:

@@ -24,8 +24,8 @@ from pydantic import BaseModel, ConfigDict
 from fastprune.environment import choose_device, code_version, device_name
 from fastprune.errors import InputError
 from fastprune.store import copies, storage
-from fastprune.store.damage import Damaged
 from fastprune.store.bounded import read_bytes, read_json
+from fastprune.store.damage import Damaged
 from fastprune.store.documents import Document
 from fastprune.store.output import check_output
 from fastprune.store.partials import partial_folder

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from fastprune.errors import InputError
 from fastprune.store.bounded import read_bytes
-from fastprune.store.partials import partial_file
 from fastprune.store.damage import Damaged, twice
+from fastprune.store.partials import partial_file
 from fastprune.store.paths import inside
 from fastprune.store.s3 import S3Store, is_s3, parse, s3_client
 

@@ -12,13 +12,15 @@ from pathlib import Path
 from fastprune.errors import InputError, Refused, Unreachable
 from fastprune.store.secrets import shown
 from fastprune.tracking import sqlite_file
+from fastprune.tracking.deadlines import DeadlinePassed
 
-# The client's own defaults retry for a quarter of an hour, and tell MLflow's makers what is used. Four retries, with
-# pauses of 14 s in all, outlast a server's restart.
+# The client's own defaults retry for a quarter of an hour, and tell MLflow's makers what is used. Five retries, with
+# pauses of 0, 4, 8, 16 and 32 s and up to a second more by chance, outlast a server's restart.
 _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "1.0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -46,7 +48,7 @@ def artifact_location(uri: str) -> str | None:
 
 
 def connect(uri: str, *, check_version: bool = False):
-    """A client of a store, with retries that end within two minutes.
+    """A client of a store, with retries that end within three minutes a request.
 
     Raises
     ------
@@ -71,12 +73,22 @@ def is_away(error: BaseException) -> bool:
 
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OperationalError):
+        if isinstance(cause, OperationalError | DeadlinePassed):
             return True
         if isinstance(cause, requests.RequestException):
             return cause.response is None  # else it has answered
         cause = cause.__cause__ or cause.__context__
     return False
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that a server refused with; None where it has not answered."""
+    from mlflow import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code()
+    response = getattr(error, "response", None)
+    return None if response is None else response.status_code
 
 
 @contextmanager
@@ -88,14 +100,8 @@ def explained(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, requests.RequestException, SQLAlchemyError) as error:
-        response = getattr(error, "response", None)
-        status = (
-            error.get_http_status_code()
-            if isinstance(error, MlflowException)
-            else (response.status_code if response is not None else None)
-        )
-        where, reason = f"MLflow at {shown(uri)}", first_line(error)
+    except (MlflowException, requests.RequestException, SQLAlchemyError, DeadlinePassed) as error:
+        status, where, reason = status_of(error), f"MLflow at {shown(uri)}", first_line(error)
         if status == 403 or "Permission denied" in reason:
             raise Refused(
                 f"{where}: {user(uri)} has no right to do this ({reason}); ask the manager of the "

@@ -1,34 +1,34 @@
 """MLflow: one run per compression, a nested run per stage, the pruned model as a registered version.
 
 mlflow is imported inside functions alone, here and where versions are registered and released: every pipeline step is
-a process of its own and most of them start without it. A run is named by its id, a string that travels between those
-processes.
+a process of its own and most of them start without it. A run is named by a path of ids
+(:mod:`fastprune.tracking.operations`), a string that travels between those processes.
 
-Tracking never costs a compression its result: whatever fails is warned about, and to a store that is away nothing more
-is sent by this process.
+Tracking never costs a compression its result, nor more than a stated time (:mod:`fastprune.tracking.deadlines`). Once
+a store has failed, whatever the rest of the run has to tell is kept (:mod:`fastprune.tracking.spool`), and sent by the
+next run or by ``fastprune sync``.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastprune.errors import InputError
 from fastprune.store.secrets import shown
 from fastprune.store.storage import sha256_of
-from fastprune.tracking import mlflow_store
+from fastprune.tracking import channel, deadlines, operations, sync
 
 EXPERIMENT = "fastprune"
 SAMPLING = 5
 """Seconds between two samples of system metrics."""
-WITHOUT = "going on without tracking"
+WITHOUT = channel.WITHOUT
 
 _WORKFLOW = {
     "KFP_RUN_ID",
@@ -41,8 +41,8 @@ _WORKFLOW = {
     "AIRFLOW_CTX_LOGICAL_DATE",
 }
 
+
 _log = logging.getLogger(__name__)
-_given_up: set[str] = set()
 
 
 def workflow_tags() -> dict[str, str]:
@@ -54,41 +54,11 @@ def workflow_tags() -> dict[str, str]:
     }
 
 
-def best_effort(default, *, vital: bool = False):
-    """Decorate a function whose first argument is a tracking URI: on failure warn and return ``default``.
-
-    For whatever a compression must not fail by. An empty URI means ``MLFLOW_TRACKING_URI``; where that is not set
-    either, nothing is tracked. A store that is away, or fails at something vital, is given up.
-    """
-
-    def decorate(function: Callable) -> Callable:
-        @functools.wraps(function)
-        def wrapper(uri: str, *args, **kwargs):
-            uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-            if not uri or uri in _given_up:
-                return default
-            try:
-                return function(uri, *args, **kwargs)
-            except InputError:  # a store of this machine that a person must mend
-                raise
-            except Exception as error:  # whatever a store or a network can raise
-                if gives_up := vital or mlflow_store.is_away(error):
-                    _given_up.add(uri)
-                _log.warning(
-                    "MLflow at %s failed (%s: %s); %s",
-                    shown(uri),
-                    function.__name__.strip("_"),
-                    mlflow_store.first_line(error),
-                    WITHOUT if gives_up else "the record lacks this",
-                )
-                return default
-
-        return wrapper
-
-    return decorate
+def store_of(uri: str) -> str:
+    """The store that a URI means: the empty one ``MLFLOW_TRACKING_URI``; where that is not set either, none."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI", "")
 
 
-@best_effort("", vital=True)
 def start(
     uri: str,
     name: str,
@@ -101,79 +71,84 @@ def start(
     """Create the run of one compression, and the experiment if need be.
 
     Call it once, before any stage runs: of processes that race to create an experiment the losers would log into
-    the default one. The compressions of a sweep are grouped below the run ``parent``, made by this function too.
+    the default one. The compressions of a sweep are grouped below the run ``parent``, made by this function too. A
+    run without a parent first sends what earlier ones could not, and closes those that were killed.
 
     Returns
     -------
     str
-        The run's id; empty when tracking failed, and then the stages do not track either.
+        The run, as a path of ids; empty where nothing is tracked.
     """
-    client = mlflow_store.connect(uri, check_version=not parent)
-    tags = {**workflow_tags(), **(tags or {})}
-    if parent:
-        tags["mlflow.parentRunId"] = parent
-    run_id = client.create_run(experiment_id(uri, client, experiment), run_name=name, tags=tags).info.run_id
-    log(uri, run_id, parameters=parameters)
-    return run_id
+    if not (uri := store_of(uri)):
+        return ""
+    run = _open(
+        uri, name, parent, experiment=experiment, parameters=parameters, tags={**workflow_tags(), **(tags or {})}
+    )
+    if not parent and not channel.state_of(uri, run).away:
+        sync.catch_up(uri, run)
+    return run
 
 
-def experiment_id(uri: str, client, name: str = EXPERIMENT) -> str:
-    """The id of an experiment, made or brought back if need be."""
-    from mlflow import MlflowException
+def _open(
+    uri: str, name: str, parent: str, *, experiment: str = "", parameters: Mapping[str, object] = {}, tags: Mapping
+) -> str:
+    """The path of a new run; empty where it can be neither made nor kept."""
+    above, own = f"{parent}." if parent else "", operations.SPOOLED + uuid.uuid4().hex
+    run_id = channel.tell(
+        uri,
+        _operation(
+            "start",
+            above + own,
+            name=name,
+            experiment=experiment,
+            parameters=_shown(parameters),
+            tags={**tags, **operations.owner(model=bool(experiment))},
+        ),
+    )
+    return "" if run_id is None else above + (run_id or own)
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return client.create_experiment(name, artifact_location=mlflow_store.artifact_location(uri))
-        except MlflowException:  # another compression was first
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return found.experiment_id
 
-
-@best_effort(None)
 def log(
     uri: str,
-    run_id: str,
+    run: str,
     *,
     parameters: Mapping[str, object] = {},
     metrics: Mapping[str, object] = {},
     artifacts: Iterable[str | Path] = (),
-    folder: str | None = None,
+    folder: str = "",
 ) -> None:
     """Add to a run: parameters, metrics, and files or folders as artifacts (below ``folder``, if given).
 
     Of nested metrics the numbers are taken, by dotted name. The SHA-256 of every file becomes a tag.
     """
-    if not run_id:
+    if not run or not (uri := store_of(uri)):
         return
-    from mlflow.entities import Metric, Param, RunTag
-
-    client, now, paths = (mlflow_store.connect(uri), int(time.time() * 1000), [Path(path) for path in artifacts])
-    digests = {
-        file.relative_to(path.parent): sha256_of(file)
-        for path in paths
-        for file in (path.rglob("*") if path.is_dir() else [path])
+    found = [
+        (file, file.relative_to(path.parent))
+        for path in map(Path, artifacts)
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
         if not file.is_dir()
-    }
-    client.log_batch(
-        run_id,
-        params=[Param(name, str(value)) for name, value in parameters.items()],
-        metrics=[Metric(name, value, now, 0) for name, value in _numbers(metrics).items()],
-        tags=[RunTag(f"sha256.{name}", digest) for name, digest in digests.items()],
+    ]
+    try:
+        digests = {name.as_posix(): sha256_of(file) for file, name in found}
+    except OSError as error:
+        _log.warning("%s cannot be read (%s); the record lacks this", error.filename, error.strerror)
+        found, digests = [], {}
+    now = _now()
+    channel.tell(
+        uri,
+        _operation(
+            "log",
+            run,
+            parameters=_shown(parameters),
+            metrics=[[name, value, now, 0] for name, value in _numbers(metrics).items()],
+            digests=digests,
+            files=[[str(file), _join(folder, name.parent.as_posix())] for file, name in found],
+        ),
     )
-    for path in paths:
-        if path.is_dir():
-            client.log_artifacts(run_id, str(path), "/".join(filter(None, (folder, path.name))))
-        else:
-            client.log_artifact(run_id, str(path), folder)
 
 
-@best_effort(None)
-def log_data(uri: str, run_id: str, record: Mapping, sources: Mapping[str, str]) -> None:
+def log_data(uri: str, run: str, record: Mapping, sources: Mapping[str, str]) -> None:
     """Add the data sets of a compression, as ``mlflow.data`` has them.
 
     Parameters
@@ -183,35 +158,29 @@ def log_data(uri: str, run_id: str, record: Mapping, sources: Mapping[str, str])
     sources : mapping
         Where the rows of ``sample`` and ``evaluation`` are from: a file, an ``s3://`` location or a data set's name.
     """
-    if not run_id:
+    if not run or not (uri := store_of(uri)):
         return
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
     inputs = []
     for name, source in sources.items():
         digest = record["settings"][f"{name}_sha256"]
         profile = {"rows": record["metrics"][f"{name}_size"], "sha256": digest}
-        data = Dataset(
-            name=f"{record['settings']['task']} {name}",
-            digest=digest[:36],  # all that MLflow keeps of it
-            source_type="s3" if source.startswith("s3://") else "local" if "." in source else "hub",
-            source=json.dumps({"uri": source}),
-            profile=json.dumps(profile),
-        )
-        inputs.append(DatasetInput(data, [InputTag("mlflow.data.context", name)]))
-    mlflow_store.connect(uri).log_inputs(run_id, inputs)
+        dataset = {
+            "name": f"{record['settings']['task']} {name}",
+            "digest": digest[:36],  # all that MLflow keeps of it
+            "source_type": "s3" if source.startswith("s3://") else "local" if "." in source else "hub",
+            "source": json.dumps({"uri": shown(source)}),
+            "profile": json.dumps(profile),
+        }
+        inputs.append({"dataset": dataset, "context": name})
+    channel.tell(uri, _operation("data", run, inputs=inputs))
 
 
-@best_effort(None)
-def log_curve(uri: str, run_id: str, points: Iterable[tuple[float, float]]) -> None:
+def log_curve(uri: str, run: str, points: Iterable[tuple[float, float]]) -> None:
     """Add ``validation_metric`` by keep ratio, the ratio in thousandths as the step."""
-    if run_id and (points := list(points)):
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        mlflow_store.connect(uri).log_batch(
-            run_id, metrics=[Metric("validation_metric", metric, now, round(1000 * ratio)) for ratio, metric in points]
-        )
+    now = _now()
+    metrics = [["validation_metric", metric, now, round(1000 * ratio)] for ratio, metric in points]
+    if run and metrics and (uri := store_of(uri)):
+        channel.tell(uri, _operation("log", run, metrics=metrics))
 
 
 @dataclass
@@ -229,72 +198,89 @@ class StageLog:
 
 
 @contextmanager
-def stage(uri: str, parent_id: str, name: str) -> Iterator[StageLog]:
+def stage(uri: str, parent: str, name: str) -> Iterator[StageLog]:
     """Track a stage as a run nested in its compression's run.
 
-    Seconds are measured, if the stage does not tell its own. A stage that raises ends as failed, and so does its
-    compression.
+    Seconds are measured, if the stage does not tell its own. A stage that raises ends as failed, and so do the runs
+    above it, up to the model's; one that is interrupted ends as killed.
 
     Parameters
     ----------
     uri : str
-    parent_id : str
+    parent : str
         What :func:`start` returned, in whichever process; empty tracks nothing.
     name : str
     """
-    record, run_id = StageLog(), _start_child(uri, parent_id, name)
-    monitor = _start_monitor(uri, run_id)
+    uri = store_of(uri)
+    record, run = StageLog(), _open(uri, name, parent, tags={}) if uri and parent else ""
+    monitor = _start_monitor(uri, run)
     begin = time.perf_counter()
     try:
         yield record
-    except BaseException:
-        _stop_monitor(uri, monitor)
-        end(uri, run_id, "FAILED")
-        end(uri, parent_id, "FAILED")
+    except Exception:
+        _stop_monitor(uri, run, monitor)
+        for failed in operations.parents_of(run) if run else []:
+            end(uri, failed, "FAILED")
+        raise
+    except BaseException:  # told to stop, with little time
+        for killed in operations.parents_of(run) if run else []:
+            end(uri, killed, "KILLED", deadlines.INTERRUPTED)
         raise
     metrics = {"seconds": time.perf_counter() - begin} | record.metrics
-    _stop_monitor(uri, monitor)
-    log(uri, run_id, parameters=record.parameters, metrics=metrics, artifacts=record.artifacts)
-    end(uri, run_id)
+    _stop_monitor(uri, run, monitor)
+    log(uri, run, parameters=record.parameters, metrics=metrics, artifacts=record.artifacts)
+    end(uri, run)
 
 
-@best_effort("")
-def _start_child(uri: str, parent_id: str, name: str) -> str:
-    if not parent_id:
-        return ""
-    client = mlflow_store.connect(uri)
-    experiment_id = client.get_run(parent_id).info.experiment_id
-    return client.create_run(experiment_id, run_name=name, tags={"mlflow.parentRunId": parent_id}).info.run_id
-
-
-@best_effort(None)
-def _start_monitor(uri: str, run_id: str):
+def _start_monitor(uri: str, run: str):
     """Processor, memory, disk and network of this machine, sampled into a run (``system/...``)."""
-    if not run_id:
+    if not run or run.rpartition(".")[2].startswith(operations.SPOOLED):
         return None
-    mlflow_store.connect(uri)
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-    monitor = SystemMetricsMonitor(run_id, sampling_interval=SAMPLING, tracking_uri=uri)
-    monitor.start()
-    return monitor
+
+    def begin():
+        monitor = SystemMetricsMonitor(run.rpartition(".")[2], sampling_interval=SAMPLING, tracking_uri=uri)
+        monitor.start()
+        return monitor
+
+    return channel.attempt(uri, run, "system metrics", begin)
 
 
-@best_effort(None)
-def _stop_monitor(uri: str, monitor) -> None:
-    if monitor is not None:
+def _stop_monitor(uri: str, run: str, monitor) -> None:
+    def finish() -> None:
         monitor.finish()
         monitor.collect_metrics()  # a short stage would have none
         monitor.publish_metrics(monitor.aggregate_metrics())
         monitor.mlflow_logger.flush()
 
+    if monitor is not None:
+        channel.attempt(uri, run, "system metrics", finish)
 
-@best_effort(None)
-def end(uri: str, run_id: str, status: str = "FINISHED") -> None:
-    """Close a run as ``FINISHED`` or ``FAILED``."""
-    if run_id:
-        mlflow_store.connect(uri).set_terminated(run_id, status)
+
+def end(uri: str, run: str, status: str = "FINISHED", limit: float | None = None) -> None:
+    """Close a run as ``FINISHED``, ``FAILED`` or ``KILLED``, in at most ``limit`` seconds."""
+    if run and (uri := store_of(uri)):
+        channel.tell(uri, _operation("end", run, status=status), limit)
+        if "." not in run:
+            channel.settled(uri, run)
+
+
+def _operation(do: str, run: str, **content) -> dict:
+    return {"do": do, "run": run, "at": _now(), **content}
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _join(folder: str, below: str) -> str:
+    return "/".join(part for part in (folder, below) if part not in ("", "."))
+
+
+def _shown(parameters: Mapping[str, object]) -> dict[str, str]:
+    return {name: shown(value) for name, value in parameters.items()}
 
 
 def _numbers(values: Mapping, prefix: str = "") -> dict[str, float]:

@@ -64,11 +64,7 @@ def test_a_corrupted_object_is_found_and_not_used(root, tmp_path, s3):
         ({"AWS_ACCESS_KEY_ID": "nobody"}, f"s3://{BUCKET}/x", "does not know the access key"),
         ({}, "s3://no-such-bucket/x", "there is no bucket no-such-bucket"),
         (READER, f"s3://{BUCKET}/x", "no permission"),
-        (
-            {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"},
-            f"s3://{BUCKET}/x",
-            r"no whole answer in .* s and \d attempts",
-        ),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, f"s3://{BUCKET}/x", r"no whole answer in .* s and \d attempts"),
     ],
 )
 def test_refusals_are_explained(s3, monkeypatch, tmp_path, change, root, message):

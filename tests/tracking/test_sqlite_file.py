@@ -35,11 +35,6 @@ def half_made(file, migrations=20):
     engine.dispose()
 
 
-@pytest.fixture(autouse=True)
-def nothing_given_up(monkeypatch):
-    monkeypatch.setattr(runs, "_given_up", set())
-
-
 @pytest.mark.parametrize("left", ["half made", "empty"])
 def test_a_store_whose_making_was_cut_off_is_made_again(tmp_path, caplog, left):
     file = tmp_path / "mlflow.db"
