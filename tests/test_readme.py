@@ -96,6 +96,8 @@ def test_every_command_of_the_pages_is_one_with_these_options(arguments):
     command = main.get_command(None, arguments[0])
     assert command is not None, f"there is no command fastprune {arguments[0]}"
     given = [word for word in arguments[1:] if word != "..."]
+    if isinstance(command, click.Group):
+        command, *given = command.commands[given[0]], *given[1:]
     with command.make_context(arguments[0], given, parent=click.Context(main)) as context:
         assert not context.args
 

@@ -4,8 +4,10 @@ import json
 import shutil
 
 import pytest
+from click.testing import CliRunner
 
-from fastprune.releases import registration
+from fastprune.cli.main import main
+from fastprune.releases import promotion, registration
 from fastprune.releases.policy import Policy
 from fastprune.tracking import mlflow_store
 
@@ -48,3 +50,15 @@ def store(made, tmp_path, monkeypatch):
 def aliases(uri):
     found = mlflow_store.connect(uri).get_registered_model(NAME).aliases
     return {alias: str(version) for alias, version in found.items()}
+
+
+def command(store, *arguments, status=0):
+    """What ``fastprune`` prints."""
+    done = CliRunner().invoke(main, [*map(str, arguments), "--tracking-uri", store])
+    assert done.exit_code == status, done.output
+    return done.output
+
+
+def moves(store):
+    """Action, former and new version of every event."""
+    return [(event.action, event.from_version, event.to_version) for event in promotion.history(store, NAME)]

@@ -26,6 +26,8 @@ COMMANDS = {
     "stage": ("fastprune.cli.stage", "stage", "Run one task of a configuration, as Airflow and pods do."),
     "register": (_RELEASES, "register", "Make a pruned model a version of a registered model."),
     "promote": (_RELEASES, "promote", "Make a version the champion, if the policy lets it."),
+    "policy": (_CONTROL, "policy", "Set and show the policy that promotions of a model are judged by."),
+    "approve": (_CONTROL, "approve", "Say that a version may be the champion."),
     "rollback": (_CONTROL, "rollback", "Make an earlier champion the champion again."),
     "freeze": (_CONTROL, "freeze", "Let no version be promoted."),
     "unfreeze": (_CONTROL, "unfreeze", "Let versions be promoted again."),

@@ -35,6 +35,7 @@ def register(
 ) -> Answer:
     """Make the pruned model in MODEL_DIR a version of a registered model, with its lineage."""
     from fastprune.releases import registration
+    from fastprune.releases.identity import actor
 
     if wrong := [tag for tag in tags if "=" not in tag]:
         raise InputError(f"--tag {wrong[0]}: write it as NAME=VALUE")
@@ -48,7 +49,7 @@ def register(
         model_dir,
         name,
         metrics,
-        by=mlflow_store.actor(uri, by),
+        by=actor(uri, by).name,
         tags=dict(tag.split("=", 1) for tag in tags),
         rows=registration.real_rows(model_dir, eval_file) if eval_file else (),
     )
@@ -58,7 +59,13 @@ def register(
 @release_command
 @click.argument("name")
 @click.argument("version")
-@click.option("--policy", "policy_file", required=True, type=click.Path(path_type=Path), help="YAML or JSON file.")
+@click.option(
+    "--policy",
+    "policy_file",
+    type=click.Path(path_type=Path),
+    help="YAML or JSON file, by default the model's policy; the first one that a version is promoted by becomes that.",
+)
+@click.option("--override-policy", is_flag=True, help="Judge by --policy though the model has another one; recorded.")
 @click.option("--reinstate", is_flag=True, help="The version was rolled back, and shall be the champion all the same.")
 @click.option("--dry-run", is_flag=True, help="Only judge; nothing is written.")
 @expect
@@ -67,7 +74,8 @@ def register(
 def promote(
     name: str,
     version: str,
-    policy_file: Path,
+    policy_file: Path | None,
+    override_policy: bool,
     reinstate: bool,
     dry_run: bool,
     expect: str | None,
@@ -79,9 +87,17 @@ def promote(
     from fastprune.releases import control, promotion
     from fastprune.releases.policy import read_policy
 
-    policy = read_policy(policy_file)
     verdict = promotion.promote(
-        uri, name, version, policy, why=why, by=by, expected=expect, reinstate=reinstate, dry_run=dry_run
+        uri,
+        name,
+        version,
+        read_policy(policy_file) if policy_file else None,
+        why=why,
+        by=by,
+        expected=expect,
+        reinstate=reinstate,
+        override=override_policy,
+        dry_run=dry_run,
     )
     told = {"verdict": verdict.model_dump(mode="json"), "passed": verdict.passed, "promoted": not dry_run}
     if dry_run:

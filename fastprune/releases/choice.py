@@ -8,6 +8,9 @@ from typing import Literal
 
 from fastprune.releases.policy import Evidence, Probe, judge, parse_policy
 
+_FOR_THE_PROMOTION = {"same_evaluation_data": False, "required_tags": {}, "approvers": [], "approvals": 0}
+"""What a compression's own figures cannot tell."""
+
 
 @dataclass(frozen=True)
 class Compression:
@@ -94,7 +97,7 @@ def choose(compressions: Sequence[Compression], policy: str = "") -> dict:
 
 
 def _refusals(one: Compression, policy: str) -> list[str]:
-    own = parse_policy(policy).model_copy(update={"same_evaluation_data": False, "required_tags": {}, "approvers": []})
+    own = parse_policy(policy).model_copy(update=_FOR_THE_PROMOTION)
     evidence = Evidence(
         metric=one.metric,
         dense=one.dense,

@@ -1,17 +1,26 @@
-"""Rollback and freeze: what stops a bad release, and keeps it stopped."""
+"""What governs the releases of a model beside a promotion: rollback, freeze, its policy, approvals."""
 
 from __future__ import annotations
 
+import hashlib
+
 from fastprune.errors import InputError, Refused
 from fastprune.releases import record
+from fastprune.releases.identity import actor, refuse_unless_manager
 from fastprune.releases.ledger import Event, open_ledger
-from fastprune.releases.promotion import ChampionAlready, set_tags
+from fastprune.releases.policy import parse_policy
+from fastprune.releases.promotion import ChampionAlready, bound, policy_of, set_tags
 from fastprune.releases.record import ChampionMoved, State
+from fastprune.releases.verification import read_evidence
 from fastprune.releases.words import model_name, sentence, version_number
+from fastprune.store.secrets import shown
 from fastprune.tracking import mlflow_store
 
 FROZEN = "release.frozen"
 """Tag of a registered model, for people who look at MLflow's page; the record decides."""
+
+POLICY = "release.policy_sha256"
+"""Tag of a registered model, as ``FROZEN``."""
 
 
 def rollback(
@@ -38,14 +47,14 @@ def rollback(
         There is no version to go back to, or no right to do it.
     """
     name, why = model_name(name), sentence(why, "the reason (--why)")
-    by = sentence(mlflow_store.actor(uri, by), "who rolls back (--by)")
     with mlflow_store.explained(uri):
+        who = actor(uri, by)
         client, ledger = mlflow_store.connect(uri), open_ledger(uri)
         state = record.settle(client, ledger, name)
         if expected is not None and version_number(expected) != state.champion:
             raise ChampionMoved(name, expected, state.champion)
         target = _asked(client, name, state, to) if to is not None else way_back(client, name, state)
-        told = {"by": by, "at": record.now_utc(), "why": why}
+        told = {"by": who.name, "at": record.now_utc(), "why": why}
         # For who may not move the alias this fails too: before the record says so.
         set_tags(client, name, target, {f"rollback.{key}": value for key, value in told.items()})
         if state.champion and record.exists(client, name, state.champion):
@@ -57,7 +66,7 @@ def rollback(
             state,
             unless=("promote", "rollback"),
             action="rollback",
-            by=by,
+            by=who,
             to_version=target,
             why=why,
         )
@@ -128,8 +137,8 @@ def unfreeze(uri: str, name: str, *, why: str, by: str = "") -> Event:
 
 def _set_frozen(uri: str, name: str, action: str, why: str, by: str) -> Event:
     name, why = model_name(name), sentence(why, "the reason (--why)")
-    by = sentence(mlflow_store.actor(uri, by), "who does it (--by)")
     with mlflow_store.explained(uri):
+        who = actor(uri, by)
         client, ledger = mlflow_store.connect(uri), open_ledger(uri)
         state = record.settle(client, ledger, name)
         if action == "freeze" and state.frozen:
@@ -137,7 +146,92 @@ def _set_frozen(uri: str, name: str, action: str, why: str, by: str) -> Event:
         if action == "unfreeze" and not state.frozen:
             raise Refused(f"{name} is not frozen")
         # Who may not do this may not promote either.
-        client.set_registered_model_tag(name, FROZEN, f"by {by}: {why}" if action == "freeze" else "no")
+        client.set_registered_model_tag(name, FROZEN, f"by {who.name}: {why}" if action == "freeze" else "no")
         return record.write(
-            client, ledger, name, state, unless=("freeze", "unfreeze"), action=action, by=by, to_version=None, why=why
+            client, ledger, name, state, unless=("freeze", "unfreeze"), action=action, by=who, to_version=None, why=why
         )
+
+
+def set_policy(uri: str, name: str, text: str, *, why: str, by: str = "", source: object = "policy") -> Event:
+    """Make a policy the model's: every promotion is judged by it from now on, the gate's too.
+
+    Parameters
+    ----------
+    text : str
+        The content of a policy file; ``source`` says where it is from in what is refused.
+
+    Raises
+    ------
+    Refused
+        The server says that the user does not manage the registered model; or the policy asks for approvals, and MLflow
+        authenticates nobody who could give one.
+    InputError
+        No sound policy, or the model's already.
+    """
+    name, why = model_name(name), sentence(why, "the reason (--why)")
+    policy = parse_policy(text, source)
+    with mlflow_store.explained(uri):
+        who = actor(uri, by)
+        if policy.approvals and not who.authenticated:
+            raise Refused(f"{source}: approvals: {_nobody(uri)}")
+        client, ledger = mlflow_store.connect(uri), open_ledger(uri)
+        state = record.settle(client, ledger, name)
+        if policy_of(state) == policy:
+            raise InputError(f"{source}: is the policy of {name} already, set {state.policy}")
+        refuse_unless_manager(client, uri, name, who)
+        client.set_registered_model_tag(name, POLICY, hashlib.sha256(text.encode()).hexdigest())
+        return record.write(
+            client,
+            ledger,
+            name,
+            state,
+            unless=("policy", "promote"),
+            by=who,
+            action="policy",
+            to_version=None,
+            why=why,
+            **bound(text),
+        )
+
+
+def approve(uri: str, name: str, version: str, *, why: str) -> Event:
+    """Say that a version may be the champion, as the user that MLflow's server authenticates.
+
+    It holds for the version as it is now, until the version is rolled back.
+
+    Raises
+    ------
+    Refused
+        MLflow authenticates nobody; the user has approved it already, or may not write to it.
+    """
+    name, version, why = model_name(name), version_number(version), sentence(why, "the reason (--why)")
+    with mlflow_store.explained(uri):
+        who = actor(uri)
+        if not who.authenticated:
+            raise Refused(f"{name} version {version} was not approved: {_nobody(uri)}")
+        client, ledger = mlflow_store.connect(uri), open_ledger(uri)
+        state = record.settle(client, ledger, name)
+        evidence = read_evidence(client, name, version)
+        known = [event for event in state.approvals.get(version, ()) if event.evidence_sha256 == evidence.digest]
+        if who.name in {event.by for event in known}:
+            raise Refused(f"{name} version {version}: {who.name} has approved it already")
+        set_tags(client, name, version, {f"approved.{who.name}": record.now_utc()})
+        return record.write(
+            client,
+            ledger,
+            name,
+            state,
+            unless=("rollback",),
+            by=who,
+            action="approve",
+            to_version=version,
+            why=why,
+            evidence_sha256=evidence.digest,
+        )
+
+
+def _nobody(uri: str) -> str:
+    return (
+        f"MLflow at {shown(uri)} authenticates nobody, so that an approval would prove nothing; use a server with "
+        "authentication (mlflow server --app-name basic-auth)"
+    )

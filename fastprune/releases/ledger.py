@@ -37,7 +37,7 @@ class Event(Document):
     from_version : str
         The champion when it was written.
     to_version : str
-        The champion from now on; for ``refused`` the version that was not promoted.
+        The champion from now on; for ``refused`` the version that was not promoted, for ``approve`` the approved one.
     verdict_sha256 : str
         Of the verdict in the version's run.
     after : str
@@ -48,13 +48,21 @@ class Event(Document):
         For ``promote``: of the version's weights.
     reinstates : bool
         For ``promote``: the version was rolled back before, and is the champion again on purpose.
+    overrides : bool
+        For ``promote``: it was judged by another policy than the model's, which the verdict holds.
+    policy, policy_sha256 : str
+        For ``policy``, and a promotion that made its policy the model's: the whole text, and its SHA-256.
+    evidence_sha256 : str
+        For ``approve``: of the evidence that the version had.
+    authenticated : bool
+        ``by`` is who MLflow's server says that it is; else it is a note.
     model_created : int
         In the first event: when MLflow made the registered model, in its milliseconds.
     """
 
     model: str
     number: int
-    action: Literal["promote", "rollback", "refused", "freeze", "unfreeze"]
+    action: Literal["promote", "rollback", "refused", "freeze", "unfreeze", "policy", "approve"]
     by: str
     at: str
     from_version: str | None
@@ -65,6 +73,11 @@ class Event(Document):
     failed: str | None = None
     weights_sha256: str | None = None
     reinstates: bool | None = None
+    overrides: bool | None = None
+    policy: str | None = None
+    policy_sha256: str | None = None
+    evidence_sha256: str | None = None
+    authenticated: bool | None = None
     model_created: int | None = None
 
     @property

@@ -30,6 +30,8 @@ class Policy(Document):
         Tags that the version must carry, each with a regular expression that its whole value matches.
     approvers : list of str
         Who may promote.
+    approvals : int
+        How many users must have approved the version (``fastprune approve``), each known by MLflow's authentication.
     """
 
     max_accuracy_drop: float | None = Field(None, ge=0)
@@ -38,6 +40,7 @@ class Policy(Document):
     same_evaluation_data: bool = False
     required_tags: dict[str, str] = {}
     approvers: list[str] = []
+    approvals: int = Field(0, ge=0, le=20)
 
     @field_validator("required_tags")
     @classmethod
@@ -138,11 +141,16 @@ def read_policy(path: str | Path) -> Policy:
     InputError
         No such file, an unknown or malformed field, or a policy that checks nothing.
     """
+    return parse_policy(read_policy_text(path), path)
+
+
+def read_policy_text(path: str | Path) -> str:
+    """The content of a policy file, unread. Raises InputError where there is none."""
     try:
         content = read_bytes(path, CONFIG_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read as a policy file ({error})") from error
-    return parse_policy(decode(content, path), path)
+    return decode(content, path)
 
 
 def parse_policy(text: str, path: object = "policy") -> Policy:

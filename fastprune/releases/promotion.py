@@ -6,16 +6,21 @@ version's run and tags, passed or not, and one that did not pass is in the recor
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from fastprune.errors import InputError, Refused
 from fastprune.releases import record
+from fastprune.releases.identity import Actor, actor, refuse_unless_manager
 from fastprune.releases.ledger import Event, Ledger, events, open_ledger
-from fastprune.releases.policy import Check, Evidence, Policy, Verdict, judge
+from fastprune.releases.policy import Check, Evidence, Policy, Verdict, judge, parse_policy
 from fastprune.releases.record import CHAMPION, ChampionMoved, State
-from fastprune.releases.verification import read_evidence
+from fastprune.releases.verification import check_stored, read_evidence
 from fastprune.releases.words import model_name, sentence, version_number
+from fastprune.store.secrets import shown
 from fastprune.tracking import mlflow_store
 
 _log = logging.getLogger(__name__)
@@ -42,12 +47,13 @@ def promote(
     uri: str,
     name: str,
     version: str,
-    policy: Policy,
+    policy: Policy | None = None,
     *,
     why: str,
     by: str = "",
     expected: str | None = None,
     reinstate: bool = False,
+    override: bool = False,
     dry_run: bool = False,
 ) -> Verdict:
     """Make a version the champion, if the policy allows it; the former champion becomes ``previous``.
@@ -56,15 +62,18 @@ def promote(
     ----------
     uri, name, version : str
         Of the MLflow store, the registered model and the version.
-    policy : Policy
+    policy : Policy, optional
+        By default the model's. Of a model that has none it becomes that, if the version is promoted.
     why : str
         For the record.
     by : str
-        Who promotes; by default the user that MLflow knows.
+        Who promotes, where no server says it.
     expected : str, optional
         The version that the caller takes for the champion; by default the one read now.
     reinstate : bool
         The version was rolled back, and shall be the champion all the same.
+    override : bool
+        Judge by ``policy`` though the model has another one; for who manages the registered model.
     dry_run : bool
         Only judge: nothing is written, and a verdict that did not pass is given back too.
 
@@ -81,12 +90,16 @@ def promote(
         Of promotions at once, all but one.
     ChampionAlready
         It is the champion.
+    Refused
+        No right to promote, or a file of the version in the store is not what was registered.
+    Unreachable
+        MLflow, its store or the record does not answer.
     InputError
-        No such version, no right to promote, no record of releases.
+        No such version, no policy, no record of releases.
     """
     name, version, why = model_name(name), version_number(version), sentence(why, "the reason (--why)")
-    by = sentence(mlflow_store.actor(uri, by), "who promotes (--by)")
     with mlflow_store.explained(uri):
+        who = actor(uri, by)
         client, ledger = mlflow_store.connect(uri), open_ledger(uri)
         state = record.look(client, ledger, name) if dry_run else record.settle(client, ledger, name)
         if expected is not None and version_number(expected) != state.champion:
@@ -94,40 +107,82 @@ def promote(
         found = client.get_model_version(name, version)
         if state.champion == version:
             raise ChampionAlready(f"{name} version {version} is the champion already")
-        evidence = read_evidence(client, name, version)
-        standing = _standing(name, state, version, evidence, reinstate)
+        applied = _applied(name, state, policy)
+        binds = state.policy is None
+        if binds or override:
+            refuse_unless_manager(client, uri, name, who)
+        note = _Note(client, ledger, state, name, version, who, why)
+        evidence = _proved_evidence(client, found, note, dry_run)
         verdict = Verdict(
             model=name,
             version=version,
             champion=state.champion,
-            by=by,
+            by=who.name,
             at=record.now_utc(),
             why=why,
-            policy=policy,
+            policy=applied,
             evidence_sha256=evidence.digest,
-            checks=standing + judge(policy, evidence, _champion(client, name, state, policy), found.tags, by),
+            checks=[
+                *_standing(name, state, version, evidence, reinstate),
+                *_policy_checks(uri, state, version, evidence, applied, override, who),
+                *judge(applied, evidence, _champion(client, name, state, applied), found.tags, who.name),
+            ],
         )
         if dry_run:
             return verdict
         _publish(client, found, verdict)
         if not verdict.passed:
-            _note_refusal(client, ledger, state, verdict)
+            note.refused(verdict.failed, verdict.digest)
             raise PolicyNotMet(verdict)
         record.write(
             client,
             ledger,
             name,
             state,
-            unless=("promote", "rollback", "freeze"),
+            unless=("promote", "rollback", "freeze", "policy"),
+            by=who,
             action="promote",
-            by=by,
             to_version=version,
             why=why,
             verdict_sha256=verdict.digest,
             weights_sha256=evidence.weights_sha256,
             reinstates=True if reinstate else None,
+            overrides=True if override else None,
+            **(bound(applied.content.decode()) if binds else {}),
         )
     return verdict
+
+
+def bound(text: str) -> dict[str, str]:
+    """The fields of an event that makes a policy the model's."""
+    return {"policy": text, "policy_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def policy_of(state: State) -> Policy | None:
+    """The model's own policy, by its record."""
+    event = state.policy
+    if event is None or event.policy is None:
+        return None
+    return parse_policy(event.policy, f"the policy of {event.model}, set {event}")
+
+
+def _applied(name: str, state: State, policy: Policy | None) -> Policy:
+    applied = policy or policy_of(state)
+    if applied is None:
+        raise InputError(f"{name} has no policy yet; set one: fastprune policy set {name} FILE")
+    return applied
+
+
+def _proved_evidence(client, version, note: _Note, dry_run: bool) -> Evidence:
+    """The evidence of a version whose files are what was registered; a refusal is put on record."""
+    try:
+        return check_stored(client, version.name, str(version.version))
+    except Refused as error:
+        if not dry_run:  # who may not write tags has no right to promote, and leaves no event
+            told = {"promotion.verdict": "failed", "promotion.by": note.by.name, "promotion.at": record.now_utc()}
+            set_tags(client, version.name, version.version, told)
+            note.refused(str(error))
+        raise
 
 
 def _standing(name: str, state: State, version: str, evidence: Evidence, reinstate: bool) -> list[Check]:
@@ -151,6 +206,38 @@ def _standing(name: str, state: State, version: str, evidence: Evidence, reinsta
     return checks
 
 
+def _policy_checks(
+    uri: str, state: State, version: str, evidence: Evidence, applied: Policy, override: bool, who: Actor
+) -> list[Check]:
+    """Whether the policy is the model's, and enough users have approved the version."""
+    checks = []
+    own = policy_of(state)
+    if own is not None and state.policy is not None and own != applied:
+        checks.append(
+            Check(
+                name="policy",
+                required=f"the model's, set {state.policy}; or --override-policy",
+                found=f"another one{f', applied by {who.name}' if override else ''}",
+                passed=override,
+            )
+        )
+    elif override:
+        raise InputError("the policy is the model's own; leave out --override-policy")
+    if applied.approvals:
+        events = state.approvals.get(version, ())
+        names = sorted({event.by for event in events if event.evidence_sha256 == evidence.digest})
+        found = f"{len(names)} ({', '.join(names)})" if names else "none"
+        checks.append(
+            Check(
+                name="approvals",
+                required=f"{applied.approvals} by users that MLflow authenticates",
+                found=found if who.authenticated else f"{found}; MLflow at {shown(uri)} authenticates nobody",
+                passed=who.authenticated and len(names) >= applied.approvals,
+            )
+        )
+    return checks
+
+
 def _champion(client, name: str, state: State, policy: Policy) -> Evidence | None:
     """The champion's evidence, where the policy compares with it and the champion was not deleted."""
     if state.champion and policy.same_evaluation_data and record.exists(client, name, state.champion):
@@ -158,24 +245,35 @@ def _champion(client, name: str, state: State, policy: Policy) -> Evidence | Non
     return None
 
 
-def _note_refusal(client, ledger: Ledger, state: State, verdict: Verdict) -> None:
-    """Put a promotion that failed on record; who may not write there is refused all the same."""
-    try:
-        record.write(
-            client,
-            ledger,
-            verdict.model,
-            state,
-            unless=(),
-            action="refused",
-            by=verdict.by,
-            to_version=verdict.version,
-            why=verdict.why,
-            failed=verdict.failed,
-            verdict_sha256=verdict.digest,
-        )
-    except InputError as error:
-        _log.warning("the refusal is not in the record: %s", error)
+@dataclass(frozen=True)
+class _Note:
+    """A promotion that failed, for the record; who may not write there is refused all the same."""
+
+    client: Any
+    ledger: Ledger
+    state: State
+    name: str
+    version: str
+    by: Actor
+    why: str
+
+    def refused(self, failed: str, verdict_sha256: str | None = None) -> None:
+        try:
+            record.write(
+                self.client,
+                self.ledger,
+                self.name,
+                self.state,
+                unless=(),
+                by=self.by,
+                action="refused",
+                to_version=self.version,
+                why=self.why,
+                failed=failed,
+                verdict_sha256=verdict_sha256,
+            )
+        except InputError as error:
+            _log.warning("the refusal is not in the record: %s", error)
 
 
 def history(uri: str, name: str) -> tuple[Event, ...]:

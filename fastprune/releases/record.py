@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fastprune.errors import InputError, Refused
+from fastprune.releases.identity import Actor
 from fastprune.releases.ledger import Event, Ledger, events
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -54,6 +55,10 @@ class State:
         SHA-256 of the weights of every version that was promoted, where it is recorded.
     frozen : Event
         By which promotions are stopped; None where they are not.
+    policy : Event
+        That set the model's policy; None where none is set.
+    approvals : mapping
+        By version the approvals that count: by authenticated users, since it was rolled back last.
     """
 
     champion: str | None
@@ -63,6 +68,8 @@ class State:
     rolled_back: Mapping[str, Event]
     weights: Mapping[str, str]
     frozen: Event | None
+    policy: Event | None
+    approvals: Mapping[str, tuple[Event, ...]]
 
     @property
     def last_move(self) -> Event | None:
@@ -80,10 +87,10 @@ def state_of(told: tuple[Event, ...], aliases: Mapping[str, str]) -> State:
     former: list[str] = []
     rolled_back: dict[str, Event] = {}
     weights: dict[str, str] = {}
-    frozen: Event | None = None
+    approvals: dict[str, tuple[Event, ...]] = {}
     for event in told:
-        if event.action in ("freeze", "unfreeze"):
-            frozen = event if event.action == "freeze" else None
+        if event.action == "approve" and event.authenticated and event.to_version:
+            approvals[event.to_version] = (*approvals.get(event.to_version, ()), event)
         if not event.moves or event.to_version is None:
             continue
         before, champion = event.from_version, event.to_version
@@ -98,9 +105,14 @@ def state_of(told: tuple[Event, ...], aliases: Mapping[str, str]) -> State:
             if bad[1] == weights.get(champion):  # what was wrong is not the weights
                 del bad[1]
             rolled_back |= {key: event for key in bad if key}
+            approvals.pop(before or "", None)
         for key in (champion, weights.get(champion, "")):
             rolled_back.pop(key, None)
-    return State(champion, previous, told, tuple(former), rolled_back, weights, frozen)
+    switched = [event for event in told if event.action in ("freeze", "unfreeze")]
+    frozen = switched[-1] if switched and switched[-1].action == "freeze" else None
+    policies = [event for event in told if event.policy is not None]
+    policy = policies[-1] if policies else None
+    return State(champion, previous, told, tuple(former), rolled_back, weights, frozen, policy, approvals)
 
 
 def look(client, ledger: Ledger, name: str) -> State:
@@ -116,7 +128,7 @@ def settle(client, ledger: Ledger, name: str) -> State:
         return _follow(client, ledger, name)
 
 
-def write(client, ledger: Ledger, name: str, state: State, *, unless: tuple[str, ...], **fields) -> Event:
+def write(client, ledger: Ledger, name: str, state: State, *, unless: tuple[str, ...], by: Actor, **fields) -> Event:
     """Write the next event, and let the aliases follow.
 
     Parameters
@@ -125,6 +137,7 @@ def write(client, ledger: Ledger, name: str, state: State, *, unless: tuple[str,
         What the caller has decided by.
     unless : tuple of str
         Actions that must not have come since: then nothing is written.
+    by : Actor
     **fields
         Of the event; those that the record knows are filled in.
 
@@ -144,6 +157,8 @@ def write(client, ledger: Ledger, name: str, state: State, *, unless: tuple[str,
             event = Event(
                 model=name,
                 number=len(told) + 1,
+                by=by.name,
+                authenticated=True if by.authenticated else None,
                 at=now_utc(),
                 from_version=now.champion,
                 after=told[-1].digest if told else "",

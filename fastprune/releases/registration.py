@@ -40,6 +40,7 @@ _LINEAGE = (
 )
 _FIGURES = ("metric", "dense", "pruned", "speedup", "megabytes", "artifact_sha256", "weights_sha256")
 _OWN_TAGS = {*_LINEAGE, *_FIGURES, "evidence_sha256", "code", "inputs_sha256", "registered_by"}
+_OWN_PREFIXES = ("promotion.", "rollback.", "rolled_back.", "approved.")
 
 
 def register(
@@ -88,7 +89,11 @@ def register(
     model_dir, tags, name = Path(model_dir), dict(tags or {}), model_name(name)
     for key, value in tags.items():
         sentence(key, "the name of a tag (--tag)"), sentence(value, f"the tag {key!r} (--tag)")
-    if own := [tag for tag in tags if tag in _OWN_TAGS or tag.startswith(("promotion.", "rollback.", "rolled_back."))]:
+    if own := [
+        tag
+        for tag in tags
+        if tag in _OWN_TAGS or tag.startswith(("promotion.", "rollback.", "rolled_back.", "approved."))
+    ]:
         raise InputError(f"the tag {own[0]} is written by fastprune itself; give it another name")
     with _without_links(model_dir) as own_dir:
         return _register(uri, own_dir, name, metrics, run_id, by, tags, rows)

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastprune.errors import InputError
+from fastprune.errors import InputError, Refused, Unreachable
 from fastprune.model import checkpoint
 from fastprune.releases import registration, serving
 from fastprune.releases.policy import Evidence, Probe
 from fastprune.store import artifacts, storage
+from fastprune.store.artifacts import Artifact
 from fastprune.store.paths import inside
 from fastprune.store.secrets import shown
 from fastprune.tracking import mlflow_store
@@ -26,7 +27,7 @@ def read_evidence(client, name: str, version: str) -> Evidence:
 
 def _check_evidence(path: Path, tags: Mapping[str, str], what: str) -> Evidence:
     if not tags.get("evidence_sha256"):
-        raise InputError(f"{what}: has no evidence; register the model with `fastprune register`")
+        raise Refused(f"{what}: has no evidence; register the model with `fastprune register`")
     return Evidence.parse(
         _proved(path, tags["evidence_sha256"], what), f"{what}: its evidence", "register the model again"
     )
@@ -35,7 +36,7 @@ def _check_evidence(path: Path, tags: Mapping[str, str], what: str) -> Evidence:
 def _proved(path: Path, sha256: str, what: str) -> bytes:
     """The content of a file that was registered, once it has proved to be that."""
     if not path.is_file() or storage.sha256_of(path) != sha256:
-        raise InputError(
+        raise Refused(
             f"{what}: {path.name} is missing or not what was registered (SHA-256 differs); register the model again"
         )
     return path.read_bytes()
@@ -51,7 +52,8 @@ def _download(client, name: str, version: str, folder: str, path: str = "") -> s
     try:
         return get_artifact_repository(uri, tracking_uri=client.tracking_uri).download_artifacts(path, dst_path=folder)
     except (OSError, MlflowException) as error:
-        raise InputError(
+        kind = Unreachable if mlflow_store.is_away(error) else Refused
+        raise kind(
             f"{name} version {version}: {path or 'its files'} cannot be downloaded from {shown(uri)} "
             f"({mlflow_store.first_line(error)}); check that they may be read, and if they are gone register "
             "the model again"
@@ -78,37 +80,70 @@ def verify(uri: str, name: str, version: str) -> Proof:
     InputError
         No such version, or anything in it is not as registered.
     """
-    from mlflow.models import Model
-
     with mlflow_store.explained(uri), tempfile.TemporaryDirectory() as folder:
-        client = mlflow_store.connect(uri)
-        found = client.get_model_version(name, version)
         what = f"{name} version {version}"
-        root = Path(_download(client, name, version, folder))
-        record = root / "artifacts" / "record"
-        evidence = _check_evidence(record / "evidence.json", found.tags, what)
-        artifact = artifacts.parse(_proved(record / artifacts.MANIFEST, evidence.artifact_sha256, what), what)
-        flavor = Model.load(str(root)).flavors["python_function"]
-        _check_code(root, flavor, evidence, what)
-        model_dir = inside(root, flavor["artifacts"]["model"]["path"])
-        artifacts.check_files(model_dir, artifact)
+        stored = _stored(mlflow_store.connect(uri), name, version, folder)
+        evidence, model_dir = stored.evidence, stored.model_dir
         model = checkpoint.load(model_dir)
         if checkpoint.digest(model) != evidence.weights_sha256:
-            raise InputError(f"{what}: its weights are not those that were registered; register the model again")
+            raise Refused(f"{what}: its weights are not those that were registered; register the model again")
         now = registration.probe(model, model_dir, registration.read_manifest(model_dir), evidence.probe.texts)
         difference = _difference(evidence.probe, now)
         if not difference <= serving.TOLERANCE:
-            raise InputError(
+            raise Refused(
                 f"{what}: its logits differ by {difference:.3g} from those at registration, more than "
                 f"{serving.TOLERANCE:g}: compare the versions of torch and transformers with its requirements.txt"
             )
-        return Proof(version, len(artifact.files), sum(file.bytes for file in artifact.files.values()), difference)
+        files = stored.artifact.files
+        return Proof(version, len(files), sum(file.bytes for file in files.values()), difference)
+
+
+def check_stored(client, name: str, version: str) -> Evidence:
+    """The evidence of a version, once every file in the store has proved to be what was registered.
+
+    Raises
+    ------
+    Refused
+        A file is missing or another, or the code that serves the version is not fastprune's.
+    Unreachable
+        The store does not answer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return _stored(client, name, version, folder).evidence
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A version that was downloaded, and whose files have their digests."""
+
+    evidence: Evidence
+    artifact: Artifact
+    model_dir: Path
+
+
+def _stored(client, name: str, version: str, folder: str) -> _Stored:
+    """Download a version and prove its files. Raises as :func:`check_stored`."""
+    from mlflow.models import Model
+
+    what = f"{name} version {version}"
+    root = Path(_download(client, name, version, folder))
+    record = root / "artifacts" / "record"
+    evidence = _check_evidence(record / "evidence.json", client.get_model_version(name, version).tags, what)
+    artifact = artifacts.parse(_proved(record / artifacts.MANIFEST, evidence.artifact_sha256, what), what)
+    flavor = Model.load(str(root)).flavors["python_function"]
+    _check_code(root, flavor, evidence, what)
+    model_dir = inside(root, flavor["artifacts"]["model"]["path"])
+    try:
+        artifacts.check_files(model_dir, artifact)
+    except InputError as error:
+        raise Refused(f"{what}: {str(error).replace(f'{model_dir}', 'its model')}") from error
+    return _Stored(evidence, artifact, model_dir)
 
 
 def _check_code(root: Path, flavor: Mapping, evidence: Evidence, what: str) -> None:
     """Prove every file of code that MLflow runs to serve a version: those that ``MLmodel`` names, by whatever name."""
     if flavor.get("loader_module") != "mlflow.pyfunc.loaders.code_model" or flavor.get("code"):
-        raise InputError(
+        raise Refused(
             f"{what}: its MLmodel names other code than was registered (loader_module, code); register it again"
         )
     _proved(inside(root, Path(flavor["model_code_path"]).name), evidence.serving_sha256, what)  # as MLflow reads it

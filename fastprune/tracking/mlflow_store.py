@@ -104,7 +104,7 @@ def explained(uri: str) -> Iterator[None]:
         status, where, reason = status_of(error), f"MLflow at {shown(uri)}", first_line(error)
         if status == 403 or "Permission denied" in reason:
             raise Refused(
-                f"{where}: {user(uri)} has no right to do this ({reason}); ask the manager of the "
+                f"{where}: {_told_user(uri)} has no right to do this ({reason}); ask the manager of the "
                 "registered model and its experiment for EDIT"
             ) from error
         if status == 401 or "not authenticated" in reason:
@@ -119,25 +119,52 @@ def explained(uri: str) -> Iterator[None]:
         raise InputError(f"{where}: {reason}") from error
 
 
-def user(uri: str) -> str:
-    """Who acts: the user that a server is told, or else the one logged in here."""
-    if uri.startswith("http"):
-        from mlflow.utils.credentials import read_mlflow_creds
+def authenticated_user(uri: str) -> str:
+    """Who the server says that the credentials of the requests belong to; empty for a store that authenticates nobody.
 
-        if name := read_mlflow_creds().username:
-            return name
+    Raises
+    ------
+    Refused, Unreachable
+        The server knows no such user, or does not answer.
+    """
+    if not uri.startswith("http"):
+        return ""
+    import requests
+
+    connect(uri)
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    with explained(uri):
+        answer = http_request(get_default_host_creds(uri), "/api/2.0/mlflow/users/current", "GET")
+        if answer.status_code == 404:  # a server without its app for authentication
+            return ""
+        answer.raise_for_status()
+        try:
+            return str(answer.json()["user"]["username"])
+        except (KeyError, TypeError, requests.JSONDecodeError):  # a page of a proxy in front of it
+            return ""
+
+
+def _told_user(uri: str) -> str:
+    """The user in a refusal; the refusal must not fail by it."""
+    try:
+        return user(uri)
+    except InputError:
+        return "your user"
+
+
+def machine_user() -> str:
+    """The user that is logged in on this machine: a note, not a proof."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user often has no name
         return f"uid {os.getuid()}"
 
 
-def actor(uri: str, by: str) -> str:
-    """Who acts, or ``by`` where no server says who that is; raises InputError for somebody else's name there."""
-    known = user(uri)
-    if by and by != known and uri.startswith("http"):
-        raise InputError(f"MLflow at {shown(uri)} knows you as {known}, not as {by}; act with your own credentials")
-    return by or known
+def user(uri: str) -> str:
+    """Who acts: the user that a server authenticates, or else the one logged in here. Raises as authenticated_user."""
+    return authenticated_user(uri) or machine_user()
 
 
 def first_line(error: BaseException) -> str:

@@ -48,6 +48,11 @@ def as_user(address, name):
     return {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": f"{name}s-password-1"}
 
 
+def act_as(monkeypatch, user):
+    for name, value in user.items():
+        monkeypatch.setenv(name, value)
+
+
 def grant(address, kind, name):
     """Give the user ``reader`` EDIT on something."""
     done = requests.post(
@@ -146,18 +151,24 @@ def registered(server, folders, tmp_path):
 def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
     for version in "12":
         promotion.promote(server, registered, version, LENIENT, why=f"number {version}")
-    control.rollback(server, registered, why="something to roll back")
-    for name, value in as_user(server, "reader").items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="reader has no right"):
-        promotion.promote(server, registered, "2", LENIENT, why="I want it")
-    with pytest.raises(InputError, match="knows you as reader"):
-        promotion.promote(server, registered, "2", LENIENT, why="I want it", by="admin")
+    reader = as_user(server, "reader")
+    monkeypatch.setenv("LOGNAME", "zoe")  # the surroundings say nothing
+    act_as(monkeypatch, reader)
     with pytest.raises(InputError, match="knows you as reader"):
         control.rollback(server, registered, why="I want it", by="admin")
     with pytest.raises(InputError, match="reader has no right"):
         control.rollback(server, registered, why="I want it")
-    assert [event.to_version for event in promotion.history(server, registered)] == ["1", "2", "1"]
+    with pytest.raises(InputError, match="reader has no right"):
+        control.freeze(server, registered, why="I want it")
+    act_as(monkeypatch, servers.MLFLOW_ADMIN)
+    control.rollback(server, registered, why="something to roll back")
+    control.set_policy(server, registered, "approvers: [zoe]", why="zoe alone")
+    act_as(monkeypatch, reader)
+    with pytest.raises(InputError, match="reader has no right"):
+        promotion.promote(server, registered, "2", reinstate=True, why="I want it")
+    with pytest.raises(InputError, match="knows you as reader"):
+        promotion.promote(server, registered, "2", reinstate=True, why="I want it", by="admin")
+    assert [event.to_version for event in promotion.history(server, registered)] == ["1", "2", "1", None]
     assert mlflow_store.connect(server).get_model_version_by_alias(registered, "champion").version in (1, "1")
     assert verification.verify(server, registered, "1").difference < 1e-5
 
@@ -165,9 +176,35 @@ def test_who_may_only_read_cannot_promote(server, registered, monkeypatch):
     grant(server, "registered_model", registered)
     grant(server, "experiment", experiment)
     with pytest.raises(promotion.PolicyNotMet, match="approvers"):
-        promotion.promote(server, registered, "2", Policy(approvers=["zoe"]), why="not zoe")
-    promotion.promote(server, registered, "2", Policy(approvers=["reader"]), why="now I may")
-    assert [event.by for event in promotion.history(server, registered)] == ["admin"] * 3 + ["reader"]
+        promotion.promote(server, registered, "2", reinstate=True, why="not zoe")
+    with pytest.raises(InputError, match="policy belongs to who manages"):
+        control.set_policy(server, registered, "approvers: [reader]", why="me alone")
+    with pytest.raises(InputError, match="policy belongs to who manages"):
+        promotion.promote(
+            server, registered, "2", Policy(approvers=["reader"]), reinstate=True, override=True, why="by my own"
+        )
+    act_as(monkeypatch, servers.MLFLOW_ADMIN)
+    control.set_policy(server, registered, "{approvers: [reader], approvals: 2}", why="reader may, if two approve")
+    control.approve(server, registered, "2", why="fine")
+    act_as(monkeypatch, reader)
+    with pytest.raises(promotion.PolicyNotMet, match="approvals: 1 .admin."):
+        promotion.promote(server, registered, "2", reinstate=True, why="one alone")
+    control.approve(server, registered, "2", why="fine with me")
+    promotion.promote(server, registered, "2", reinstate=True, why="now I may")
+    told = [(event.action, event.by) for event in promotion.history(server, registered)]
+    assert told == [
+        ("promote", "admin"),
+        ("promote", "admin"),
+        ("rollback", "admin"),
+        ("policy", "admin"),
+        ("refused", "reader"),
+        ("policy", "admin"),
+        ("approve", "admin"),
+        ("refused", "reader"),
+        ("approve", "reader"),
+        ("promote", "reader"),
+    ]
+    assert all(event.authenticated for event in promotion.history(server, registered))
 
 
 def test_a_wrong_password_is_explained(server, registered, monkeypatch):
@@ -195,7 +232,7 @@ def test_a_corrupted_object_is_not_promoted_nor_proved(server, registered, s3):
         with pytest.raises(InputError, match="SHA-256"):
             refused(server, registered, "1")
         s3.put_object(Bucket=servers.BUCKET, Key=key, Body=content)
-    assert not promotion.history(server, registered)
+    assert [event.action for event in promotion.history(server, registered)] == ["refused"]
 
 
 def test_eight_compressions_at_once(server, s3, source, tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from tiny_releases import LENIENT, NAME, aliases
+from tiny_releases import LENIENT, NAME, aliases, command, moves
 
 from fastprune.cli.main import main
 from fastprune.errors import InputError, Refused
@@ -21,16 +21,6 @@ def rolled_back(store):
     promotion.promote(store, NAME, "3", LENIENT, why="smaller", by="ann")
     control.rollback(store, NAME, why="wrong answers", by="bob")
     return store
-
-
-def command(store, *arguments, status=0):
-    done = CliRunner().invoke(main, [*map(str, arguments), "--tracking-uri", store])
-    assert done.exit_code == status, done.output
-    return done.output
-
-
-def moves(store):
-    return [(event.action, event.from_version, event.to_version) for event in promotion.history(store, NAME)]
 
 
 def test_a_version_that_was_rolled_back_is_promoted_again_only_on_purpose(rolled_back):
@@ -176,7 +166,7 @@ def test_a_refusal_is_in_the_history_and_stops_nobody_else(store, tmp_path, monk
     def slow(*arguments):  # a refusal of another version comes meanwhile: no reason to stop this one
         monkeypatch.setattr(promotion, "_publish", judged)
         with pytest.raises(promotion.PolicyNotMet):
-            promotion.promote(store, NAME, "3", Policy(min_speedup=1000), why="refused meanwhile")
+            promotion.promote(store, NAME, "3", Policy(min_speedup=1000), why="refused meanwhile", by="ann")
         judged(*arguments)
 
     monkeypatch.setattr(promotion, "_publish", slow)
