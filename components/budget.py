@@ -17,6 +17,7 @@ def budget(
     batch_size: int,
     device: str,
     tracking_uri: str,
+    retries: int,
     table: dsl.Input[dsl.Artifact] | None = None,
 ):
     """Settle the keep ratio of a budget, in an MLflow run of its own if the model has several.
@@ -24,15 +25,15 @@ def budget(
     ``budget`` is JSON, since the items of a loop are texts: the budget's settings, and its run.
     """
     import json
-    from pathlib import Path
 
     from fastprune.stages import steps
 
     given = json.loads(budget)
-    opened = steps.open_run(given["run"], parent=run.metadata["run_id"], tracking_uri=tracking_uri)
-    Path(budget_run.path).write_text(opened)
+    opened = steps.open_run_once(
+        budget_run.path, given["run"], parent=run.metadata["run_id"], tracking_uri=tracking_uri
+    )
     budget_run.metadata["run_id"] = opened
-    steps.run_stage(
+    steps.attempt(
         "budget",
         {
             "model": model.path,
@@ -44,4 +45,5 @@ def budget(
         {**given["settings"], "solver": solver, "tuning": tuning, "batch_size": batch_size, "device": device},
         run_id=opened,
         tracking_uri=tracking_uri,
+        retries=retries,
     )

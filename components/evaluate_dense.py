@@ -13,15 +13,17 @@ def evaluate_dense(
     device: str,
     allow_untuned: bool,
     tracking_uri: str,
+    retries: int,
 ):
     """Measure the dense model; fail if it does no better than the majority class."""
-    from fastprune.stages.steps import run_stage
+    from fastprune.stages.steps import attempt
 
-    record = run_stage(
+    record = attempt(
         "evaluate_dense",
         {"model": model.path, "evaluation": evaluation.path, "dense": dense.path},
         {"batch_size": batch_size, "device": device, "allow_untuned": allow_untuned},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )
     dense.metadata.update(record["metrics"])

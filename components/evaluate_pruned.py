@@ -16,12 +16,13 @@ def evaluate_pruned(
     batch_size: int,
     device: str,
     tracking_uri: str,
+    retries: int,
     table: dsl.Input[dsl.Artifact] | None = None,
 ):
     """Measure the pruned model as it was saved, side by side with the dense one."""
-    from fastprune.stages.steps import run_stage
+    from fastprune.stages.steps import attempt
 
-    record = run_stage(
+    record = attempt(
         "evaluate_pruned",
         {
             "model": model.path,
@@ -36,5 +37,6 @@ def evaluate_pruned(
         {"batch_size": batch_size, "device": device},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )
     measured.metadata.update(record["metrics"])

@@ -11,15 +11,17 @@ def gate(
     model_name: str,
     policy: str,
     tracking_uri: str,
+    retries: int,
 ):
     """Promote the compression that the summary picked, if the policy accepts it."""
-    from fastprune.stages.steps import run_stage
+    from fastprune.stages.steps import attempt
 
-    record = run_stage(
+    record = attempt(
         "gate",
         {"summary": summary.path, "verdict": verdict.path},
         {"model_name": model_name, "policy": policy},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )
     verdict.metadata.update(record["settings"])

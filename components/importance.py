@@ -14,14 +14,16 @@ def importance(
     batch_size: int,
     device: str,
     tracking_uri: str,
+    retries: int,
 ):
     """Measure the importance of every head and filter."""
-    from fastprune.stages.steps import run_stage
+    from fastprune.stages.steps import attempt
 
-    run_stage(
+    attempt(
         "importance",
         {"model": model.path, "sample": sample.path, "importance": importance.path},
         {"selection": selection, "estimator": estimator, "batch_size": batch_size, "device": device},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )

@@ -16,11 +16,12 @@ def importance_shard(
     batch_size: int,
     device: str,
     tracking_uri: str,
+    retries: int,
 ):
     """The pass over one shard of the pruning sample."""
-    from fastprune.stages.steps import run_stage
+    from fastprune.stages.steps import attempt
 
-    run_stage(
+    attempt(
         "importance_shard",
         {"model": model.path, "sample": sample.path, "part": part.path},
         {
@@ -33,4 +34,5 @@ def importance_shard(
         },
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )

@@ -15,14 +15,16 @@ def merge_importance(
     batch_size: int,
     device: str,
     tracking_uri: str,
+    retries: int,
 ):
     """Measure the importance of every head and filter from the passes over all shards."""
-    from fastprune.stages.steps import run_stage
+    from fastprune.stages.steps import attempt
 
-    run_stage(
+    attempt(
         "merge_importance",
         {"model": model.path, "sample": sample.path, "part": [one.path for one in part], "importance": importance.path},
         {"selection": selection, "estimator": estimator, "batch_size": batch_size, "device": device},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )

@@ -26,19 +26,18 @@ def prepare(
     run_settings: str,
     pipeline_job: str,
     tracking_uri: str,
+    retries: int,
 ):
     """Open the model's MLflow run and freeze the model, the pruning sample and the evaluation data."""
     import json
-    from pathlib import Path
 
     from fastprune.stages import steps
 
-    opened = steps.open_run(
-        json.loads(run_settings), tracking_uri=tracking_uri, tags={"kfp.pipeline_job": pipeline_job}
+    opened = steps.open_run_once(
+        run.path, json.loads(run_settings), tracking_uri=tracking_uri, tags={"kfp.pipeline_job": pipeline_job}
     )
-    Path(run.path).write_text(opened)
     run.metadata["run_id"] = opened
-    record = steps.run_stage(
+    record = steps.attempt(
         "prepare",
         {"model": model.path, "sample": sample.path, "evaluation": evaluation.path},
         {
@@ -59,6 +58,7 @@ def prepare(
         },
         run_id=opened,
         tracking_uri=tracking_uri,
+        retries=retries,
     )
     for artifact, name in ((model, "source"), (sample, "sample"), (evaluation, "evaluation")):
-        artifact.metadata["sha256"] = record["settings"][f"{name}_sha256"]
+        artifact.metadata["sha256"] = record["settings"].get(f"{name}_sha256", "")

@@ -14,11 +14,12 @@ def profile(
     latency_seq_len: int,
     device: str,
     tracking_uri: str,
+    retries: int,
 ):
     """Get the look-up table of this device: a given one, the store's, or one that is measured now."""
-    from fastprune.stages.steps import run_stage
+    from fastprune.stages.steps import attempt
 
-    run_stage(
+    attempt(
         "profile",
         {"model": model.path, "table": table.path},
         {
@@ -30,4 +31,5 @@ def profile(
         },
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )

@@ -11,12 +11,13 @@ def rearrange(
     run: dsl.Input[dsl.Artifact],
     rearranged: dsl.Output[dsl.Artifact],
     tracking_uri: str,
+    retries: int,
     table: dsl.Input[dsl.Artifact] | None = None,
 ):
     """Rearrange the masks within each layer."""
-    from fastprune.stages.steps import run_stage
+    from fastprune.stages.steps import attempt
 
-    run_stage(
+    attempt(
         "rearrange",
         {
             "importance": importance.path,
@@ -27,4 +28,5 @@ def rearrange(
         },
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )

@@ -10,16 +10,19 @@ def register(
     run: dsl.Input[dsl.Artifact],
     released: dsl.Output[dsl.Artifact],
     model_name: str,
+    tags: dict,
     tracking_uri: str,
+    retries: int,
 ):
     """Register the pruned model and close the compression's MLflow run."""
-    from fastprune.stages.steps import run_stage
+    from fastprune.stages.steps import attempt
 
-    record = run_stage(
+    record = attempt(
         "register",
         {"pruned": pruned.path, "report": report.path, "released": released.path},
-        {"model_name": model_name},
+        {"model_name": model_name, "tags": tags},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )
     released.metadata.update(record["settings"])

@@ -17,14 +17,13 @@ def report(
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     tracking_uri: str,
+    retries: int,
     table: dsl.Input[dsl.Artifact] | None = None,
 ):
     """Sum the compression up in a report."""
-    import shutil
+    from fastprune.stages.steps import attempt, show
 
-    from fastprune.stages.steps import run_stage
-
-    run_stage(
+    attempt(
         "report",
         {
             "model": model.path,
@@ -40,5 +39,6 @@ def report(
         },
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )
-    shutil.copyfile(f"{report.path}/report.html", page.path)
+    show(f"{report.path}/report.html", page.path)

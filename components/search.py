@@ -10,12 +10,13 @@ def search(
     run: dsl.Input[dsl.Artifact],
     searched: dsl.Output[dsl.Artifact],
     tracking_uri: str,
+    retries: int,
     table: dsl.Input[dsl.Artifact] | None = None,
 ):
     """Search the masks under the budget."""
-    from fastprune.stages.steps import run_stage
+    from fastprune.stages.steps import attempt
 
-    run_stage(
+    attempt(
         "search",
         {
             "importance": importance.path,
@@ -25,4 +26,5 @@ def search(
         },
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )

@@ -11,18 +11,19 @@ def summarise(
     summary: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     policy: str,
+    compressions: list,
     tracking_uri: str,
+    retries: int,
 ):
     """Hold a model's compressions against each other and against the policy."""
-    import shutil
+    from fastprune.stages.steps import attempt, show
 
-    from fastprune.stages.steps import run_stage
-
-    run_stage(
+    attempt(
         "summarise",
         {"report": [one.path for one in report], "released": [one.path for one in released], "summary": summary.path},
-        {"policy": policy},
+        {"policy": policy, "compressions": compressions},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )
-    shutil.copyfile(f"{summary.path}/summary.html", page.path)
+    show(f"{summary.path}/summary.html", page.path)

@@ -18,12 +18,13 @@ def tune(
     batch_size: int,
     device: str,
     tracking_uri: str,
+    retries: int,
     table: dsl.Input[dsl.Artifact] | None = None,
 ):
     """Cut the pruned units out of the model and make up for them."""
-    from fastprune.stages.steps import run_stage
+    from fastprune.stages.steps import attempt
 
-    record = run_stage(
+    record = attempt(
         "tune",
         {
             "model": model.path,
@@ -39,5 +40,7 @@ def tune(
         {"tuning": tuning, "batch_size": batch_size, "device": device},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
+        retries=retries,
     )
-    pruned.metadata.update({name: record["metrics"][name] for name in ("macs_kept", "params_kept")})
+    kept = ("macs_kept", "params_kept")
+    pruned.metadata.update({name: value for name, value in record["metrics"].items() if name in kept})

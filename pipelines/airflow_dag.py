@@ -27,6 +27,7 @@ from fastprune.errors import InputError
 from fastprune.sweep.config import Sweep
 from fastprune.sweep.graph import Node, nodes
 from fastprune.sweep.reading import read_config
+from fastprune.sweep.release import check_release, pod_environment
 
 ROOT = "{{ params.root }}/{{ dag.dag_id }}/{{ run_id }}"
 DEVICE = "{{ params.device }}"
@@ -146,6 +147,8 @@ def build(file: Path) -> DAG:
     if not re.match(PLACE, root):  # tasks run in a folder of their own
         raise InputError(f"FASTPRUNE_ROOT is {root!r}, and has to be an absolute path or an s3:// prefix")
     given = os.environ | sweep.cluster.env if form == "kubernetes" else os.environ
+    named = {"MLFLOW_TRACKING_URI": given.get("MLFLOW_TRACKING_URI", "")}
+    check_release(sweep, named | pod_environment(sweep) if form == "kubernetes" else os.environ)
     params = {
         "root": Param(
             root,
@@ -178,6 +181,7 @@ def build(file: Path) -> DAG:
                 config,
                 task_id=node.name,
                 retries=wanted.retries,
+                trigger_rule="all_done" if node.stage.regardless else "all_success",
                 execution_timeout=timedelta(seconds=wanted.timeout_s) if wanted.timeout_s else None,
                 pool=setting("FASTPRUNE_ACCELERATOR_POOL" if wanted.accelerator else "FASTPRUNE_POOL", "default_pool"),
             )

@@ -18,9 +18,12 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from unittest import mock
+
+from fastprune.stages.failures import KILLED
 
 IMPORTS = (
     "kfp.dsl.executor",
@@ -81,10 +84,15 @@ def forked_steps() -> Iterator[None]:
     plain = subprocess_task_handler.run_local_subprocess
 
     def run(full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:
-        """What KFP's function does: print what the step says, line by line; return its exit status."""
-        if env_vars:  # some libraries read them when they are imported
-            return plain(full_command, env_vars)
-        return _run(ours, full_command)
+        """What KFP's function does: print what the step says, line by line; return its exit status.
+
+        A step that was killed cannot say so in its outputs: it is called once more, to do only that.
+        """
+        given = env_vars or {}
+        # Some libraries read variables when they are imported.
+        start = plain if given else partial(_run, ours)
+        status = start(full_command, given)
+        return start(full_command, {**given, KILLED: "1"}) if status in _KILLED else status
 
     try:
         # Of KFP's local runners this is the one place where a process is started; KFP has no setting for it.
@@ -95,7 +103,11 @@ def forked_steps() -> Iterator[None]:
         server.wait()
 
 
-def _run(server: socket.socket, full_command: Sequence[str]) -> int:
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+"""Exit statuses of a killed process, and of a shell whose process was killed."""
+
+
+def _run(server: socket.socket, full_command: Sequence[str], given: Mapping[str, str]) -> int:
     program, *arguments = full_command[full_command.index("-ec") + 2 :]
     read_output, output = os.pipe()
     read_status, status = os.pipe()
@@ -105,7 +117,7 @@ def _run(server: socket.socket, full_command: Sequence[str]) -> int:
                 "program": program,
                 "arguments": arguments,
                 "folder": os.getcwd(),
-                "environment": {**os.environ, "_KFP_RUNTIME": "true"},
+                "environment": {**os.environ, "_KFP_RUNTIME": "true", **given},
             },
             request,
         )
@@ -124,7 +136,7 @@ def _run(server: socket.socket, full_command: Sequence[str]) -> int:
             "ChildProcessError: the step, or the process that steps are forked from, was killed; if it was for its "
             "memory, take a smaller batch_size"
         )
-    return int(failed or 1)
+    return int(failed or -signal.SIGKILL)
 
 
 def serve(requests: socket.socket) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from kfp import compiler, dsl, kubernetes
 
 from fastprune.components.budget import budget
+from fastprune.components.conclude import conclude
 from fastprune.components.evaluate_dense import evaluate_dense
 from fastprune.components.evaluate_pruned import evaluate_pruned
 from fastprune.components.gate import gate
@@ -25,7 +26,8 @@ from fastprune.components.summarise import summarise
 from fastprune.components.tune import tune
 from fastprune.sweep.config import Model, Sweep
 from fastprune.sweep.graph import parameters, run_of, stages_of_sweep
-from fastprune.sweep.stages import Stage
+from fastprune.sweep.release import check_release, pod_environment
+from fastprune.sweep.stages import CONCLUDES, Stage
 
 COMPONENTS = {
     component.name.replace("-", "_"): component
@@ -45,19 +47,35 @@ COMPONENTS = {
         register,
         summarise,
         gate,
+        conclude,
     )
 }
 
 
-def define(sweep: Sweep):
+def define(sweep: Sweep, *, fails: bool = True):
     """The pipeline of a sweep.
 
     Every model's stages are unrolled; its shards and its budgets are loops. It takes one parameter, ``tracking_uri``,
-    and its outputs are, for every model number n, the lists ``pruned_n`` and ``report_n`` of all budgets and, where
-    there is one, ``summary_n``.
+    and its outputs are, for every model number n, the lists ``pruned_n``, ``report_n`` and ``released_n`` of all
+    budgets, ``conclusion_n`` and, where there is one, ``summary_n``.
+
+    When a task fails, Argo begins no other one of the whole pipeline. So what fails in a compression is handed on in
+    its artifacts, and only the last task of all fails for it.
+
+    Parameters
+    ----------
+    sweep : Sweep
+    fails : bool
+        Without it the last task tells as well, and does not fail: whoever runs the pipeline reads its conclusion.
     """
     stages = stages_of_sweep(sweep)
-    kinds = {"pruned": list[dsl.Model], "report": list[dsl.Artifact], "summary": dsl.Artifact}
+    kinds = {
+        "pruned": list[dsl.Model],
+        "report": list[dsl.Artifact],
+        "released": list[dsl.Artifact],
+        "summary": dsl.Artifact,
+        "conclusion": dsl.Artifact,
+    }
     made = {output for stage in stages for output in stage.outputs}
     outputs = NamedTuple(  # type: ignore[misc]
         "Outputs",
@@ -71,9 +89,11 @@ def define(sweep: Sweep):
 
     @dsl.pipeline(name=sweep.name, description="Prune fine-tuned encoders without retraining.")
     def pipeline(tracking_uri: str = sweep.tracking.uri) -> outputs:
-        artifacts = []
+        artifacts: list = []
+        before: dict = {}
         for model in sweep.models:
-            of_model = _of_model(sweep, model, stages, tracking_uri)
+            of_model = _of_model(sweep, model, stages, tracking_uri, before, fails)
+            before = {"before": of_model["conclusion"]}
             artifacts += [of_model[name] for name in kinds if name in made]
         return outputs(*artifacts)
 
@@ -81,7 +101,11 @@ def define(sweep: Sweep):
 
 
 def compile_pipeline(sweep: Sweep, path: str | Path) -> None:
-    """Write the pipeline as YAML: the pipeline's spec and, for Kubernetes, the platform's."""
+    """Write the pipeline as YAML: the pipeline's spec and, for Kubernetes, the platform's.
+
+    Raises InputError where its policy could promote nothing there.
+    """
+    check_release(sweep, pod_environment(sweep))
     compiler.Compiler().compile(define(sweep), str(path))
 
 
@@ -98,21 +122,23 @@ class _Made:
         return dsl.Collected(self.channels[name]) if name in self.collected else self.channels[name]
 
 
-def _of_model(sweep: Sweep, model: Model, stages: tuple[Stage, ...], tracking_uri) -> _Made:
-    """Add the tasks of a model."""
+def _of_model(sweep: Sweep, model: Model, stages: tuple[Stage, ...], tracking_uri, before: dict, fails: bool) -> _Made:
+    """Add the tasks of a model; ``before`` has the conclusion of the model before."""
     made, run = _Made(), None
     for scope, members in groupby(stages, lambda stage: stage.scope):
         group = list(members)
         if scope == "model":
             for stage in group:
+                own = {"tracking_uri": tracking_uri, "run": run}
                 if stage.name == "prepare":
                     own = {
+                        "tracking_uri": tracking_uri,
                         "run_settings": json.dumps(run_of(sweep, model)),
                         "pipeline_job": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
                     }
-                else:
-                    own = {"run": run}
-                task = _add_task(sweep, model, stage, made, tracking_uri=tracking_uri, **own)
+                elif stage.name == CONCLUDES:
+                    own = before
+                task = _add_task(sweep, model, stage, made, fails, **own)
                 run = run or task.outputs["run"]
             continue
         items = (
@@ -127,17 +153,20 @@ def _of_model(sweep: Sweep, model: Model, stages: tuple[Stage, ...], tracking_ur
         with dsl.ParallelFor(items, parallelism=sweep.cluster.parallelism) as item:
             for stage in group:
                 own = {scope: item} if stage.name in ("importance_shard", "budget") else {}
-                task = _add_task(sweep, model, stage, made, tracking_uri=tracking_uri, run=inner, **own)
+                task = _add_task(sweep, model, stage, made, fails, tracking_uri=tracking_uri, run=inner, **own)
                 if stage.name == "budget":
                     inner = task.outputs["budget_run"]
         made.collected.update(name for stage in group for name in stage.outputs)
     return made
 
 
-def _add_task(sweep: Sweep, model: Model, stage: Stage, made: _Made, **own) -> dsl.PipelineTask:
-    task = COMPONENTS[stage.name](
-        **{name: made[name] for name in stage.inputs}, **parameters(sweep, model, stage), **own
-    )
+def _add_task(sweep: Sweep, model: Model, stage: Stage, made: _Made, fails: bool, **own) -> dsl.PipelineTask:
+    given = parameters(sweep, model, stage)
+    if stage.name == CONCLUDES:
+        given["last"] &= fails
+    else:  # a task that hands on what failed in it is none that Argo would try again
+        given["retries"] = sweep.task_settings(stage.name).retries
+    task = COMPONENTS[stage.name](**{name: made[name] for name in stage.inputs}, **given, **own)
     task.after(*(made.tasks[name] for name in stage.after))
     task.set_display_name(f"{stage.name.replace('_', ' ')}: {model.name}")
     _configure(sweep, stage, task)

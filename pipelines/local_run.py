@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,9 +20,12 @@ from fastprune.errors import InputError, PipelineError
 from fastprune.pipelines.fork_server import forked_steps
 from fastprune.pipelines.kubeflow import define
 from fastprune.signals import interruptible
+from fastprune.stages.conclude import CONCLUSION
+from fastprune.stages.failures import FAILED, MARK, failure_in, told
 from fastprune.store.output import check_output, check_place, new_folder
 from fastprune.store.partials import partial_folder
 from fastprune.sweep.config import Sweep
+from fastprune.sweep.release import check_release
 from fastprune.tracking import mlflow_store, runs
 
 LOG = "pipeline.log"
@@ -37,11 +41,12 @@ def run(
     sweep : Sweep
         ``tracking.uri`` is by default ``MLFLOW_TRACKING_URI`` or else a SQLite store in the current folder.
     output_dir : str or Path
-        Must not exist. When the whole pipeline has succeeded it gets ``pipeline.log`` and, for every model and budget,
-        ``<model>/<budget>/`` with the pruned model (``model/``), ``report.html`` and ``metrics.json``; of several
-        budgets also ``<model>/summary.html``. The only compression of a sweep lies in ``output_dir`` itself.
+        Must not exist. It gets ``pipeline.log`` and, for every model and budget, ``<model>/<budget>/`` with the pruned
+        model (``model/``), ``report.html`` and ``metrics.json``, or of one that failed ``failed.json``; of several
+        budgets also ``<model>/summary.html``. The only compression of a sweep lies in ``output_dir`` itself. Where
+        every compression failed there is nothing.
     work_dir : str or Path
-        For what passes between the steps; kept when a step fails, else removed. What a killed run left is removed by
+        For what passes between the steps; kept when something fails, else removed. What a killed run left is removed by
         the next one.
     runner : kfp.local runner, optional
         By default steps are processes of this Python (:mod:`pipelines.fork_server`).
@@ -49,34 +54,43 @@ def run(
     Raises
     ------
     InputError
-        ``output_dir`` exists or cannot be made. Told before any step runs; where it cannot be written when all is done,
+        ``output_dir`` exists or cannot be made, or the policy could promote nothing. Told before any step runs; where it cannot be written when all is done,
         the message says where the result is kept.
     PipelineError
-        A step failed.
+        Something failed: the message names every compression that did, its stage and why.
     """
     output_dir, needed = Path(output_dir), _bytes_of_models(sweep)
     check_output(output_dir, needed)
     check_place(work_dir, needed)
+    tracking_uri = sweep.tracking.uri or mlflow_store.tracking_uri()
+    check_release(sweep, {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri})
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     # Hidden while it is worked in: what a killed run left there goes with the next one.
     with interruptible(), partial_folder(Path(work_dir).resolve() / "run") as work:
         try:
-            outputs = _run_steps(sweep, work, runner)
+            outputs = _run_steps(sweep, work, runner, tracking_uri)
         except RuntimeError as error:
             raise PipelineError(_explain(error, _keep(work) / LOG)) from error
+        conclusion = json.loads(Path(outputs[f"conclusion_{len(sweep.models) - 1}"].path, CONCLUSION).read_text())
+        problems = told(conclusion)
+        if len(conclusion["failed"]) == conclusion["compressions"]:
+            raise PipelineError(f"{problems}\nThe whole log: {_keep(work) / LOG}")
         try:
             with new_folder(output_dir) as folder:
                 _gather(sweep, outputs, folder, _copy)
                 shutil.copy(work / LOG, folder)
         except (OSError, InputError) as error:  # a full disk, or a name that is taken by now
-            told = error if isinstance(error, InputError) else f"{output_dir}: cannot be written ({error})"
+            why = error if isinstance(error, InputError) else f"{output_dir}: cannot be written ({error})"
             with suppress(OSError):  # moving takes no room; where even that fails, all is still below the folder
                 _gather(sweep, outputs, work / "result", shutil.move)
-            raise InputError(f"{told}; the result is kept in {_keep(work) / 'result'}: move it from there") from error
+            raise InputError(f"{why}; the result is kept in {_keep(work) / 'result'}: move it from there") from error
+        if problems:
+            kept = f"What did not fail is in {output_dir}; what passed between the steps in {_keep(work)}"
+            raise PipelineError(f"{problems}\n{kept}")
     return output_dir
 
 
-def _run_steps(sweep: Sweep, work: Path, runner: object) -> dict:
+def _run_steps(sweep: Sweep, work: Path, runner: object, tracking_uri: str) -> dict:
     """Run every step with its folders below ``work``; return the pipeline's outputs. RuntimeError if a step fails."""
     os.environ.setdefault("TQDM_MININTERVAL", "10")  # bars become lines of the log
     local.init(runner or local.SubprocessRunner(use_venv=False), pipeline_root=str(work))
@@ -86,23 +100,27 @@ def _run_steps(sweep: Sweep, work: Path, runner: object) -> dict:
         redirect_stdout(_Progress(log, sys.stdout)),
         warnings.catch_warnings(),
     ):
-        for told in ("You may be attemping to run a task", ".*have no effect in the current local runner"):
-            warnings.filterwarnings("ignore", message=told)
-        return define(sweep)(tracking_uri=sweep.tracking.uri or mlflow_store.tracking_uri()).outputs
+        for message in ("You may be attemping to run a task", ".*have no effect in the current local runner"):
+            warnings.filterwarnings("ignore", message=message)
+        return define(sweep, fails=False)(tracking_uri=tracking_uri).outputs
 
 
 def _gather(sweep: Sweep, outputs: dict, folder: Path, put: Callable) -> None:
     """Put the models, reports and metrics of a sweep into a folder, as copies or by moving them."""
     single = len(sweep.models) == len(sweep.budgets) == 1
     for number, model in enumerate(sweep.models):
-        made = [outputs[f"{name}_{number}"] for name in ("pruned", "report")]
-        for budget, pruned, report in zip(sweep.budgets, *made, strict=True):
+        made = [outputs[f"{name}_{number}"] for name in ("pruned", "report", "released")]
+        for budget, pruned, report, released in zip(sweep.budgets, *made, strict=True):
             place = folder if single else folder / model.name / budget.label
             place.mkdir(parents=True, exist_ok=True)
+            if failure_in(Path(released.path)):
+                put(Path(released.path, MARK), place / MARK)
+                continue
             put(pruned.path, place / "model")
             for file in ("report.html", "metrics.json"):
                 put(Path(report.path, file), place / file)
-        if summary := outputs.get(f"summary_{number}"):
+        summary = outputs.get(f"summary_{number}")
+        if summary and not failure_in(Path(summary.path)):
             for path in Path(summary.path).iterdir():
                 put(path, (folder if single else folder / model.name) / path.name)
 
@@ -132,7 +150,7 @@ class _Progress:
     _COLOUR = re.compile(r"\x1b\[\d+m")
 
     def __init__(self, log, screen):
-        self.log, self.screen, self.begin = log, screen, 0.0
+        self.log, self.screen, self.begin, self.failed = log, screen, 0.0, False
 
     def write(self, text: str) -> int:
         plain = self._COLOUR.sub("", text)
@@ -142,9 +160,13 @@ class _Progress:
             if what == "Executing task":
                 self.begin = time.perf_counter()
                 self.screen.write(f"  {step:<18}")
+                self.failed = False
             elif status:
-                self.screen.write(f"{status.lower():<9}{time.perf_counter() - self.begin:6.1f} s\n")
+                ended = "failed" if self.failed else status.lower()
+                self.screen.write(f"{ended:<9}{time.perf_counter() - self.begin:6.1f} s\n")
             self.screen.flush()
+        elif FAILED in plain:
+            self.failed = True
         elif runs.WITHOUT in plain:
             self.screen.write(f"\n  {plain.strip()}\n  {'':<18}")
         return len(text)

@@ -76,7 +76,7 @@ def choose(compressions: Sequence[Compression], policy: str = "") -> dict:
     The cost is the measured latency where any budget was latency, else MACs. ``picked`` is the number of the cheapest
     compression that the policy accepts by its own figures (what a policy asks of tags, approvers and the champion is
     for the promotion), or else of the most accurate one, so that the promotion puts the refusal on record; without a
-    policy, none.
+    policy, or of no compressions, none.
     """
     cost = "latency" if any(one.constraint == "latency" for one in compressions) else "macs"
     costs, values = [getattr(one, cost) for one in compressions], [one.pruned for one in compressions]
@@ -84,7 +84,7 @@ def choose(compressions: Sequence[Compression], policy: str = "") -> dict:
     refused = [_refusals(one, policy) if policy else [] for one in compressions]
     accepted = [index for index, reasons in enumerate(refused) if not reasons]
     picked = None
-    if policy:
+    if policy and compressions:
         picked = min(accepted, key=costs.__getitem__) if accepted else max(range(len(values)), key=values.__getitem__)
     return {
         "cost": cost,

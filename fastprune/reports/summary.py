@@ -48,6 +48,7 @@ def render(summary: Mapping) -> str:
         title="Accuracy against cost",
         compressions=compressions,
         picked=summary["picked"],
-        picture=svg(plot(summary)),
-        metric=compressions[0]["metric"].replace("_", " "),
+        failed=summary["failed"],
+        picture=svg(plot(summary)) if compressions else "",
+        metric=compressions[0]["metric"].replace("_", " ") if compressions else "",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from fastprune.errors import InputError, with_remedy
@@ -23,7 +24,8 @@ def gate(
     ----------
     summary : Path
     verdict : Path
-        Output: ``verdict.json``, with ``version`` and ``promotion``: ``champion``, or why not.
+        Output: ``verdict.json``, with ``version`` and ``promotion``: ``champion``, or why not. Whether a run without
+        a promotion has failed is for the conclusion to say.
 
     Raises
     ------
@@ -31,16 +33,25 @@ def gate(
         MLflow or the record of releases is away, or refuses for want of rights: nothing was judged.
     """
     begin = time.perf_counter()
-    found = read_json(summary / "summary.json")
-    version = found["compressions"][found["picked"]]["version"]
-    uri, promotion = runs.store_of(tracking_uri), "not promoted: no version was registered"
-    if uri and version:
-        promotion = _promote(uri, run_id, model_name, version, policy)
-    made = {"version": version, "promotion": promotion}
+    summed_up = read_json(summary / "summary.json")
+    picked = None if summed_up["picked"] is None else summed_up["compressions"][summed_up["picked"]]
+    made = {
+        "version": picked["version"] if picked else "",
+        "promotion": _promotion(runs.store_of(tracking_uri), run_id, model_name, picked, policy),
+    }
     with new_folder(verdict) as folder:
         write_json(folder / "verdict.json", made)
-    runs.end(tracking_uri, run_id)
+    runs.end(tracking_uri, run_id, "FAILED" if summed_up["failed"] else "FINISHED")
     return record_of("gate", begin, {}, made)
+
+
+def _promotion(uri: str, run: str, name: str, picked: Mapping | None, policy: str) -> str:
+    """``champion``, or why there is none."""
+    if picked is None:
+        return "not promoted: every compression has failed"
+    if not uri or not picked["version"]:
+        return "not promoted: no version was registered"
+    return _promote(uri, run, name, picked["version"], policy)
 
 
 def _promote(uri: str, run: str, name: str, version: str, policy: str) -> str:

@@ -16,7 +16,14 @@ _log = logging.getLogger(__name__)
 
 
 def register(
-    *, pruned: Path, report: Path, released: Path, model_name: str, run_id: str = "", tracking_uri: str = ""
+    *,
+    pruned: Path,
+    report: Path,
+    released: Path,
+    model_name: str,
+    tags: Mapping[str, str] = {},
+    run_id: str = "",
+    tracking_uri: str = "",
 ) -> dict:
     """Log the compression as a whole, register its model, and close its run.
 
@@ -25,6 +32,8 @@ def register(
     pruned, report : Path
     released : Path
         Output: ``released.json``, with the ``version``; empty where no MLflow is named at all.
+    tags : mapping
+        Of the version (``release.tags``).
 
     Raises
     ------
@@ -38,7 +47,7 @@ def register(
     runs.log_curve(tracking_uri, run_id, metrics.get("curve", {}).get("points", []))
     version = ""
     if uri := runs.store_of(tracking_uri):
-        version = _register(uri, run_id, pruned, report, model_name, metrics)
+        version = _register(uri, run_id, pruned, report, model_name, metrics, tags)
     else:
         _log.warning("not registered: no MLflow is named; set MLFLOW_TRACKING_URI, or tracking.uri of the sweep")
     runs.end(tracking_uri, run_id)
@@ -48,12 +57,14 @@ def register(
     return record_of("register", begin, {}, made)
 
 
-def _register(uri: str, run: str, pruned: Path, report: Path, name: str, metrics: Mapping) -> str:
+def _register(
+    uri: str, run: str, pruned: Path, report: Path, name: str, metrics: Mapping, tags: Mapping[str, str]
+) -> str:
     from fastprune.releases import registration
 
     try:
         run_id = sync.settle(uri, run)
-        return registration.register(uri, pruned, name, metrics, run_id=run_id, by=mlflow_store.user(uri))
+        return registration.register(uri, pruned, name, metrics, run_id=run_id, by=mlflow_store.user(uri), tags=tags)
     except InputError as error:
         channel.give_up(uri, run, error.__cause__)
         raise with_remedy(

@@ -1,16 +1,22 @@
 """A stage as an orchestrator runs it: tracked in MLflow, and given what passes between stages beside their folders.
 
-The components of Kubeflow and the tasks of Airflow call this and nothing else.
+The components of Kubeflow (:func:`attempt`) and the tasks of Airflow (:func:`run_stage`) call this and nothing else.
 """
 
 from __future__ import annotations
 
+import html
+import os
+import time
+import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from fastprune.errors import InputError, Unreachable
 from fastprune.signals import interruptible
-from fastprune.sweep.stages import STAGES
+from fastprune.stages.failures import FAILED, KILLED, WAS_KILLED, Failure, failure_in, first_failure, mark
+from fastprune.sweep.stages import STAGES, Stage
 from fastprune.tracking import runs
 
 Folders = Mapping[str, str | Path | Sequence[str | Path] | None]
@@ -31,6 +37,14 @@ def open_run(run: Mapping, *, parent: str = "", tracking_uri: str = "", tags: Ma
     )
 
 
+def open_run_once(file: str | Path, run: Mapping, **given) -> str:
+    """:func:`open_run`, or the run that a try before has left in the file."""
+    file = Path(file)
+    if not file.is_file():
+        file.write_text(open_run(run, **given), encoding="utf-8")
+    return file.read_text(encoding="utf-8")
+
+
 def run_stage(
     name: str, folders: Folders, parameters: Mapping = {}, *, run_id: str = "", tracking_uri: str = ""
 ) -> dict:
@@ -47,9 +61,8 @@ def run_stage(
     run_id : str
         From :func:`open_run`, in whichever process; empty tracks nothing.
     """
-    paths = {key: _path(value) for key, value in folders.items()}
+    paths, stage = {key: _path(value) for key, value in folders.items()}, _stage(name)
     with interruptible(), runs.stage(tracking_uri, run_id, name) as log:
-        [stage] = [stage for stage in STAGES if stage.name == name]
         run = getattr(import_module(stage.place), name)  # torch: its seconds are the stage's
         tracked = {"run_id": run_id, "tracking_uri": tracking_uri} if stage.releases else {}
         record = run(**paths, **parameters, **tracked)
@@ -68,6 +81,57 @@ def run_stage(
     return record
 
 
+def attempt(
+    name: str, folders: Folders, parameters: Mapping = {}, *, run_id: str = "", tracking_uri: str = "", retries: int = 0
+) -> dict:
+    """:func:`run_stage` as a task that never fails: what goes wrong stands in its outputs.
+
+    A stage one of whose inputs has failed hands that on, unless it is one that is told of failures.
+
+    Parameters
+    ----------
+    retries : int
+        How often to try again, after 30 s, 60 s and so on, what is not the input's fault, a server that is away say.
+
+    Returns
+    -------
+    dict
+        What the stage has to tell; without settings and metrics where it failed.
+    """
+    begin, stage = time.perf_counter(), _stage(name)
+    given = [_path(folders.get(key)) for key in stage.inputs]
+    inputs = [folder for one in given for folder in (one if isinstance(one, list) else [one]) if folder]
+    failure = None if stage.regardless else first_failure(inputs)
+    if not failure and os.environ.get(KILLED):
+        failure = Failure(name, WAS_KILLED)
+    if failure:
+        runs.end(tracking_uri, run_id, "FAILED")
+    tries = 0
+    while not failure:
+        try:
+            return run_stage(name, folders, parameters, run_id=run_id, tracking_uri=tracking_uri)
+        except Exception as error:
+            traceback.print_exc()
+            lasting = isinstance(error, InputError) and not isinstance(error, Unreachable)
+            if lasting or tries == retries:
+                failure = Failure.of(name, error)
+            else:
+                time.sleep(30 * 2**tries)
+                tries += 1
+    print(f"{FAILED} {failure}", flush=True)
+    for key in stage.outputs:
+        mark(_path(folders[key]), failure)
+    return {"stage": name, "seconds": time.perf_counter() - begin, "settings": {}, "metrics": {}}
+
+
+def show(page: str | Path, output: str | Path) -> None:
+    """Copy a stage's page to where Kubeflow shows it; of one that failed, what failed."""
+    page = Path(page)
+    failure = failure_in(page.parent)
+    text = html.escape(str(failure)) if failure else page.read_text(encoding="utf-8")
+    Path(output).write_text(text, encoding="utf-8")
+
+
 _SHOWN = {
     "profile": ("table", "lut.json"),
     "search": ("searched", "masks.safetensors"),
@@ -75,6 +139,11 @@ _SHOWN = {
     "tune": ("tuned", "masks.safetensors"),
 }
 """Small files that go into the run of the stage that makes them."""
+
+
+def _stage(name: str) -> Stage:
+    [stage] = [stage for stage in STAGES if stage.name == name]
+    return stage
 
 
 def _path(value):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from fastprune.stages.failures import failure_in
 from fastprune.stages.folders import read_json, record_of, write_json
 from fastprune.store.output import new_folder
 from fastprune.tracking import runs
@@ -16,6 +18,7 @@ def summarise(
     report: Sequence[Path],
     released: Sequence[Path],
     summary: Path,
+    compressions: Sequence[str],
     policy: str = "",
     run_id: str = "",
     tracking_uri: str = "",
@@ -25,23 +28,32 @@ def summarise(
     Parameters
     ----------
     report, released : sequence of Path
-        Of every budget, in the same order.
+        Of every budget, in the order of ``compressions``. One that has failed is named, and never picked.
     summary : Path
-        Output: ``summary.json``, ``summary.html`` and ``pareto.png``.
+        Output: ``summary.json``, ``summary.html`` and, unless all have failed, ``pareto.png``.
+    compressions : sequence of str
+        Their names, such as ``bert/macs-0-5``.
     """
     from fastprune.releases.choice import Compression, choose
     from fastprune.reports.summary import plot, render  # matplotlib
 
     begin = time.perf_counter()
-    compressions = [
-        Compression.of(read_json(one / "metrics.json"), read_json(two / "released.json")["version"])
-        for one, two in zip(report, released, strict=True)
-    ]
-    found = choose(compressions, policy)
+    failures = dict(zip(compressions, map(failure_in, released), strict=True))
+    found = choose(
+        [
+            Compression.of(read_json(one / "metrics.json"), read_json(two / "released.json")["version"])
+            for one, two, failure in zip(report, released, failures.values(), strict=True)
+            if not failure
+        ],
+        policy,
+    )
+    found["failed"] = [{"compression": name, **asdict(failure)} for name, failure in failures.items() if failure]
     with new_folder(summary) as folder:
         write_json(folder / "summary.json", found)
         (folder / "summary.html").write_text(render(found), encoding="utf-8")
-        plot(found).savefig(folder / "pareto.png", dpi=150)
+        if found["compressions"]:
+            plot(found).savefig(folder / "pareto.png", dpi=150)
     runs.log(tracking_uri, run_id, artifacts=sorted(summary.iterdir()))
-    runs.end(tracking_uri, run_id)
-    return record_of("summarise", begin, {"compressions": len(compressions)}, {"picked": found["picked"]})
+    runs.end(tracking_uri, run_id, "FAILED" if found["failed"] else "FINISHED")
+    counts = {"compressions": len(found["compressions"]), "failed": len(found["failed"])}
+    return record_of("summarise", begin, counts, {"picked": found["picked"]})

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from fastprune.settings import BATCH_TOKENS, METRICS, OLD_NAMES, SELECTIONS, TUNINGS, Budget, Estimator, Glue, Solver
 from fastprune.sweep.cron import check_cron
-from fastprune.sweep.stages import ACTING, STAGES
+from fastprune.sweep.stages import ACTING, CONCLUDES, STAGES
 
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 # YAML reads `cpu: 2` and `SIZE: 2` as numbers; Kubernetes wants them as text.
@@ -95,10 +95,26 @@ class Tracking(Section):
 
 
 class Release(Section):
-    """Registered models are named ``model_name``, or ``<sweep>-<model>``; ``policy`` is a file, and promotes."""
+    """Registered models are named ``model_name``, or ``<sweep>-<model>``; ``policy`` is a file, and promotes.
+
+    Attributes
+    ----------
+    required : bool
+        A model of which the policy accepts nothing, or that cannot be promoted, fails the run.
+    tags : dict
+        Of every version that is registered, such as those that the policy requires.
+    """
 
     model_name: str = Field("", pattern=r"^[^/:]*$")
     policy: str = ""
+    required: bool = False
+    tags: dict[str, _Text] = {}
+
+    @model_validator(mode="after")
+    def _has_a_policy(self) -> Release:
+        if self.required and not self.policy:
+            raise ValueError("required: there is no policy that could promote; give policy, a file")
+        return self
 
 
 class Schedule(Section):
@@ -240,6 +256,8 @@ class Sweep(Section):
             merged |= settings.model_dump(exclude_unset=True)
         if stage in ACTING:
             merged["caching"] = False
+        if stage == CONCLUDES:
+            merged["retries"] = 0
         return TaskSettings(**merged)
 
     def accelerator(self, stage: str) -> Accelerator | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from fastprune.settings import Budget
@@ -36,6 +36,10 @@ def parameters(sweep: Sweep, model: Model, stage: Stage) -> dict:
             "shards": sweep.importance_shards,
             "model_name": sweep.model_name(model),
             "policy": sweep.release.policy,
+            "tags": sweep.release.tags,
+            "required": sweep.release.required,
+            "compressions": [f"{model.name}/{budget.label}" for budget in sweep.budgets],
+            "last": model is sweep.models[-1],
         }
     )
     return {name: given[name] for name in stage.parameters}
@@ -79,8 +83,16 @@ def nodes(sweep: Sweep) -> list[Node]:
             for budget, shard in places[scope]:
                 for stage in of_scope:
                     own.append(_node(stage, model, budget, shard, own))
+        if found:
+            own[-1] = _behind(own[-1], found[-1])
         found += own
     return found
+
+
+def _behind(node: Node, before: Node) -> Node:
+    """A model's conclusion, made of that of the model before too."""
+    inputs = node.inputs | {"before": tuple((before.name, output) for output in before.stage.outputs)}
+    return replace(node, inputs=inputs, after=(*node.after, before.name))
 
 
 def _node(stage: Stage, model: Model, budget: Budget | None, shard: int | None, before: list[Node]) -> Node:

@@ -30,6 +30,8 @@ class Stage:
         Keys of the configuration that it takes.
     releases : bool
         Whether it acts on MLflow itself, and so takes ``run_id`` and ``tracking_uri`` too.
+    regardless : bool
+        It runs although what it waits for has failed, and is told so by the folders that it gets.
     module : str
         Where its function is, in :mod:`fastprune.stages`; by default in the file of its name.
     """
@@ -42,6 +44,7 @@ class Stage:
     parameters: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
     releases: bool = False
+    regardless: bool = False
     module: str = ""
 
     @property
@@ -142,18 +145,32 @@ STAGES = (
         ("model", "dense", "table", "importance", "chosen", "searched", "rearranged", "pruned", "measured"),
         ("report",),
     ),
-    Stage("register", "budget", ("pruned", "report"), ("released",), parameters=("model_name",), releases=True),
+    Stage("register", "budget", ("pruned", "report"), ("released",), parameters=("model_name", "tags"), releases=True),
     Stage(
         "summarise",
         "model",
         ("report", "released"),
         ("summary",),
-        parameters=("policy",),
+        parameters=("policy", "compressions"),
         lists=("report", "released"),
         releases=True,
+        regardless=True,
     ),
     Stage("gate", "model", ("summary",), ("verdict",), parameters=("model_name", "policy"), releases=True),
+    # It also gets the conclusion of the model before, and fails the run behind the last: see CONCLUDES.
+    Stage(
+        "conclude",
+        "model",
+        ("released", "summary", "verdict"),
+        ("conclusion",),
+        parameters=("compressions", "required", "last"),
+        lists=("released",),
+        regardless=True,
+    ),
 )
+
+CONCLUDES = "conclude"
+"""The stage that says what has failed, and alone fails a run for it; to try it again would change nothing."""
 
 ACTING = ("prepare", "budget", "register", "summarise", "gate")
 """Stages that open or change MLflow runs: to skip one because of an earlier run's outputs would leave that undone."""

@@ -14,16 +14,23 @@ from fastprune.sweep.graph import parameters, run_of
 from fastprune.sweep.reading import read_config
 from fastprune.sweep.stages import STAGES, stages_of
 
-OWN = {"prepare": {"run_settings", "pipeline_job"}, "budget": {"budget"}, "importance_shard": {"shard"}}
+TRACKED = {"tracking_uri", "retries"}
+OWN = {
+    "prepare": {"run_settings", "pipeline_job"} | TRACKED,
+    "budget": {"budget"} | TRACKED,
+    "importance_shard": {"shard"} | TRACKED,
+    "conclude": set(),
+}
+OWN_ARTIFACTS = {"prepare": set(), "conclude": {"before"}}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_it_takes_and_makes_what_its_stage_says(stage):
     spec = COMPONENTS[stage.name].component_spec
     artifacts = {name for name, given in spec.inputs.items() if "@" in given.type}
-    assert artifacts == {*stage.inputs, *(() if stage.name == "prepare" else ("run",))}
+    assert artifacts == {*stage.inputs, *OWN_ARTIFACTS.get(stage.name, {"run"})}
     assert {name for name, given in spec.inputs.items() if given.is_artifact_list} == set(stage.lists)
-    assert set(spec.inputs) - artifacts == {*stage.parameters, "tracking_uri", *OWN.get(stage.name, ())}
+    assert set(spec.inputs) - artifacts == {*stage.parameters, *OWN.get(stage.name, TRACKED)}
     assert set(stage.outputs) <= set(spec.outputs)
     assert spec.implementation.container.image == f"fastprune:{fastprune.__version__}"
 
@@ -64,6 +71,7 @@ def test_their_functions(tmp_path, sweep, monkeypatch):
     made, run = {}, dsl.Artifact(uri=str(tmp_path / "no-run"), metadata={"run_id": ""})
     for stage in stages_of(latency=True, shards=2, policy=True):
         function = COMPONENTS[stage.name].python_func
+        tracked = {} if stage.name == "conclude" else {"tracking_uri": "", "retries": 0}
         own = {
             "prepare": [{"run_settings": json.dumps(run_of(sweep, model)), "pipeline_job": "none"}],
             "importance_shard": [{"shard": 0}, {"shard": 1}],
@@ -76,11 +84,11 @@ def test_their_functions(tmp_path, sweep, monkeypatch):
             }
             function(
                 **{name: made[name] if name in stage.lists else made[name][-1] for name in stage.inputs},
-                **({} if stage.name == "prepare" else {"run": run}),
+                **({} if stage.name in OWN_ARTIFACTS else {"run": run}),
                 **outputs,
                 **given,
                 **parameters(sweep, model, stage),
-                tracking_uri="",
+                **tracked,
             )
             for name in stage.outputs:
                 made.setdefault(name, []).append(outputs[name])
@@ -88,4 +96,10 @@ def test_their_functions(tmp_path, sweep, monkeypatch):
     assert len(made["model"][0].metadata["sha256"]) == 64
     summary = json.loads((tmp_path / "summary-0" / "summary.json").read_text())
     assert summary["picked"] == 0 and summary["compressions"][0]["label"].startswith("latency 0.6")
-    assert json.loads((tmp_path / "verdict-0" / "verdict.json").read_text()) == {"version": "", "promotion": ""}
+    verdict = json.loads((tmp_path / "verdict-0" / "verdict.json").read_text())
+    assert verdict["version"] == "" and verdict["promotion"].startswith("not promoted: it was not registered")
+    assert json.loads((tmp_path / "conclusion-0" / "conclusion.json").read_text()) == {
+        "compressions": 1,
+        "failed": [],
+        "problems": [],
+    }

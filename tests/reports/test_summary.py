@@ -24,7 +24,7 @@ def compression(macs, pruned, *, on_front=True, refused=()):
 
 def test_the_page_shows_the_front_and_the_pick():
     found = [compression(0.7, 0.9), compression(0.4, 0.87), compression(0.5, 0.8, on_front=False, refused=["too bad"])]
-    page = render({"cost": "macs", "picked": 1, "compressions": found})
+    page = render({"cost": "macs", "picked": 1, "compressions": found, "failed": []})
     assert page.count("<svg") == 1 and page.count('class="picked"') == 1
     assert "87.00" in page and "90.00" in page and ">picked</td>" in page and "too bad" in page
 

@@ -30,7 +30,11 @@ def test_the_table_names_the_folders_that_each_stage_takes():
     for stage in STAGES:
         assert set(stage.inputs) <= made, f"{stage.name} reads what no stage before it made"
         run = getattr(import_module(stage.place), stage.name)
-        own = {"importance_shard": {"shard"}, "budget": {field.name for field in fields(Budget)}}.get(stage.name, set())
+        own = {
+            "importance_shard": {"shard"},
+            "budget": {field.name for field in fields(Budget)},
+            "conclude": {"before"},
+        }.get(stage.name, set())
         tracked = {"run_id", "tracking_uri"} if stage.releases else set()
         assert {*stage.inputs, *stage.outputs, *stage.parameters, *own, *tracked} == set(
             inspect.signature(run).parameters

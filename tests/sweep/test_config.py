@@ -180,6 +180,9 @@ def test_tasks_come_after_those_they_wait_for_and_the_fisher_once_a_model(config
         ("register-one-latency-0-5", "released"),
     )
     assert not any("two" in before for node in found if node.model.name == "one" for before in node.after)
+    assert by_name["conclude-two"].inputs["before"] == (("conclude-one", "conclusion"),)
+    waited = {maker for node in found for maker in node.after}
+    assert [node.name for node in found if node.name not in waited] == ["conclude-two"]
 
 
 def test_the_command_of_a_task_takes_the_configuration_from_a_variable(monkeypatch):
