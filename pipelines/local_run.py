@@ -54,8 +54,8 @@ def run(
     Raises
     ------
     InputError
-        ``output_dir`` exists or cannot be made, or the policy could promote nothing. Told before any step runs; where it cannot be written when all is done,
-        the message says where the result is kept.
+        ``output_dir`` exists or cannot be made, or the policy could promote nothing. Told before any step runs; where
+        it cannot be written when all is done, the message says where the result is kept.
     PipelineError
         Something failed: the message names every compression that did, its stage and why.
     """

@@ -32,11 +32,9 @@ def inputs_of_modules(encoder, masks, batch, *modules):
 
 def naive_system(encoder, masks, teacher_masks, batches, index, kind, *, first_token):
     """Rows X [tokens, units * width] and targets [tokens, D] of one system, from whole dense models."""
-    layer = encoder.layers[index]
-    if kind == "attention":
-        projection, norm, residual = layer.attention_output, layer.attention_norm, layer.query
-    else:
-        projection, norm, residual = layer.ffn_output, layer.ffn_norm, layer.ffn_input
+    block = getattr(encoder.layers[index], kind)
+    projection, norm, residual = block.writes, block.after, list(block.reads.values())[-1]
+    if kind == "ffn":
         teacher_masks = every_filter(teacher_masks, index)
     rows, targets = [], []
     for batch in batches:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
     BertConfig,
     CamembertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
-    ElectraForSequenceClassification,
+    MPNetConfig,
     PreTrainedModel,
     RobertaConfig,
     XLMRobertaConfig,
@@ -25,6 +28,10 @@ FAMILIES = {
     "xlm-roberta": ("XLMRoberta", XLMRobertaConfig, hf.xlm_roberta),
     "camembert": ("Camembert", CamembertConfig, hf.camembert),
     "distilbert": ("DistilBert", DistilBertConfig, hf.distilbert),
+    "electra": ("Electra", ElectraConfig, hf.electra),
+    "mpnet": ("MPNet", MPNetConfig, hf.mpnet),
+    "deberta-v2": ("DebertaV2", DebertaV2Config, hf.deberta_v2),
+    "deberta-v2, keys shared": ("DebertaV2", DebertaV2Config, hf.deberta_v2),
 }
 PROBLEMS = ("classification", "regression", "question-answering")
 VOCABULARY = 50
@@ -32,8 +39,8 @@ VOCABULARY = 50
 
 def unsupported() -> PreTrainedModel:
     """A model of an architecture that is near to BERT, but not supported."""
-    return ElectraForSequenceClassification(
-        ElectraConfig(
+    return AlbertForSequenceClassification(
+        AlbertConfig(
             vocab_size=20,
             hidden_size=8,
             embedding_size=8,
@@ -63,6 +70,18 @@ def build(
     }
     if family == "distilbert":
         names = {"dim": 16, "n_layers": num_layers, "n_heads": 4, "hidden_dim": num_filters}
+    relative = {
+        "relative_attention": True,
+        "pos_att_type": ["c2p", "p2c"],
+        "position_buckets": 8,
+        "pooler_hidden_size": 16,
+    }
+    names |= {
+        "electra": {"embedding_size": 12},
+        "mpnet": {"relative_attention_num_buckets": 32},
+        "deberta-v2": {**relative, "norm_rel_ebd": "layer_norm", "type_vocab_size": 0},
+        "deberta-v2, keys shared": {**relative, "share_att_key": True},
+    }.get(family, {})
     num_labels = {"classification": 3, "regression": 1, "question-answering": 2}[problem]
     config = config_class(
         vocab_size=VOCABULARY,

@@ -15,7 +15,9 @@ from fastprune.cli.group import command
 @click.option("--seq-len", type=click.IntRange(min=1), default=64, help="Tokens of each example; none is padding.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32")
-@click.option("--attention", type=click.Choice(["sdpa", "eager"]), default="sdpa", help="Attention implementation.")
+@click.option(
+    "--attention", type=click.Choice(["sdpa", "eager"]), help="Attention implementation; by default the model's usual."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of torch on a CPU; by default torch decides.")
 @click.option("--tolerance", type=float, default=0.02, help="Error allowed between the numbers of filters measured.")
 @click.option("--every", is_flag=True, help="Measure every number of filters; takes many times as long.")

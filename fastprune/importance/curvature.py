@@ -155,8 +155,8 @@ def estimate_curvature(
     """
     model, layers = encoder.model.eval(), encoder.layers
     numbered = list(enumerate(evenly_spaced(batches)))[shard::shards]
-    projections = {("attention", index): layer.attention_output for index, layer in enumerate(layers)}
-    projections |= {("ffn", index): layer.ffn_output for index, layer in enumerate(layers)}
+    projections = {("attention", index): layer.attention.writes for index, layer in enumerate(layers)}
+    projections |= {("ffn", index): layer.ffn.writes for index, layer in enumerate(layers)}
     inputs = {key: _square(linear.in_features, model.device) for key, linear in projections.items()}
     gradients = {key: _square(linear.out_features, model.device) for key, linear in projections.items()}
     generator = torch.Generator(device="cpu")

@@ -48,7 +48,7 @@ def removal_costs(encoder: Encoder, curvature: Curvature) -> tuple[Tensor, Tenso
             removal_order(
                 curvature.attention_inputs[index],
                 curvature.attention_gradients[index],
-                layer.attention_output.weight,
+                layer.attention.writes.weight,
                 encoder.num_heads,
                 steps=encoder.num_heads,
             )
@@ -57,7 +57,7 @@ def removal_costs(encoder: Encoder, curvature: Curvature) -> tuple[Tensor, Tenso
             removal_order(
                 curvature.ffn_inputs[index],
                 curvature.ffn_gradients[index],
-                layer.ffn_output.weight,
+                layer.ffn.writes.weight,
                 encoder.num_filters,
                 steps=STEPS,
             )

@@ -27,7 +27,7 @@ from fastprune.environment import code_version, device_name, driver_version
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable, check_batch
 from fastprune.latency.timing import Latency, full_batch, milliseconds, steady_allocator, torch_threads
-from fastprune.model.architectures import Encoder, describe, layers_of
+from fastprune.model.architectures import Encoder, describe, layers_of, usual_attention
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 from fastprune.settings import THREADS
@@ -62,7 +62,7 @@ def profile(
     seq_len: int,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    attention: str = "sdpa",
+    attention: str | None = None,
     threads: int | None = None,
     tolerance: float = 0.02,
     every: bool = False,
@@ -78,8 +78,8 @@ def profile(
         Of the batch that is timed.
     device : torch.device
     dtype : torch.dtype
-    attention : str
-        Implementation, as transformers calls it: ``sdpa`` or ``eager``.
+    attention : str, optional
+        Implementation, as transformers calls it: ``sdpa`` or ``eager``; by default the architecture's usual one.
     threads : int, optional
         Of torch, on a CPU; as they are by default.
     tolerance : float
@@ -99,6 +99,7 @@ def profile(
         raise InputError(f"threads is the number of torch's threads, from 1 to {THREADS}; got {threads}")
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance is the relative error allowed, between 0 and 1; got {tolerance}")
+    attention = attention or usual_attention(config.model_type)
     begin = time.perf_counter()
     with torch_threads(threads), torch.inference_mode(), steady_allocator():
         bench = Bench(thin_model(config, attention, dtype).to(device), batch_size, seq_len)

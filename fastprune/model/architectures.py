@@ -1,42 +1,75 @@
-"""Where the heads and filters of each supported architecture are.
+"""Where the heads and filters of a model are, by the table of :mod:`fastprune.model.families`.
 
-Everything else in the library sees an encoder only through :class:`Encoder` and :class:`Layer`; a new
-post-LayerNorm architecture is one more table of module paths here and one more class in
-``modeling_fastprune.py``.
+Everything else in the library sees an encoder only through :class:`Encoder`, :class:`Layer` and :class:`Block`; a new
+architecture is one more entry of that table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Literal
 
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from fastprune.errors import InputError
+from fastprune.model.families import FAMILIES, BlockPaths
 from fastprune.model.refusals import check_class, check_linears, check_problem
+
+Kind = Literal["attention", "ffn"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Half a layer: ``stream -> after(stream + writes(mix(stream)))``.
+
+    Attributes
+    ----------
+    kind : {"attention", "ffn"}
+        Whether its units are heads or filters.
+    reads : dict of Linear
+        The maps that read the stream, by name. A unit owns rows of each.
+    follows : tuple of Linear
+        More maps of which a unit owns rows; they do not read the stream.
+    writes : Linear
+        Reads the units ``[..., n]``, and writes into the stream. Masks act on its inputs.
+    after : Module
+        The norm behind the sum.
+    mix : Module
+        What is run with the stream up to the inputs of ``writes``. Attention's needs the options of its layer too.
+    solved : tuple of str
+        Names of the ``reads`` that read nothing but the stream, so that they can be solved for on it.
+    """
+
+    kind: Kind
+    reads: Mapping[str, nn.Linear]
+    follows: tuple[nn.Linear, ...]
+    writes: nn.Linear
+    after: nn.Module
+    mix: nn.Module
+    solved: tuple[str, ...]
+
+    @property
+    def cut(self) -> tuple[nn.Linear, ...]:
+        """The maps of which a unit owns rows."""
+        return (*self.reads.values(), *self.follows)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One encoder layer: ``a = LN(attention(h) + h)``, then ``LN(ffn(a) + a)``.
-
-    ``attention_output`` reads the heads' concatenated contexts ``[..., H * head_size]``; ``ffn_output`` reads
-    the filters' activations ``[..., I]``. Masks act on the inputs of these two projections.
-    """
+    """One encoder layer: its module, and its two blocks in order."""
 
     module: nn.Module
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
-    attention_output: nn.Linear
-    attention_norm: nn.Module
-    ffn_input: nn.Linear
-    activation: Callable[[Tensor], Tensor]
-    ffn_output: nn.Linear
-    ffn_norm: nn.Module
+    attention: Block
+    ffn: Block
+
+    @property
+    def blocks(self) -> tuple[Block, Block]:
+        return self.attention, self.ffn
 
 
 @dataclass(frozen=True)
@@ -62,39 +95,9 @@ class Encoder:
         return self.model.device
 
 
-_BERT = {
-    "layers": "encoder.layer",
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "attention_output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "ffn_input": "intermediate.dense",
-    "activation": "intermediate.intermediate_act_fn",
-    "ffn_output": "output.dense",
-    "ffn_norm": "output.LayerNorm",
-}
-_DISTILBERT = {
-    "layers": "transformer.layer",
-    "query": "attention.q_lin",
-    "key": "attention.k_lin",
-    "value": "attention.v_lin",
-    "attention_output": "attention.out_lin",
-    "attention_norm": "sa_layer_norm",
-    "ffn_input": "ffn.lin1",
-    "activation": "ffn.activation",
-    "ffn_output": "ffn.lin2",
-    "ffn_norm": "output_layer_norm",
-}
-_PATHS = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "camembert": _BERT, "distilbert": _DISTILBERT}
-_POOLED = (("bert.pooler.dense", "classifier"), torch.tanh)
-_CLASSIFIER = (("classifier.dense", "classifier.out_proj"), torch.tanh)
-_HEADS = {
-    "bert": _POOLED,
-    "roberta": _CLASSIFIER,
-    "xlm-roberta": _CLASSIFIER,
-    "camembert": _CLASSIFIER,
-    "distilbert": (("pre_classifier", "classifier"), torch.relu),
+_REFUSED = {
+    "albert": "its layers share their weights, so that a unit cut in one is cut in all",
+    **dict.fromkeys(("t5", "mt5", "bart", "mbart"), "it has a decoder, and fastprune prunes encoders"),
 }
 _TASKS = ("ForSequenceClassification", "ForQuestionAnswering")
 
@@ -112,8 +115,10 @@ def check_supported(config) -> None:
             "the model was already pruned by fastprune; prune its source model instead "
             "(manifest.json in its folder names it)"
         )
-    if config.model_type not in _PATHS:
-        raise InputError(f"architecture {config.model_type!r} is not supported; supported: {', '.join(_PATHS)}")
+    if config.model_type not in FAMILIES:
+        why = _REFUSED.get(config.model_type)
+        fault = f"cannot be pruned: {why}" if why else "is not supported"
+        raise InputError(f"architecture {config.model_type!r} {fault}; supported: {', '.join(FAMILIES)}")
     named = (getattr(config, "architectures", None) or [""])[0]
     if named and not named.endswith(_TASKS):
         raise InputError(
@@ -157,39 +162,74 @@ def describe(model: transformers.PreTrainedModel) -> Encoder:
         intermediate_size(model.config),
         model.config.hidden_size,
     )
-    width, filters = encoder.hidden_size, encoder.num_filters
-    sizes = {"ffn_input": (width, filters), "ffn_output": (filters, width)}
-    roles = ("query", "key", "value", "attention_output", *sizes)
     check_linears(
         {
-            f"layer {index}'s {role}": (getattr(layer, role), *sizes.get(role, (width, width)))
+            f"layer {index}'s {name}": (linear, inputs, outputs)
             for index, layer in enumerate(encoder.layers)
-            for role in roles
+            for block in layer.blocks
+            for name, linear, inputs, outputs in _shapes(block, encoder)
         }
     )
     return encoder
 
 
+def _shapes(block: Block, encoder: Encoder) -> list[tuple[str, nn.Linear, int, int]]:
+    """The maps of a dense block by name, with the shapes that the configuration gives them."""
+    stream = encoder.hidden_size
+    units = stream if block.kind == "attention" else encoder.num_filters
+    more = {f"{block.kind}'s {place}. map of positions": linear for place, linear in enumerate(block.follows, 1)}
+    return [
+        *((name, linear, stream, units) for name, linear in {**block.reads, **more}.items()),
+        (f"{block.kind}_output", block.writes, units, stream),
+    ]
+
+
 def layers_of(model: transformers.PreTrainedModel) -> tuple[Layer, ...]:
     """The layers of a dense or of a sliced model."""
-    paths = _PATHS[model.config.model_type]
+    family = FAMILIES[model.config.model_type]
+    shared = ("query", "key") if getattr(model.config, family.positions_shared or "-", False) else ()
     backbone = getattr(model, model.base_model_prefix)
-    parts = {name: attrgetter(path) for name, path in paths.items() if name != "layers"}
     return tuple(
-        Layer(module, **{name: part(module) for name, part in parts.items()})
-        for module in attrgetter(paths["layers"])(backbone)
+        Layer(module, _block("attention", family.attention, module, shared), _block("ffn", family.ffn, module, ()))
+        for module in attrgetter(family.layers)(backbone)
+    )
+
+
+def _block(kind: Kind, paths: BlockPaths, layer: nn.Module, shared: tuple[str, ...]) -> Block:
+    def at(path: str) -> nn.Module:
+        return layer.get_submodule(path)
+
+    def linear(path: str) -> nn.Linear:
+        return at(path)  # type: ignore[return-value]
+
+    present = (path for path in paths.follows if hasattr(at(path.rpartition(".")[0]), path.rpartition(".")[2]))
+    return Block(
+        kind,
+        {name: linear(path) for name, path in paths.reads.items()},
+        tuple(linear(path) for path in present),
+        linear(paths.writes),
+        at(paths.after),
+        at(paths.mix),
+        tuple(name for name in paths.reads if name not in shared),
     )
 
 
 def task_head_of(model: transformers.PreTrainedModel) -> tuple[tuple[nn.Linear, ...], Callable[[Tensor], Tensor]]:
     """The linear maps from the last layer's hidden states to the logits, in order, and what stands between them."""
-    paths: tuple[str, ...]
-    paths, between = _HEADS[model.config.model_type]
-    if type(model).__name__.endswith("ForQuestionAnswering"):
-        paths = ("qa_outputs",)
-    return tuple(attrgetter(path)(model) for path in paths), between
+    family = FAMILIES[model.config.model_type]
+    between = getattr(model.config, family.between.lower()) if family.between.isupper() else family.between
+    paths = ("qa_outputs",) if type(model).__name__.endswith("ForQuestionAnswering") else family.classifier
+    return tuple(attrgetter(path)(model) for path in paths), _FUNCTIONS.get(between) or ACT2FN[between]
+
+
+def usual_attention(model_type: str | None) -> str:
+    """The attention implementation that an architecture is run with."""
+    return FAMILIES[model_type].attentions[0] if model_type in FAMILIES else "sdpa"
 
 
 def intermediate_size(config) -> int:
-    """Filters of a dense FFN; DistilBERT calls them ``hidden_dim``."""
-    return config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
+    """Filters of a dense FFN."""
+    return getattr(config, FAMILIES[config.model_type].filters)
+
+
+_FUNCTIONS = {"tanh": torch.tanh, "relu": torch.relu}

@@ -14,7 +14,7 @@ import transformers
 from safetensors import SafetensorError
 
 from fastprune.errors import InputError
-from fastprune.model.architectures import check_supported, describe
+from fastprune.model.architectures import check_supported, describe, usual_attention
 from fastprune.model.precision import NAME, note_precision, precision_of, save_weights, stored_precision
 from fastprune.model.refusals import check_class, check_placed, check_values
 from fastprune.store.bounded import check_regular, read_json
@@ -23,6 +23,9 @@ from fastprune.store.output import new_folder
 
 MANIFEST = "manifest.json"
 WEIGHTS_DIGEST = "weights_sha256"
+
+CODE = ("modeling_fastprune.py", "families.py")
+"""The files of code in a saved folder; transformers runs the first, which reads the second."""
 
 FILE_BYTES = 64 << 20
 """No file of a tokenizer is longer."""
@@ -137,7 +140,8 @@ def load_config(name: str | Path) -> transformers.PreTrainedConfig:
         check_values(raw, name)
         neutral: dict = {switch: value for switch, value in SWITCHES.items() if raw.get(switch, value) != value}
         if raw.get("attn_implementation") or raw.get("_attn_implementation"):
-            neutral["attn_implementation"] = "sdpa"  # what it was trained with need not be installed here
+            # What it was trained with need not be installed here.
+            neutral["attn_implementation"] = usual_attention(raw.get("model_type"))
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **neutral)
     check_supported(config)
     if changed := {switch: raw[switch] for switch in neutral if switch in KEPT_SWITCHES}:
@@ -178,8 +182,10 @@ def load_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
     _check_folder(local(name))
     with _reading(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(local(name), trust_remote_code=False)
-    # Where its files are missing, transformers invents a tokenizer that knows only its special tokens.
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+    # Where its files are missing, transformers invents a tokenizer that knows little but its special tokens.
+    folder, files = Path(local(name)), [*getattr(tokenizer, "vocab_files_names", {}).values()]
+    invented = bool(files) and folder.is_dir() and not any((folder / file).is_file() for file in files)
+    if invented or len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"{name}: there are no tokenizer files beside the model; save its tokenizer there")
     check_tokenizer(tokenizer, name)
     return tokenizer

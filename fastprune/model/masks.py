@@ -83,8 +83,8 @@ def masked(encoder: Encoder, heads: Tensor, filters: Tensor) -> Iterator[None]:
     try:
         for index, layer in enumerate(encoder.layers):
             units = heads[..., index, :].repeat_interleave(encoder.head_size, dim=-1)
-            handles.append(layer.attention_output.register_forward_pre_hook(multiply(units)))
-            handles.append(layer.ffn_output.register_forward_pre_hook(multiply(filters[..., index, :])))
+            handles.append(layer.attention.writes.register_forward_pre_hook(multiply(units)))
+            handles.append(layer.ffn.writes.register_forward_pre_hook(multiply(filters[..., index, :])))
         yield
     finally:
         for handle in handles:

@@ -1,27 +1,20 @@
 """Encoders whose layers keep different numbers of heads and filters.
 
-This file is copied into every folder that fastprune saves, so that the model loads with transformers alone:
-``AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)``. The configuration is the
-source architecture's own, with two more fields: ``kept_heads`` and ``kept_filters``, a count per layer.
+This file and ``families.py`` are copied into every folder that fastprune saves, so that the model loads with
+transformers alone: ``AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)``. The
+configuration is the source architecture's own, with two more fields: ``kept_heads`` and ``kept_filters``, a count per
+layer; and for attention with a bias for each head ``kept_head_numbers``.
 """
 
+import inspect
 import os
 import shutil
 import warnings
 
+import transformers
 from torch import nn
-from transformers import (
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    CamembertForQuestionAnswering,
-    CamembertForSequenceClassification,
-    DistilBertForQuestionAnswering,
-    DistilBertForSequenceClassification,
-    RobertaForQuestionAnswering,
-    RobertaForSequenceClassification,
-    XLMRobertaForQuestionAnswering,
-    XLMRobertaForSequenceClassification,
-)
+
+from .families import FAMILIES
 
 
 class NoUnits(nn.Linear):
@@ -41,24 +34,44 @@ class BiasAlone(nn.Linear):
         return self.bias.expand(*input.shape[:-1], self.out_features)
 
 
-class NoHeads(nn.Module):
-    """A self-attention all of whose heads are pruned: what is left is the output projection's bias."""
+class NoMix(nn.Module):
+    """What is between the stream and the units of a block that keeps none: what it reads goes through.
 
-    def __init__(self, attention):
+    Where the output projection belongs to it, that one's bias is all that it puts out.
+    """
+
+    def __init__(self, module, writes, is_attention):
         super().__init__()
-        for name, module in attention.named_children():
-            self.add_module(name, module)
+        for name, child in module.named_children():
+            self.add_module(name, child)
+        self.writes, self.is_attention = writes, is_attention
 
     def forward(self, hidden_states=None, *args, query=None, **kwargs):
-        context = query if hidden_states is None else hidden_states  # transformers 4's DistilBERT names it so
-        if hasattr(self, "out_lin"):  # DistilBERT projects inside its self-attention, the others outside
-            context = self.out_lin(context)
-        return context, None
+        states = query if hidden_states is None else hidden_states  # transformers 4's DistilBERT names it so
+        if self.writes:
+            states = self.get_submodule(self.writes)(states)
+        return (states, None) if self.is_attention else states
+
+
+class OwnBias:
+    """Gives an attention the planes of its own heads of a bias that is made for all heads of the dense model."""
+
+    def __init__(self, attention, argument, heads):
+        self.argument, self.heads = argument, heads
+        self.place = list(inspect.signature(attention.forward).parameters).index(argument)
+
+    def __call__(self, attention, args, kwargs):
+        if len(args) > self.place and args[self.place] is not None:
+            bias = args[self.place][:, self.heads]  # [B, heads, T, T]
+            args = (*args[: self.place], bias, *args[self.place + 1 :])
+        elif kwargs.get(self.argument) is not None:
+            kwargs = {**kwargs, self.argument: kwargs[self.argument][:, self.heads]}
+        return args, kwargs
 
 
 def _linear(like, in_features, out_features):
     kind = NoUnits if out_features == 0 else BiasAlone if in_features == 0 else nn.Linear
-    options = {"device": like.weight.device, "dtype": like.weight.dtype}
+    options = {"device": like.weight.device, "dtype": like.weight.dtype, "bias": like.bias is not None}
     with warnings.catch_warnings():  # a layer that keeps nothing has nothing to initialise
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         return nn.utils.skip_init(kind, in_features, out_features, **options)
@@ -69,96 +82,73 @@ class SizedLayers:
 
     def __init__(self, config):
         super().__init__(config)
-        encoder = getattr(self, self.base_model_prefix)
-        distilbert = config.model_type == "distilbert"
-        layers = encoder.transformer.layer if distilbert else encoder.encoder.layer
-        for layer, heads, filters in zip(layers, config.kept_heads, config.kept_filters, strict=True):
-            self._size_attention(layer, heads)
-            ffn_input, input_name, ffn_output, output_name, activation = (
-                (layer.ffn, "lin1", layer.ffn, "lin2", "activation")
-                if distilbert
-                else (layer.intermediate, "dense", layer.output, "dense", "intermediate_act_fn")
-            )
-            old = getattr(ffn_input, input_name)
-            setattr(ffn_input, input_name, _linear(old, config.hidden_size, filters))
-            setattr(ffn_output, output_name, _linear(old, filters, config.hidden_size))
-            if filters == 0:
-                setattr(ffn_input, activation, nn.Identity())
+        family = FAMILIES[config.model_type]
+        layers = getattr(self, self.base_model_prefix).get_submodule(family.layers)
+        filters = getattr(config, family.filters)
+        numbers = config.kept_head_numbers if family.head_bias else [()] * len(layers)
+        sizes = zip(layers, config.kept_heads, config.kept_filters, numbers, strict=True)
+        for layer, kept_heads, kept_filters, own in sizes:
+            self._size(layer, family.attention, kept_heads, config.num_attention_heads)
+            self._size(layer, family.ffn, kept_filters, filters)
+            if kept_filters == 0:
+                self._empty(layer, family.ffn.mix, family.ffn.writes, False)
+            if kept_heads == 0:
+                self._empty(layer, family.heads_of, family.attention.writes, True)
+                continue
+            attention = layer.get_submodule(family.heads_of)
+            width = kept_heads * (config.hidden_size // config.num_attention_heads)
+            for attribute, count in zip(family.head_counts, (kept_heads, width)):
+                setattr(attention, attribute, count)  # older versions of transformers split the heads by these
+            if family.head_bias:
+                attention.register_forward_pre_hook(OwnBias(attention, family.head_bias, own), with_kwargs=True)
 
-    def _size_attention(self, layer, heads):
-        config, distilbert = self.config, self.config.model_type == "distilbert"
-        width = heads * (config.hidden_size // config.num_attention_heads)
-        owner, name = (layer, "attention") if distilbert else (layer.attention, "self")
-        attention = getattr(owner, name)
-        for projection in ("q_lin", "k_lin", "v_lin") if distilbert else ("query", "key", "value"):
-            setattr(attention, projection, _linear(getattr(attention, projection), config.hidden_size, width))
-        output, output_name = (attention, "out_lin") if distilbert else (layer.attention.output, "dense")
-        setattr(output, output_name, _linear(getattr(output, output_name), width, config.hidden_size))
-        if heads == 0:
-            setattr(owner, name, NoHeads(attention))
-        elif distilbert:
-            attention.n_heads, attention.dim = heads, width  # transformers 4 splits the heads by these
-        else:
-            attention.num_attention_heads, attention.all_head_size = heads, width
+    @staticmethod
+    def _size(layer, block, kept, units):
+        """Give the maps of a block the rows and columns of ``kept`` of its ``units``."""
+        for path in (*block.reads.values(), *block.follows):
+            owner, name = _owner(layer, path)
+            if hasattr(owner, name):
+                old = getattr(owner, name)
+                setattr(owner, name, _linear(old, old.in_features, old.out_features * kept // units))
+        owner, name = _owner(layer, block.writes)
+        old = getattr(owner, name)
+        setattr(owner, name, _linear(old, old.in_features * kept // units, old.out_features))
+
+    @staticmethod
+    def _empty(layer, path, writes, is_attention):
+        owner, name = _owner(layer, path)
+        inside = writes[len(path) + 1 :] if writes.startswith(f"{path}.") else ""
+        setattr(owner, name, NoMix(getattr(owner, name), inside, is_attention))
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As transformers has it, with this file beside the weights and named in the configuration."""
-        if kwargs.get("is_main_process", True):
+        """As transformers has it, with this file and its table beside the weights, named in the configuration."""
+        here = os.path.dirname(os.path.abspath(__file__))
+        if kwargs.get("is_main_process", True) and here != os.path.abspath(save_directory):
             os.makedirs(save_directory, exist_ok=True)
-            source, target = os.path.abspath(__file__), os.path.join(save_directory, os.path.basename(__file__))
-            if source != os.path.abspath(target):
-                shutil.copyfile(source, target)
-        task = "QuestionAnswering" if isinstance(self, _QUESTION_ANSWERING) else "SequenceClassification"
+            for name in (os.path.basename(__file__), "families.py"):
+                shutil.copyfile(os.path.join(here, name), os.path.join(save_directory, name))
         name = next(kind.__name__ for kind in type(self).__mro__ if kind.__module__ == __name__)
+        task = next(task for task in _TASKS if name.endswith(f"For{task}"))
         module = os.path.splitext(os.path.basename(__file__))[0]
         self.config.auto_map = {f"AutoModelFor{task}": f"{module}.{name}"}
         return super().save_pretrained(save_directory, *args, **kwargs)
 
 
-class PrunedBertForSequenceClassification(SizedLayers, BertForSequenceClassification):
-    pass
+def _owner(layer, path):
+    """The module that a path's last module belongs to, and its name there."""
+    above, _, name = path.rpartition(".")
+    return layer.get_submodule(above), name
 
 
-class PrunedBertForQuestionAnswering(SizedLayers, BertForQuestionAnswering):
-    pass
+_TASKS = ("SequenceClassification", "QuestionAnswering")
 
 
-class PrunedRobertaForSequenceClassification(SizedLayers, RobertaForSequenceClassification):
-    pass
-
-
-class PrunedRobertaForQuestionAnswering(SizedLayers, RobertaForQuestionAnswering):
-    pass
-
-
-class PrunedXLMRobertaForSequenceClassification(SizedLayers, XLMRobertaForSequenceClassification):
-    pass
-
-
-class PrunedXLMRobertaForQuestionAnswering(SizedLayers, XLMRobertaForQuestionAnswering):
-    pass
-
-
-class PrunedCamembertForSequenceClassification(SizedLayers, CamembertForSequenceClassification):
-    pass
-
-
-class PrunedCamembertForQuestionAnswering(SizedLayers, CamembertForQuestionAnswering):
-    pass
-
-
-class PrunedDistilBertForSequenceClassification(SizedLayers, DistilBertForSequenceClassification):
-    pass
-
-
-class PrunedDistilBertForQuestionAnswering(SizedLayers, DistilBertForQuestionAnswering):
-    pass
-
-
-_QUESTION_ANSWERING = (
-    BertForQuestionAnswering,
-    CamembertForQuestionAnswering,
-    DistilBertForQuestionAnswering,
-    RobertaForQuestionAnswering,
-    XLMRobertaForQuestionAnswering,
-)
+def __getattr__(name):
+    """``PrunedBertForSequenceClassification`` and its like, made when asked for: each needs its own imports."""
+    for family in FAMILIES.values():
+        for task in _TASKS:
+            if name == f"Pruned{family.name}For{task}":
+                dense = getattr(transformers, f"{family.name}For{task}")
+                globals()[name] = type(name, (SizedLayers, dense), {"__module__": __name__})
+                return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

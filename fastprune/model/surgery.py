@@ -9,6 +9,7 @@ import transformers
 from torch import Tensor, nn
 
 from fastprune.model.architectures import Encoder, layers_of
+from fastprune.model.families import FAMILIES
 from fastprune.model.masks import Masks
 
 
@@ -34,30 +35,26 @@ def slice_model(encoder: Encoder, masks: Masks) -> transformers.PreTrainedModel:
     dense = encoder.model
     config = copy.deepcopy(dense.config)
     config.kept_heads, config.kept_filters = masks.head_counts, masks.filter_counts
+    if FAMILIES[config.model_type].head_bias:
+        config.kept_head_numbers = masks.kept_heads  # each takes its own plane of the bias along
     config.architectures = [f"Pruned{type(dense).__name__}"]
     with torch.device("meta"):
         model = getattr(modeling_fastprune, config.architectures[0])(config)
     model = model.to(dense.dtype).to_empty(device=dense.device)
 
+    cut: set[int] = set()
     for old, new, heads, filters in zip(encoder.layers, layers_of(model), masks.heads, masks.filters, strict=True):
-        scales = heads.repeat_interleave(encoder.head_size).to(dense.device)
-        filters = filters.to(dense.device)
-        kept = scales.nonzero().flatten()
-        for source, target in ((old.query, new.query), (old.key, new.key), (old.value, new.value)):
-            _cut_rows(source, target, kept)
-        _cut_columns(old.attention_output, new.attention_output, kept, scales)
-        kept = filters.nonzero().flatten()
-        _cut_rows(old.ffn_input, new.ffn_input, kept)
-        _cut_columns(old.ffn_output, new.ffn_output, kept, filters)
+        columns = heads.repeat_interleave(encoder.head_size)  # of the attention's writes [H * head_size]
+        for source, target, scales in ((old.attention, new.attention, columns), (old.ffn, new.ffn, filters)):
+            scales = scales.to(dense.device)
+            kept = scales.nonzero().flatten()
+            for pair in zip(source.cut, target.cut, strict=True):
+                _cut_rows(*pair, kept)
+            _cut_columns(source.writes, target.writes, kept, scales)
+            cut |= {id(parameter) for linear in (*target.cut, target.writes) for parameter in linear.parameters()}
 
     # Everything that pruning does not touch keeps its shape and its values.
     tensors = dict(dense.named_parameters()) | dict(dense.named_buffers())
-    cut = {
-        id(parameter)
-        for layer in layers_of(model)
-        for linear in (layer.query, layer.key, layer.value, layer.attention_output, layer.ffn_input, layer.ffn_output)
-        for parameter in linear.parameters()
-    }
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if id(tensor) not in cut:
             tensor.data.copy_(tensors[name])

@@ -22,26 +22,27 @@ TOLERANCE = 1e-3
 SERVED = Path(__file__).with_name("pyfunc_model.py")
 INPUTS = Path(model_inputs.__file__)
 
-_MODELLING = Path(checkpoint.__file__).with_name("modeling_fastprune.py")
+_CODE = {name: Path(checkpoint.__file__).with_name(name) for name in checkpoint.CODE}
 _EARLIER = {"01c6e7f6ec9b1ef0e589fd0d7264b48bfce5b6f72f1c2c81e0cb3125a3c23d18"}
 """SHA-256 of ``modeling_fastprune.py`` in earlier versions (0.1.0): what they saved may be registered."""
 
 
 def check_code(model_dir: Path) -> None:
     """Raise InputError where loading a folder's model would run code that is not fastprune's own."""
-    known = {storage.sha256_of(_MODELLING), *_EARLIER}
+    known = {name: {storage.sha256_of(path)} for name, path in _CODE.items()}
+    known[checkpoint.CODE[0]] |= _EARLIER
     for path in sorted(model_dir.rglob("*.py")):
-        if path != model_dir / _MODELLING.name or storage.sha256_of(path) not in known:
+        if path.parent != model_dir or storage.sha256_of(path) not in known.get(path.name, ()):
             raise InputError(
                 f"{path}: code that is not of fastprune's own, which serving the model would run; remove it, or "
                 "prune the model again"
             )
     named = checkpoint.read_object(model_dir / "config.json").get("auto_map") or {}
     for auto, name in named.items() if isinstance(named, dict) else [("auto_map", named)]:
-        if not (isinstance(name, str) and name.startswith(f"{_MODELLING.stem}.Pruned")):
+        if not (isinstance(name, str) and name.startswith(f"{Path(checkpoint.CODE[0]).stem}.Pruned")):
             raise InputError(
                 f"{model_dir / 'config.json'}: auto_map has {auto} run {name!r}, which is not of fastprune's own "
-                f"{_MODELLING.name}; prune the model again"
+                f"{checkpoint.CODE[0]}; prune the model again"
             )
 
 

@@ -8,6 +8,7 @@ the walk goes on from the changed student, so later systems see the errors that 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +18,7 @@ import transformers
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastprune.model.architectures import Encoder, Layer, layers_of, task_head_of
+from fastprune.model.architectures import Block, Encoder, layers_of, task_head_of
 from fastprune.model.finite import check_finite
 from fastprune.model.losses import inputs_of
 from fastprune.model.masks import Masks
@@ -94,14 +95,6 @@ class System:
             check_finite(moments.cross, "activations", where)
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What one layer of the teacher adds up to before its two LayerNorms, a tensor [B, T, D] per batch."""
-
-    attention: list[Tensor]
-    ffn: list[Tensor]
-
-
 class Teacher:
     """The dense model on a sample, layer by layer.
 
@@ -134,10 +127,13 @@ class Teacher:
         self.options = [options for _, options in entries]
         size = 2 * encoder.num_layers * sum(states.numel() * states.element_size() for states in self.states)
         self._keep = keep and size <= CACHE_BYTES
-        self._kept: list[Targets] | None = None
+        self._kept: list[list[Tensor]] | None = None
 
-    def targets(self) -> Iterator[Targets]:
-        """Of one layer after the other. Without ``keep``, only one layer's are held at a time."""
+    def targets(self) -> Iterator[list[Tensor]]:
+        """What one block after the other adds up to before its norm, a tensor [B, T, D] per batch.
+
+        Without ``keep``, only one block's are held at a time.
+        """
         if self._kept is not None:
             yield from self._kept
             return
@@ -146,30 +142,41 @@ class Teacher:
             if self._keep:
                 kept.append(targets)
             yield targets
+            del targets  # before those of the next block are made
         if self._keep:
             self._kept = kept
 
     @torch.no_grad()
-    def _run(self) -> Iterator[Targets]:
+    def _run(self) -> Iterator[list[Tensor]]:
+        """Under masks, as published, the target of an FFN has all filters, and only the way on from it has not."""
         states = list(self.states)
-        for index, layer in enumerate(self.encoder.layers):
-            heads = filters = None
-            if self.masks is not None:
-                heads = self.masks.heads[index].repeat_interleave(self.encoder.head_size).to(self.encoder.device)
-                filters = self.masks.filters[index].to(self.encoder.device)
-            targets = Targets([], [])
+        for layer, (heads, filters) in zip(self.encoder.layers, self._masks(), strict=True):
+            attention, ffn = layer.blocks
+            targets = []
             for step, options in enumerate(self.options):
-                context = _context(layer, states[step], options)
+                context = _units(attention, states[step], options)
                 context = context if heads is None else context * heads
-                targets.attention.append(layer.attention_output(context) + states[step])
-                attended = layer.attention_norm(targets.attention[step])
-                activation = layer.activation(layer.ffn_input(attended))
-                targets.ffn.append(layer.ffn_output(activation) + attended)
-                put_out = targets.ffn[step]
-                if filters is not None:
-                    put_out = layer.ffn_output(activation * filters) + attended
-                states[step] = layer.ffn_norm(put_out)
+                targets.append(attention.writes(context) + states[step])
+                states[step] = attention.after(targets[step])
             yield targets
+            targets = []
+            for step, options in enumerate(self.options):
+                activation = _units(ffn, states[step], options)
+                targets.append(ffn.writes(activation) + states[step])
+                way_on = targets[step] if filters is None else ffn.writes(activation * filters) + states[step]
+                states[step] = ffn.after(way_on)
+            yield targets
+
+    def _masks(self) -> Iterator[tuple[Tensor | None, Tensor | None]]:
+        """Of each layer, over the inputs of its two output projections: [H * head_size] and [I]."""
+        if self.masks is None:
+            yield from [(None, None)] * self.encoder.num_layers
+            return
+        for heads, filters in zip(self.masks.heads, self.masks.filters, strict=True):
+            yield (
+                heads.repeat_interleave(self.encoder.head_size).to(self.encoder.device),
+                filters.to(self.encoder.device),
+            )
 
 
 @torch.no_grad()
@@ -212,69 +219,64 @@ def walk(
     """
     pads, states, wanted = teacher.pads, list(teacher.states), teacher.states
     held = _held_back([len(pad) for pad in pads], hold_back, states[0].device)
-    layers = layers_of(student)
-    pairs = zip(layers, teacher.targets(), strict=True)
-    for index, (layer, targets) in enumerate(tqdm(pairs, "tuning", len(layers), unit="layer", disable=not progress)):
-        if every_map and index > 0:
-            rows = [read_tokens(pad) for pad in pads]
-            yield from _systems(
-                index, ("query", "key", "value"), (layer.query, layer.key, layer.value), states, wanted, rows, held
-            )
-        contexts = []
-        moments, apart = Moments.zeros(layer.attention_output), Moments.zeros(layer.attention_output)
+    tokens = sum(pad.numel() for pad in pads)
+    blocks = [(index, block) for index, layer in enumerate(layers_of(student)) for block in layer.blocks]
+    pairs = zip(blocks, teacher.targets(), strict=True)
+    bar = tqdm(pairs, "tuning", len(blocks), unit="block", disable=not progress)
+    for number, ((index, block), targets) in enumerate(bar):
+        alone = (index, block.kind) in first_token
+        rows = [read_tokens(pad, first_token=alone) for pad in pads]  # [B, T]
+        if every_map and number > 0:
+            attending = block.kind == "attention"  # keys and values are wanted of every token
+            read = [read_tokens(pad) for pad in pads] if attending else rows
+            yield from _systems(index, {name: block.reads[name] for name in block.solved}, states, wanted, read, held)
+        # A head's context costs far more to make again than a filter's activation.
+        cached = block.kind == "attention" or _bytes(tokens, block.writes, states[0]) <= CACHE_BYTES
+        kept = []
+        moments, apart = Moments.zeros(block.writes), Moments.zeros(block.writes)
         for step, options in enumerate(teacher.options):
-            contexts.append(_context(layer, states[step], options))
-            chosen = read_tokens(pads[step], first_token=(index, "attention") in first_token)  # [B, T]
-            _add(moments, apart, chosen, held[step], contexts[step], targets.attention[step] - states[step])
-        yield System(index, "attention", layer.attention_output, moments, apart)
-        for step, context in enumerate(contexts):
-            states[step] = layer.attention_norm(layer.attention_output(context) + states[step])
-        del contexts, context
-
-        ffn_rows = [read_tokens(pad, first_token=(index, "ffn") in first_token) for pad in pads]
-        if every_map:
-            attended = [layer.attention_norm(target) for target in targets.attention]
-            yield from _systems(index, ("ffn_input",), (layer.ffn_input,), states, attended, ffn_rows, held)
-            del attended
-        tokens = sum(pad.numel() for pad in pads)
-        cached = tokens * layer.ffn_output.in_features * states[0].element_size() <= CACHE_BYTES
-        activations = []
-        moments, apart = Moments.zeros(layer.ffn_output), Moments.zeros(layer.ffn_output)
-        for step, state in enumerate(states):
-            activation = _activations(layer, state)
-            _add(moments, apart, ffn_rows[step], held[step], activation, targets.ffn[step] - state)
+            units = _units(block, states[step], options)
+            _add(moments, apart, rows[step], held[step], units, targets[step] - states[step])
             if cached:
-                activations.append(activation)
-        yield System(index, "ffn", layer.ffn_output, moments, apart)
-        for step, state in enumerate(states):
-            activation = activations[step] if cached else _activations(layer, state)
-            states[step] = layer.ffn_norm(layer.ffn_output(activation) + state)
-        del activations, activation
+                kept.append(units)
+        yield System(index, block.kind, block.writes, moments, apart)
+        for step, options in enumerate(teacher.options):
+            units = kept[step] if cached else _units(block, states[step], options)
+            states[step] = block.after(block.writes(units) + states[step])
+        del kept, units
         if every_map:
-            wanted = [layer.ffn_norm(target) for target in targets.ffn]
+            wanted = [block.after(target) for target in targets]
+        del targets
     if every_map:
         linears, between = task_head_of(student)
         originals, _ = task_head_of(teacher.encoder.model)
         for index, (linear, original) in enumerate(zip(linears, originals, strict=True)):
-            yield from _systems(index, ("head",), (linear,), states, wanted, ffn_rows, held)
+            yield from _systems(index, {"head": linear}, states, wanted, rows, held)
             states = [between(linear(state)) for state in states]
             wanted = [between(original(state)) for state in wanted]
 
 
+def _bytes(tokens: int, linear: nn.Linear, like: Tensor) -> int:
+    """Of the inputs of a map over all tokens."""
+    return tokens * linear.in_features * like.element_size()
+
+
 def _systems(
     index: int,
-    kinds: Sequence[Map],
-    linears: Sequence[nn.Linear],
+    linears: Mapping[Map, nn.Linear],
     states: list[Tensor],
     wanted: list[Tensor],
     rows: list[Tensor],
     held: list[Tensor],
 ) -> Iterator[System]:
     """Of linear maps that all read ``states`` where the teacher's read ``wanted``, their weights still its own."""
-    moments, apart = (Moments.zeros(linears[0], linears[0].in_features) for _ in range(2))
+    if not linears:
+        return
+    first = next(iter(linears.values()))
+    moments, apart = (Moments.zeros(first, first.in_features) for _ in range(2))
     for step, state in enumerate(states):
         _add(moments, apart, rows[step], held[step], state, wanted[step])
-    for kind, linear in zip(kinds, linears, strict=True):
+    for kind, linear in linears.items():
         if linear.out_features:
             yield System(index, kind, linear, moments.through(linear), apart.through(linear))
 
@@ -284,7 +286,10 @@ class _Reached(Exception):
 
 
 def _input_of(module: nn.Module, run) -> tuple[tuple, dict]:
-    """The arguments that ``run()`` calls ``module`` with; the rest of the pass is not computed."""
+    """The arguments that ``run()`` calls ``module`` with; the rest of the pass is not computed.
+
+    Where ``run()`` ends without it, what it returns is what the module would be called with.
+    """
     seen = []
 
     def stop(_, args, kwargs):
@@ -293,7 +298,7 @@ def _input_of(module: nn.Module, run) -> tuple[tuple, dict]:
 
     handle = module.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        run()
+        seen.append(((run(),), {}))
     except _Reached:
         pass
     finally:
@@ -304,21 +309,17 @@ def _input_of(module: nn.Module, run) -> tuple[tuple, dict]:
 def layer_input(encoder: Encoder, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict]:
     """Hidden states into the first layer [B, T, D], and the attention arguments that every layer gets."""
     inputs = inputs_of(batch, encoder.device)
-    args, kwargs = _input_of(encoder.layers[0].module, lambda: encoder.model(**inputs))
-    if len(args) > 1:  # BERT's encoders pass the attention mask by position
-        kwargs = {"attention_mask": args[1], **kwargs}
-    return args[0], kwargs
+    first = encoder.layers[0].module
+    args, kwargs = _input_of(first, lambda: encoder.model(**inputs))
+    names = inspect.signature(first.forward).parameters  # some encoders pass masks and biases by position
+    return args[0], dict(zip(list(names)[1:], args[1:])) | kwargs
 
 
-def _context(layer: Layer, states: Tensor, kwargs: dict) -> Tensor:
-    """The heads' contexts [B, T, n]: the input of the attention output projection."""
-    args, _ = _input_of(layer.attention_output, lambda: layer.module(states, **kwargs))
-    return args[0][..., : layer.attention_output.in_features]  # without heads, the states go through
-
-
-def _activations(layer: Layer, states: Tensor) -> Tensor:
-    """The filters' activations [B, T, n]: the input of the FFN's output projection."""
-    return layer.activation(layer.ffn_input(states))[..., : layer.ffn_output.in_features]
+def _units(block: Block, states: Tensor, options: Mapping) -> Tensor:
+    """The inputs of a block's output projection [B, T, n]: the heads' contexts, or the filters' activations."""
+    options = options if block.kind == "attention" else {}
+    args, _ = _input_of(block.writes, lambda: block.mix(states, **options))
+    return args[0][..., : block.writes.in_features]  # without units, the states go through
 
 
 def read_tokens(attention_mask: Tensor, *, first_token: bool = False) -> Tensor:

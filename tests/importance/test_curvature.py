@@ -78,7 +78,7 @@ def test_activations_that_are_not_finite_are_named_by_layer(kind, name, value):
     model = build()
     encoder, batches = describe(model), random_batches(model, "classification", [[9, 5]])
     with torch.no_grad():
-        getattr(encoder.layers[1], name).bias[3] = value
+        getattr(encoder.layers[1], kind).reads[name].bias[3] = value
     with pytest.raises(InputError, match=f"the activations of the sample at layer 1 {kind} are not finite, or too"):
         estimate_curvature(encoder, batches, "classification", progress=False)
     assert all(parameter.requires_grad for parameter in model.parameters())

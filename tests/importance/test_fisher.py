@@ -35,11 +35,11 @@ def finite_differences(model, example, step=1e-4):
     encoder = describe(model)
     size = encoder.head_size
     heads = [
-        [slope(layer.attention_output.weight[:, size * head : size * (head + 1)]) for head in range(4)]
+        [slope(layer.attention.writes.weight[:, size * head : size * (head + 1)]) for head in range(4)]
         for layer in encoder.layers
     ]
     filters = [
-        [slope(layer.ffn_output.weight[:, filter]) for filter in range(encoder.num_filters)] for layer in encoder.layers
+        [slope(layer.ffn.writes.weight[:, filter]) for filter in range(encoder.num_filters)] for layer in encoder.layers
     ]
     return torch.tensor(heads), torch.tensor(filters)
 

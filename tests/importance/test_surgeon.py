@@ -69,9 +69,9 @@ def test_a_model_with_a_dead_block_cuts_it_first():
     model = build()
     encoder, batches = describe(model), random_batches(model, "classification", LENGTHS)
     with torch.no_grad():
-        encoder.layers[1].ffn_input.weight.zero_()
-        encoder.layers[1].ffn_input.bias.zero_()
-        encoder.layers[2].attention_output.weight.zero_()
+        encoder.layers[1].ffn.reads["ffn_input"].weight.zero_()
+        encoder.layers[1].ffn.reads["ffn_input"].bias.zero_()
+        encoder.layers[2].attention.writes.weight.zero_()
     heads, filters = removal_costs(encoder, estimate_curvature(encoder, batches, "classification", progress=False))
     assert not filters[1].any() and not heads[2].any()
     assert (filters[[0, 2]] > 0).all() and (heads[:2] > 0).all()
@@ -160,7 +160,7 @@ def test_curvature_is_what_hooks_see(family, problem, tmp_path, monkeypatch):
     inputs, gradients = torch.zeros_like(found.ffn_inputs[1]), torch.zeros_like(found.ffn_gradients[1])
     for number, batch in enumerate(batches):
         seen = {}
-        handle = layers[1].ffn_output.register_forward_hook(
+        handle = layers[1].ffn.writes.register_forward_hook(
             lambda _, args, output, seen=seen: seen.update(x=args[0].detach(), y=output) or output.retain_grad()
         )
         outputs = model(**{name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")})

@@ -46,9 +46,9 @@ def test_no_product_over_nothing():
     """An empty block is its output's bias to the last bit."""
     layer = layers_of(pruned())[3]
     states = torch.randn(2, 5, 16)
-    activation = layer.activation(layer.ffn_input(states))
-    assert torch.equal(layer.ffn_output(activation), layer.ffn_output.bias.expand(2, 5, 16))
-    assert torch.equal(layer.attention_output(states), layer.attention_output.bias.expand(2, 5, 16))
+    activation = layer.ffn.mix(states)
+    assert torch.equal(layer.ffn.writes(activation), layer.ffn.writes.bias.expand(2, 5, 16))
+    assert torch.equal(layer.attention.writes(states), layer.attention.writes.bias.expand(2, 5, 16))
     assert not [kind for kind in map(type, layer.module.modules()) if kind is torch.nn.Linear]
 
 
@@ -56,7 +56,9 @@ def test_no_product_over_nothing():
 def test_each_attention_knows_its_heads(family):
     """transformers 4 splits the heads by these numbers."""
     for module in pruned(family).modules():
-        query = getattr(module, "query", getattr(module, "q_lin", None))
+        query = next(
+            (getattr(module, name) for name in ("query", "q_lin", "q", "query_proj") if hasattr(module, name)), None
+        )
         if query is not None and query.out_features:
             heads = module.n_heads if family == "distilbert" else module.num_attention_heads
             width = module.dim if family == "distilbert" else module.all_head_size

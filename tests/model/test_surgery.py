@@ -5,10 +5,16 @@ from hypothesis import strategies as st
 from tiny_models import FAMILIES, PROBLEMS, build, extreme_masks, logits_of, random_batches, random_masks
 
 from fastprune.model.architectures import describe, layers_of
+from fastprune.model.families import FAMILIES as DESCRIPTIONS
 from fastprune.model.masks import Masks, masked
 from fastprune.model.surgery import slice_model
 
-COMBINATIONS = [(family, problem) for family in FAMILIES for problem in PROBLEMS]
+WAYS = [
+    (family, problem, attention)
+    for family in FAMILIES
+    for problem in PROBLEMS
+    for attention in DESCRIPTIONS[family.partition(",")[0]].attentions
+]
 
 
 def assert_sliced_is_masked(model, masks):
@@ -23,8 +29,7 @@ def assert_sliced_is_masked(model, masks):
     return sliced
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family, problem", COMBINATIONS)
+@pytest.mark.parametrize("family, problem, attention", WAYS)
 def test_sliced_is_masked(family, problem, attention):
     """One head left; no heads; no filters; neither; uneven."""
     model = build(family, problem, num_layers=5, attn_implementation=attention)
@@ -52,12 +57,14 @@ def test_it_is_really_smaller(family):
     masks = random_masks(encoder)
     sliced = slice_model(encoder, masks)
     for layer, heads, filters in zip(layers_of(sliced), masks.head_counts, masks.filter_counts, strict=True):
-        for projection in (layer.query, layer.key, layer.value):
+        for projection in layer.attention.cut:
             assert projection.weight.shape == (4 * heads, 16) and projection.bias.shape == (4 * heads,)
-        assert layer.attention_output.weight.shape == (16, 4 * heads)
-        assert layer.ffn_input.weight.shape == (filters, 16) and layer.ffn_output.weight.shape == (16, filters)
+        assert layer.attention.writes.weight.shape == (16, 4 * heads)
+        assert layer.ffn.reads["ffn_input"].weight.shape == (filters, 16)
+        assert layer.ffn.writes.weight.shape == (16, filters)
     pruned_heads, pruned_filters = (int((mask == 0).sum()) for mask in (masks.heads, masks.filters))
-    per_head, per_filter = 4 * (4 * 16) + 3 * 4, 2 * 16 + 1
+    rows = len(encoder.layers[0].attention.cut)
+    per_head, per_filter = (rows + 1) * (4 * 16) + rows * 4, 2 * 16 + 1
     assert model.num_parameters() - sliced.num_parameters() == pruned_heads * per_head + pruned_filters * per_filter
     assert not sliced.training
     assert sliced.config.kept_heads == masks.head_counts and sliced.config.kept_filters == masks.filter_counts
@@ -104,5 +111,5 @@ def test_any_shape_and_any_masks(data):
     heads, kept = (torch.tensor([data.draw(row) for _ in range(layers)]) for row in rows)
     if data.draw(st.booleans()):
         with torch.no_grad():
-            describe(model).layers[0].ffn_output.weight.zero_()
+            describe(model).layers[0].ffn.writes.weight.zero_()
     assert_sliced_is_masked(model, Masks(heads, kept))

@@ -126,7 +126,7 @@ def test_a_teacher_that_keeps_its_targets():
     student = slice_model(encoder, random_masks(encoder, 2))
     want = list(walk(Teacher(encoder, batches, teacher_masks), student, progress=False))
     calls = []
-    encoder.layers[1].query.register_forward_hook(lambda *_: calls.append(1))
+    encoder.layers[1].attention.reads["query"].register_forward_hook(lambda *_: calls.append(1))
     got = list(walk(teacher, student, progress=False))
     assert not calls
     for one, other in zip(got, want, strict=True):

@@ -35,7 +35,7 @@ def naive_tuning(encoder, masks, teacher_masks, batches, problem):
             last = index == encoder.num_layers - 1 and not attention and problem != "question-answering"
             rows, targets = naive_system(encoder, masks, teacher_masks, batches, index, kind, first_token=last)
             units = encoder.head_size if attention else 1
-            projection = layer.attention_output if attention else layer.ffn_output
+            projection = layer.attention.writes if attention else layer.ffn.writes
             kept = row.repeat_interleave(units) != 0
             tall = tall_matrix(rows[:, kept], projection.weight.double()[:, kept], units, attention)
             target = (targets - projection.bias).flatten()
@@ -150,10 +150,12 @@ def strained():
     model = build()
     with torch.no_grad():
         ffn = describe(model).layers[1]
-        ffn.ffn_input.weight.copy_(ffn.ffn_input.weight[:1].expand_as(ffn.ffn_input.weight))
-        ffn.ffn_input.bias.fill_(1)
-        ffn.ffn_output.weight.copy_(5 * ffn.ffn_output.weight[:, :1].expand_as(ffn.ffn_output.weight))
-        ffn.ffn_output.weight[:, 0] *= 0.01
+        ffn.ffn.reads["ffn_input"].weight.copy_(
+            ffn.ffn.reads["ffn_input"].weight[:1].expand_as(ffn.ffn.reads["ffn_input"].weight)
+        )
+        ffn.ffn.reads["ffn_input"].bias.fill_(1)
+        ffn.ffn.writes.weight.copy_(5 * ffn.ffn.writes.weight[:, :1].expand_as(ffn.ffn.writes.weight))
+        ffn.ffn.writes.weight[:, 0] *= 0.01
     encoder = describe(model)
     masks = random_masks(encoder)
     masks.filters[1] = 0

@@ -108,7 +108,9 @@ def test_activations_that_are_not_finite_are_named_by_layer_and_map(bias, value,
     model = build()
     encoder, batches = describe(model), random_batches(model, "classification", [[9, 5], [3, 7]])
     with torch.no_grad():
-        getattr(encoder.layers[1], bias).bias[2] = value
+        ffn = encoder.layers[1].ffn
+        maps = {**encoder.layers[1].attention.reads, **ffn.reads, "ffn_norm": ffn.after}
+        maps[bias].bias[2] = value
     masks = Masks.ones(encoder)
     with pytest.raises(InputError, match=f"the activations of the sample at {where} are not finite, or too large"):
         reconstruct_weights(Teacher(encoder, batches), masks, "classification", progress=False)

@@ -42,7 +42,8 @@ def original_of(encoder, masks, system):
         return linear, torch.arange(linear.out_features)
     heads = masks.heads[system.index].repeat_interleave(encoder.head_size)
     kept = masks.filters[system.index] if system.kind == "ffn_input" else heads
-    return getattr(encoder.layers[system.index], system.kind), kept.nonzero().flatten()
+    layer = encoder.layers[system.index]
+    return {**layer.attention.reads, **layer.ffn.reads}[system.kind], kept.nonzero().flatten()
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -69,7 +70,8 @@ def test_every_map_is_to_put_out_what_the_dense_model_does(family, problem):
         with torch.no_grad():  # what comes later has to see it
             system.projection.weight.mul_(0.7)
     heads = [("head", 0)] if problem == "question-answering" else [("head", 0), ("head", 1)]
-    whole = [("query", 2), ("key", 2), ("value", 2), ("attention", 2), ("ffn_input", 2), ("ffn", 2)]
+    attending = [(name, 2) for name in ("query", "key", "value") if "keys shared" not in family or name == "value"]
+    whole = [*attending, ("attention", 2), ("ffn_input", 2), ("ffn", 2)]
     assert seen == [("attention", 0), ("ffn_input", 0), ("ffn", 0), ("attention", 1), ("ffn", 1), *whole, *heads]
 
 
@@ -107,8 +109,8 @@ def test_solving_for_every_map_helps_on_other_examples(family, problem, monkeypa
     outputs = reconstruct_weights(teacher, masks, problem, progress=False).model
     assert logit_error(every, model, others) < 0.95 * logit_error(outputs, model, others)
     for name in ("query", "key", "value"):  # nothing was cut before them
-        first = getattr(layers_of(every)[0], name)
-        assert torch.equal(first.weight, getattr(layers_of(outputs)[0], name).weight)
+        first, same = (layers_of(one)[0].attention.reads[name] for one in (every, outputs))
+        assert torch.equal(first.weight, same.weight)
 
 
 @pytest.mark.parametrize("lengths", [[[4, 3]], [[5, 4, 6], [3]], [[6, 5, 4, 6], [3, 4, 5, 6], [2]]])
@@ -131,7 +133,7 @@ def test_curvature_of_the_last_layer_reads_the_token_that_is_read_on(problem):
     found = estimate_curvature(encoder, batches, problem, progress=False)
     for index, alone in ((1, False), (2, problem != "question-answering")):
         for kind in ("attention", "ffn"):
-            reads, _ = seen_by(model, getattr(encoder.layers[index], f"{kind}_output"), batches, alone)
+            reads, _ = seen_by(model, getattr(encoder.layers[index], kind).writes, batches, alone)
             torch.testing.assert_close(
                 getattr(found, f"{kind}_inputs")[index], reads.T @ reads / len(reads), rtol=1e-4, atol=1e-5
             )
