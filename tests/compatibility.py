@@ -36,7 +36,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
     batch = {name: torch.from_numpy(saved[name]) for name in ("input_ids", "attention_mask")}
     kind = "QuestionAnswering" if "question" in folder.name else "SequenceClassification"
     auto = getattr(transformers, f"AutoModelFor{kind}")
-    for attention in ("sdpa", "eager"):
+    for attention in saved["attentions"].tolist():
         model = auto.from_pretrained(folder, trust_remote_code=True, attn_implementation=attention).eval()
         for _ in range(2):
             with torch.no_grad():
@@ -56,6 +56,7 @@ def save_models(folder: Path) -> None:
     from tiny_models import FAMILIES, PROBLEMS, build, extreme_masks, random_batches
 
     from fastprune.model.architectures import describe
+    from fastprune.model.families import FAMILIES as DESCRIPTIONS
     from fastprune.model.surgery import slice_model
 
     for family in FAMILIES:
@@ -67,7 +68,8 @@ def save_models(folder: Path) -> None:
             batch = random_batches(encoder.model, "classification", [[9, 4, 1]])[0]
             batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
             output = model(**batch)[0].detach().numpy()
-            np.savez(place / "expected.npz", output=output, **{name: value.numpy() for name, value in batch.items()})
+            told = {"output": output, "attentions": np.array(DESCRIPTIONS[family.partition(",")[0]].attentions)}
+            np.savez(place / "expected.npz", **told, **{name: value.numpy() for name, value in batch.items()})
 
 
 def environment(version: str) -> Path:

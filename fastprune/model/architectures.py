@@ -136,7 +136,7 @@ def describe(model: transformers.PreTrainedModel) -> Encoder:
     Parameters
     ----------
     model : PreTrainedModel
-        A BERT, RoBERTa, XLM-R, CamemBERT or DistilBERT for sequence classification, regression or question
+        Of a family in :data:`fastprune.model.families.FAMILIES`, for sequence classification, regression or question
         answering.
 
     Returns

@@ -23,7 +23,7 @@ MAX_ANSWER_TOKENS = 30
 
 def longest_input(config: Any) -> int:
     """Tokens that the model has positions for."""
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         return config.max_position_embeddings - config.pad_token_id - 1  # positions count from behind the padding index
     return config.max_position_embeddings
 

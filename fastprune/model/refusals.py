@@ -81,6 +81,11 @@ def check_problem(config: transformers.PreTrainedConfig) -> None:
             f"the model has position_embedding_type {positions!r}, which transformers 5 computes no more; "
             "supported: absolute positions"
         )
+    if getattr(config, "conv_kernel_size", 0):
+        raise InputError(
+            "the model has a convolution beside its first layer (conv_kernel_size), which fastprune does not walk "
+            "through; supported: DeBERTa without it, such as deberta-v3-base"
+        )
     problem = getattr(config, "problem_type", None)
     if problem == "multi_label_classification":
         raise InputError(
