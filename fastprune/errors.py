@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from fastprune.store.secrets import without_logins
+
 _SHOWN = 1500
 """Characters of each end of a message: the names and values in it may be of any length."""
 
@@ -14,13 +16,13 @@ _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 class InputError(ValueError):
     """Bad input: the message names the file, field or shape at fault and the remedy.
 
-    The command line prints it without a traceback and exits with ``exit_code``.
+    The command line prints it without a traceback and exits with ``exit_code``. Passwords in URIs are masked.
     """
 
     exit_code = 2
 
     def __init__(self, message: object = ""):
-        text = _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(message))
+        text = _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), without_logins(str(message)))
         if len(text) > 2 * _SHOWN:  # what is at fault stands first, and the remedy last
             text = f"{text[:_SHOWN]} ... {text[-_SHOWN:]}"
         super().__init__(text)

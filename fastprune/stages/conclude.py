@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastprune.errors import PipelineError
 from fastprune.stages.failures import failure_in, told
+from fastprune.store.bounded import read_json
 from fastprune.store.output import new_folder
 
 CONCLUSION = "conclusion.json"
@@ -54,7 +55,7 @@ def conclude(
     begin = time.perf_counter()
     found: dict = {"compressions": 0, "failed": [], "problems": []}
     if before and not failure_in(before):
-        found = json.loads((before / CONCLUSION).read_text(encoding="utf-8"))
+        found = read_json(before / CONCLUSION)
     found["compressions"] += len(compressions)
     failures = [failure_in(folder) for folder in released]
     found["failed"] += [
@@ -66,7 +67,7 @@ def conclude(
     after = [failure_in(folder) for folder in (summary, verdict, before) if folder]
     found["problems"] += [f"{model}: {failure}" for failure in dict.fromkeys(after) if failure]
     if required and verdict and not failure_in(verdict):
-        promotion = json.loads((verdict / "verdict.json").read_text(encoding="utf-8"))["promotion"]
+        promotion = read_json(verdict / "verdict.json")["promotion"]
         if promotion != "champion":
             found["problems"].append(f"{model}: release.required, and {promotion}")
     with new_folder(conclusion) as folder:

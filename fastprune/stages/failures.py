@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastprune.errors import InputError
+from fastprune.store.bounded import parse_json, read_bytes
 
 MARK = "failed.json"
 
@@ -48,8 +49,14 @@ class Failure:
         return (json.dumps(asdict(self), indent=2) + "\n").encode()
 
     @classmethod
-    def parse(cls, content: bytes | None) -> Failure | None:
-        return cls(**json.loads(content)) if content else None
+    def parse(cls, content: bytes | None, name: object = MARK) -> Failure | None:
+        """What a mark says. Raises InputError where it is none."""
+        if not content:
+            return None
+        told = parse_json(content, name)
+        if not (isinstance(told, dict) and isinstance(told.get("stage"), str) and isinstance(told.get("why"), str)):
+            raise InputError(f"{name}: says no stage and no reason; run the pipeline again")
+        return cls(told["stage"], told["why"])
 
 
 def mark(folder: Path, failure: Failure) -> None:
@@ -64,7 +71,7 @@ def mark(folder: Path, failure: Failure) -> None:
 def failure_in(folder: Path) -> Failure | None:
     """The failure that stands in the place of a result; None where the result is there."""
     found = folder / MARK
-    return Failure.parse(found.read_bytes()) if found.is_file() else None
+    return Failure.parse(read_bytes(found), found) if found.exists() else None
 
 
 def first_failure(folders: Iterable[Path]) -> Failure | None:

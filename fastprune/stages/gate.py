@@ -50,7 +50,7 @@ def _promotion(uri: str, run: str, name: str, picked: Mapping | None, policy: st
     if picked is None:
         return "not promoted: every compression has failed"
     if not uri or not picked["version"]:
-        return "not promoted: no version was registered"
+        return "not promoted: it was not registered; see what register says"
     return _promote(uri, run, name, picked["version"], policy)
 
 

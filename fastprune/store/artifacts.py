@@ -121,6 +121,8 @@ def read(folder: Path, kind: str | None = None) -> Artifact:
         artifact = parse(read_bytes(folder / MANIFEST), folder / MANIFEST)
     except FileNotFoundError as error:
         raise InputError(f"{folder}: no {MANIFEST} here, so this is no whole artifact; make it again") from error
+    except OSError as error:
+        raise InputError(f"{folder / MANIFEST}: cannot be read ({error.strerror}); make the artifact again") from error
     if kind and artifact.kind != kind:
         raise InputError(f"{folder}: an artifact of kind {artifact.kind!r} where {kind!r} belongs")
     check_files(folder, artifact)

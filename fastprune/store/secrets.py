@@ -6,11 +6,20 @@ import re
 
 # `user:password@` and a bare `token@`. A password may itself hold `@` or `/`: up to the last `@` of the word.
 _LOGIN = re.compile(r"(://)(?:([^\s:/@'\"]*):[^\s'\"]*|[^\s/:@'\"?#]+)@")
+_NAMES = r"[\w-]*(?:password|passwd|pwd|secret|token|sig|signature|credential|api[_-]?key|access[_-]?key(?:[_-]?id)?)"
 _FIELD = re.compile(
-    r"\b([\w-]*(?:password|passwd|pwd|secret|token|sig|signature|credential|api[_-]?key|access[_-]?key(?:[_-]?id)?))"
+    rf"\b({_NAMES})"
     r"(\s*[=:]\s*)(?!//)('[^']*'|\"[^\"]*\"|[^\s&'\",;)]+)",
     re.IGNORECASE,
 )
+
+
+_QUERY = re.compile(rf"([?&]{_NAMES}=)[^\s&'\",;)]+", re.IGNORECASE)
+
+
+def without_logins(text: str) -> str:
+    """A text of our own, in which values of the user stand: only what is in a URI for certain is masked."""
+    return _QUERY.sub(r"\1***", _LOGIN.sub(_login, text))
 
 
 def shown(text: object) -> str:
@@ -18,8 +27,8 @@ def shown(text: object) -> str:
 
     Masked are ``user:password@``, ``token@``, and values of what is named a password, secret, token, signature, key.
     """
+    return _FIELD.sub(r"\1\2***", _LOGIN.sub(_login, str(text)))
 
-    def login(found: re.Match[str]) -> str:
-        return f"{found[1]}{found[2]}:***@" if found[2] is not None else f"{found[1]}***@"
 
-    return _FIELD.sub(r"\1\2***", _LOGIN.sub(login, str(text)))
+def _login(found: re.Match[str]) -> str:
+    return f"{found[1]}{found[2]}:***@" if found[2] is not None else f"{found[1]}***@"

@@ -18,7 +18,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastprune.errors import InputError
 from fastprune.store import storage
+from fastprune.store.bounded import parse_json
 from fastprune.store.s3 import is_s3
 from fastprune.store.storage import Store
 from fastprune.tracking import deadlines
@@ -83,7 +85,12 @@ class Spool:
     def read(self, key: str) -> dict | None:
         """None for a key that is gone."""
         content = self.store.read(f"operations/{key}")
-        return None if content is None else json.loads(content)
+        if content is None:
+            return None
+        operation = parse_json(content, f"{self.place}/operations/{key}")
+        if not isinstance(operation, dict):
+            raise InputError(f"{self.place}/operations/{key}: is no operation; remove it")
+        return operation
 
     def download(self, key: str, file: Path) -> bool:
         return self.store.download(f"operations/{key}", file)
@@ -112,7 +119,7 @@ class Spool:
     def is_suspect(self, store: str) -> bool:
         """Whether a store failed a moment ago."""
         content = self.store.read(_suspect(store))
-        return content is not None and time.time() - json.loads(content)["at"] < deadlines.RECENT
+        return content is not None and time.time() - _at(content) < deadlines.RECENT
 
     def suspect(self, store: str, failed: bool) -> None:
         """Note that a store has failed, or that it answers again."""
@@ -134,7 +141,7 @@ class Spool:
                 yield False
             return
         known = self.store.read(CLAIM)
-        if known is not None and time.time() - json.loads(known)["at"] > CLAIMED:
+        if known is not None and time.time() - _at(known) > CLAIMED:
             self.store.delete(CLAIM)
         mine = json.dumps({"at": time.time(), "by": uuid.uuid4().hex}).encode()
         claimed = self.store.create(CLAIM, mine)
@@ -149,6 +156,13 @@ class Spool:
 
     def _create(self, key: str, document: dict) -> None:
         self.store.create(f"operations/{key}", (json.dumps(document, sort_keys=True) + "\n").encode())
+
+
+def _at(content: bytes) -> float:
+    """When a note was made; long ago where it does not say."""
+    note = parse_json(content, "a note of the spool")
+    at = note.get("at") if isinstance(note, dict) else None
+    return float(at) if isinstance(at, int | float) else 0.0
 
 
 def _suspect(store: str) -> str:

@@ -204,7 +204,7 @@ def test_a_configuration_that_does_not_fit(one_saved, change, message):
 def test_a_damaged_configuration(one_saved):
     file = one_saved / "config.json"
     file.write_text(file.read_text()[:100])
-    with pytest.raises(InputError, match="pruned: cannot be read"):
+    with pytest.raises(InputError, match="pruned/config.json: not JSON"):
         checkpoint.load(one_saved)
 
 

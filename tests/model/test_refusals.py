@@ -66,7 +66,7 @@ def test_values_that_do_not_fit(dense, change, message):
 @pytest.mark.parametrize("content", ["[]", "3", "[" * 100_000], ids=["list", "number", "deep"])
 def test_a_configuration_of_another_form(dense, content):
     (dense / "config.json").write_text(content)
-    with pytest.raises(InputError, match="dense: "):
+    with pytest.raises(InputError, match="dense(/config.json)?: "):
         checkpoint.load_dense(dense)
 
 

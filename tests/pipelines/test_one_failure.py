@@ -102,7 +102,7 @@ def test_a_killed_step_costs_its_compression_alone_and_is_made_up_for_by_the_nex
 
 def test_what_all_compressions_of_a_model_share_fails_them_and_no_other_models(tmp_path, source, monkeypatch):
     model = {name: value for name, value in source.items() if name != "num_samples"}
-    broken = model | {"name": "broken", "label_column": "stars"}
+    broken = model | {"name": "broken", "label_column": "stars", "text_columns": [*model["text_columns"]]}
     done = run(tmp_path, source, monkeypatch, [0.7, 0.6], models=[broken, model | {"name": "bert"}])
     assert done.exit_code == 1, done.output
     said = " ".join(done.output.split())

@@ -38,7 +38,7 @@ def test_a_version_that_was_rolled_back_is_promoted_again_only_on_purpose(rolled
 
 def test_the_gate_the_next_night_does_not_undo_a_rollback(rolled_back, tmp_path):
     (tmp_path / "summary").mkdir()
-    found = {"picked": 0, "compressions": [{"version": "3"}]}
+    found = {"picked": 0, "compressions": [{"version": "3"}], "failed": []}
     (tmp_path / "summary" / "summary.json").write_text(json.dumps(found))
     policy = "max_accuracy_drop: 1.0"
     gate(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fastprune.errors import InputError, PipelineError
+from fastprune.errors import InputError, PipelineError, Unreachable
 from fastprune.stages.conclude import conclude
 from fastprune.stages.failures import Failure, failure_in, mark, told
 from fastprune.stages.gate import gate
@@ -81,20 +81,26 @@ def test_a_summary_or_a_gate_that_failed_is_told_too(released, tmp_path):
 @pytest.mark.parametrize(
     "picked, uri, reason",
     [
-        (None, "", "every compression has failed"),
-        ({"version": ""}, "", "it was not registered"),
-        ({"version": "1"}, "http://127.0.0.1:9", "MLflow was away or failed"),
+        (None, "", "not promoted: every compression has failed"),
+        ({"version": ""}, "", "not promoted: it was not registered"),
+        ({"version": "1"}, "http://127.0.0.1:9", "MLflow at http://127.0.0.1:9 cannot be reached"),
     ],
 )
 def test_a_gate_without_a_promotion_says_why(tmp_path, monkeypatch, picked, uri, reason):
+    """What the policy says is a verdict. A server that is away is none: the step fails, and may be tried again."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("FASTPRUNE_SPOOL", str(tmp_path / "spool"))
     found = {"compressions": [picked] if picked else [], "picked": 0 if picked else None, "failed": []}
     (tmp_path / "summary").mkdir()
     (tmp_path / "summary" / "summary.json").write_text(json.dumps(found))
-    policy = '{"max_accuracy_drop": 1.0}'
-    gate(summary=tmp_path / "summary", verdict=tmp_path / "verdict", model_name="m", policy=policy, tracking_uri=uri)
-    promotion = json.loads((tmp_path / "verdict" / "verdict.json").read_text())["promotion"]
-    assert promotion.startswith(f"not promoted: {reason}")
+    given = {"summary": tmp_path / "summary", "verdict": tmp_path / "verdict", "model_name": "m"}
+    given |= {"policy": '{"max_accuracy_drop": 1.0}', "tracking_uri": uri}
+    if uri:
+        with pytest.raises(Unreachable, match=reason):
+            gate(**given)
+        return
+    gate(**given)
+    assert json.loads((tmp_path / "verdict" / "verdict.json").read_text())["promotion"].startswith(reason)
 
 
 def test_what_is_not_the_inputs_fault_is_tried_again(tmp_path, monkeypatch):

@@ -226,7 +226,7 @@ def test_registration_first_sends_what_is_kept(store, compression, fault, monkey
     from fastprune.releases import registration
 
     given = []
-    monkeypatch.setattr(registration, "register", lambda *_, run_id, by: given.append(run_id) or "7")
+    monkeypatch.setattr(registration, "register", lambda *_, run_id, **__: given.append(run_id) or "7")
     fault("before")
     run = runs.start(store, "back in time", {"seed": 0})
     fault("")
