@@ -34,8 +34,8 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
+    match = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return match.group(1).strip() if match else platform.processor() or platform.machine()
 
 
 def driver_version(device: torch.device) -> str:
@@ -43,8 +43,8 @@ def driver_version(device: torch.device) -> str:
     told = Path("/proc/driver/nvidia/version")
     if device.type != "cuda" or not told.exists():
         return ""
-    found = re.search(r"Kernel Module\D*([\d.]+)", told.read_text())
-    return found.group(1) if found else ""
+    match = re.search(r"Kernel Module\D*([\d.]+)", told.read_text())
+    return match.group(1) if match else ""
 
 
 @functools.cache

@@ -57,16 +57,16 @@ def compare_latency(
     with torch_threads(threads):
         times = measure_latency({"dense": dense, "pruned": pruned}, batch)
         threads = torch.get_num_threads()
-    found = {name: time.median_ms for name, time in times.items()} | {
+    latency = {name: time.median_ms for name, time in times.items()} | {
         "batch_size": size,
         "seq_len": length,
         "device": str(dense.device),
         "threads": threads,
     }
     if table is not None:
-        found["predicted_dense"] = table.dense_ms(len(pruned.config.kept_heads))
-        found["predicted_pruned"] = table.of_counts(pruned.config.kept_heads, pruned.config.kept_filters)
-    return found
+        latency["predicted_dense"] = table.dense_ms(len(pruned.config.kept_heads))
+        latency["predicted_pruned"] = table.of_counts(pruned.config.kept_heads, pruned.config.kept_filters)
+    return latency
 
 
 def make_manifest(

@@ -237,11 +237,11 @@ def _read_answers(table: Dataset, task: Task, contexts: list[str]) -> list[dict[
                 f"SQuAD 2.0 are not supported, drop them"
             )
         for text, start in zip(answer["text"], answer["answer_start"], strict=True):
-            found = context[start : start + len(text)]
-            if start < 0 or found.casefold().strip() != text.casefold().strip():
+            in_context = context[start : start + len(text)]
+            if start < 0 or in_context.casefold().strip() != text.casefold().strip():
                 raise InputError(
                     f"{source}: row {row}: the answer {text!r} is not at character {start} of the context, "
-                    f"where {found!r} is; answer_start counts characters, not bytes"
+                    f"where {in_context!r} is; answer_start counts characters, not bytes"
                 )
     return answers
 

@@ -205,9 +205,9 @@ def estimate_curvature(
         # An empty shard has sums of zero, and stays at zero.
         factors[f"{kind}_inputs"] = [(_symmetric(inputs[key]) / max(tokens[key], 1)).cpu() for key in keys]
         factors[f"{kind}_gradients"] = [(_symmetric(gradients[key]) / max(examples, 1)).cpu() for key in keys]
-    found = Curvature(**factors, counts=counts)
-    found.check_finite()
-    return found
+    curvature = Curvature(**factors, counts=counts)
+    curvature.check_finite()
+    return curvature
 
 
 def evenly_spaced(batches: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:

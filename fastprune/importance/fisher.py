@@ -114,8 +114,8 @@ def estimate_fisher(
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
-    found = Fisher(torch.cat(head_rows), torch.cat(filter_rows))
+    fisher = Fisher(torch.cat(head_rows), torch.cat(filter_rows))
     for index in reversed(range(encoder.num_layers)):  # backwards, as the gradients go
-        check_finite(found.filter_grads[:, index], "gradients", f"layer {index} ffn")
-        check_finite(found.head_grads[:, index], "gradients", f"layer {index} attention")
-    return found
+        check_finite(fisher.filter_grads[:, index], "gradients", f"layer {index} ffn")
+        check_finite(fisher.head_grads[:, index], "gradients", f"layer {index} attention")
+    return fisher

@@ -188,10 +188,10 @@ class LatencyTable:
         try:
             return TypeAdapter(cls).validate_json(content)
         except ValidationError as error:
-            found = error.errors()[0]
+            problem = error.errors()[0]
             raise InputError(
                 f"{path}: not a look-up table of schema version 1 "
-                f"({'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}); make it again with "
+                f"({'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}); make it again with "
                 "`fastprune profile`"
             ) from error
 

@@ -110,8 +110,8 @@ def profile(
         heads = {count: ratio for (count, _), ratio in bench.measure(shapes, tolerance, bar).items()}
 
         def measure_filters(counts: list[int]) -> dict[int, Latency]:
-            found = bench.measure([(half_heads, n) for n in counts], tolerance, bar)
-            return {count: ratio for (_, count), ratio in found.items()}
+            by_shape = bench.measure([(half_heads, n) for n in counts], tolerance, bar)
+            return {count: ratio for (_, count), ratio in by_shape.items()}
 
         if every:
             filters, error = measure_filters(list(range(num_filters + 1))), 0.0
@@ -199,10 +199,10 @@ def sample_filters(
         for _, curve, low, high in now:
             middle = _between(low, high)
             part = (curve[middle] - curve[low]) / (curve[high] - curve[low])
-            left, right, found = (times[curve[place]] for place in (low, high, middle))
+            left, right, halved = (times[curve[place]] for place in (low, high, middle))
             line = left.median_ms + part * (right.median_ms - left.median_ms)
             # A line between the quartiles is as good as the measurement itself.
-            error = 0.0 if found.q1 <= line <= found.q3 else abs(line / found.median_ms - 1)
+            error = 0.0 if halved.q1 <= line <= halved.q3 else abs(line / halved.median_ms - 1)
             pending += [(error, curve, low, middle), (error, curve, middle, high)]
     return times, max((error for error, *_ in pending if error < np.inf), default=tolerance)
 
@@ -312,13 +312,13 @@ class Bench:
             for step in range(ROUNDS[1]):
                 before = milliseconds(anchor, device)
                 for shape, call in calls.items():
-                    found = ratios[shape]
-                    if step < ROUNDS[0] or _uncertainty(found) > tolerance / 2:
+                    own = ratios[shape]
+                    if step < ROUNDS[0] or _uncertainty(own) > tolerance / 2:
                         now, after = milliseconds(call, device), milliseconds(anchor, device)
-                        found.append(2 * now / (before + after))
+                        own.append(2 * now / (before + after))
                         before = after
             bar.update(len(calls))
-        return {shape: Latency.of(found) for shape, found in ratios.items()}
+        return {shape: Latency.of(own) for shape, own in ratios.items()}
 
     def level(self) -> tuple[float, float]:
         """Milliseconds of the thin model without its layers, and of one layer with half of both."""
@@ -326,10 +326,10 @@ class Bench:
         calls = (lambda: model(**self.batch), lambda: self.run(layers), self.sliced(*self.half))
         times: tuple[list[float], ...] = ([], [], [])
         for step in range(-2, ROUNDS[1]):
-            for found, call in zip(times, calls, strict=True):
+            for own, call in zip(times, calls, strict=True):
                 elapsed = milliseconds(call, device)
                 if step >= 0:
-                    found.append(elapsed)
+                    own.append(elapsed)
         overhead = statistics.median(whole - inner for whole, inner in zip(*times[:2], strict=True))
         return max(overhead, 0.0), statistics.median(times[2]) / len(layers)
 

@@ -171,10 +171,10 @@ def _check_folder(name: str | Path) -> None:
 
 def read_object(file: Path) -> dict:
     """The JSON object in a file. Raises InputError for anything else."""
-    found = read_json(file)
-    if not isinstance(found, dict):
+    document = read_json(file)
+    if not isinstance(document, dict):
         raise InputError(f"{file}: is not a JSON object; save the model again")
-    return found
+    return document
 
 
 def load_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:

@@ -142,17 +142,17 @@ def events(ledger: Ledger, model: str) -> list[Event]:
     InputError
         An event is missing, out of place or not as it was written.
     """
-    found: list[Event] = []
+    told: list[Event] = []
     for content in ledger.contents(model):
-        event = Event.parse(content, f"the record of {model}, event {len(found) + 1}", "restore it from a backup")
-        before = found[-1].digest if found else ""
-        if (event.model, event.number, event.after) != (model, len(found) + 1, before):
+        event = Event.parse(content, f"the record of {model}, event {len(told) + 1}", "restore it from a backup")
+        before = told[-1].digest if told else ""
+        if (event.model, event.number, event.after) != (model, len(told) + 1, before):
             raise InputError(
                 f"the record of {model}: event {event.number} does not follow the one before it: an "
                 "event was changed or removed; restore the record from a backup"
             )
-        found.append(event)
-    return found
+        told.append(event)
+    return told
 
 
 @dataclass(frozen=True)

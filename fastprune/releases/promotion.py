@@ -104,7 +104,7 @@ def promote(
         state = record.look(client, ledger, name) if dry_run else record.settle(client, ledger, name)
         if expected is not None and version_number(expected) != state.champion:
             raise ChampionMoved(name, expected, state.champion)
-        found = client.get_model_version(name, version)
+        candidate = client.get_model_version(name, version)
         if state.champion == version:
             raise ChampionAlready(f"{name} version {version} is the champion already")
         applied = _applied(name, state, policy)
@@ -112,7 +112,7 @@ def promote(
         if binds or override:
             refuse_unless_manager(client, uri, name, who)
         note = _Note(client, ledger, state, name, version, who, why)
-        evidence = _proved_evidence(client, found, note, dry_run)
+        evidence = _proved_evidence(client, candidate, note, dry_run)
         verdict = Verdict(
             model=name,
             version=version,
@@ -125,12 +125,12 @@ def promote(
             checks=[
                 *_standing(name, state, version, evidence, reinstate),
                 *_policy_checks(uri, state, version, evidence, applied, override, who),
-                *judge(applied, evidence, _champion(client, name, state, applied), found.tags, who.name),
+                *judge(applied, evidence, _champion(client, name, state, applied), candidate.tags, who.name),
             ],
         )
         if dry_run:
             return verdict
-        _publish(client, found, verdict)
+        _publish(client, candidate, verdict)
         if not verdict.passed:
             note.refused(verdict.failed, verdict.digest)
             raise PolicyNotMet(verdict)

@@ -249,8 +249,8 @@ def lineage_tags(evidence: Evidence) -> dict[str, str]:
 
 def find_version(client, name: str, artifact_sha256: str) -> str:
     """The version that holds an artifact; empty if there is none."""
-    found = client.search_model_versions(f"name='{name}' and tags.artifact_sha256 = '{artifact_sha256}'")
-    return min((str(version.version) for version in found if version.status == "READY"), key=int, default="")
+    versions = client.search_model_versions(f"name='{name}' and tags.artifact_sha256 = '{artifact_sha256}'")
+    return min((str(version.version) for version in versions if version.status == "READY"), key=int, default="")
 
 
 def _registration_run(uri: str, client, name: str, artifact: Artifact) -> str:

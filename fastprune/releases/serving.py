@@ -50,14 +50,14 @@ def logits(model, tokenizer, texts: Sequence[Sequence[str]], max_length: int) ->
     """What a model puts out for each row of texts, one row at a time, by the inputs of its evaluation."""
     import torch
 
-    found = []
+    put_out = []
     for row in texts:
         inputs = model_inputs.tokenize(tokenizer, model.config, [[text] for text in row], max_length)
         with torch.inference_mode():
             output = model(**model_inputs.pad(inputs, tokenizer.pad_token_id))
         answer = [output[name] for name in ("logits", "start_logits", "end_logits") if name in output]
-        found.append(torch.cat(answer, 1)[0].tolist())
-    return found
+        put_out.append(torch.cat(answer, 1)[0].tolist())
+    return put_out
 
 
 def check_answers(model, model_dir: Path, manifest: Mapping, texts: Sequence[Sequence[str]]) -> None:

@@ -53,30 +53,30 @@ def conclude(
         ``last``, and something has failed: the message names each compression, its stage and why.
     """
     begin = time.perf_counter()
-    found: dict = {"compressions": 0, "failed": [], "problems": []}
+    known: dict = {"compressions": 0, "failed": [], "problems": []}
     if before and not failure_in(before):
-        found = read_json(before / CONCLUSION)
-    found["compressions"] += len(compressions)
+        known = read_json(before / CONCLUSION)
+    known["compressions"] += len(compressions)
     failures = [failure_in(folder) for folder in released]
-    found["failed"] += [
+    known["failed"] += [
         {"compression": name, **asdict(failure)}
         for name, failure in zip(compressions, failures, strict=True)
         if failure
     ]
     model = compressions[0].partition("/")[0]
     after = [failure_in(folder) for folder in (summary, verdict, before) if folder]
-    found["problems"] += [f"{model}: {failure}" for failure in dict.fromkeys(after) if failure]
+    known["problems"] += [f"{model}: {failure}" for failure in dict.fromkeys(after) if failure]
     if required and verdict and not failure_in(verdict):
         promotion = read_json(verdict / "verdict.json")["promotion"]
         if promotion != "champion":
-            found["problems"].append(f"{model}: release.required, and {promotion}")
+            known["problems"].append(f"{model}: release.required, and {promotion}")
     with new_folder(conclusion) as folder:
-        (folder / CONCLUSION).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if last and (problems := told(found)):
+        (folder / CONCLUSION).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    if last and (problems := told(known)):
         raise PipelineError(problems)
     return {
         "stage": "conclude",
         "seconds": time.perf_counter() - begin,
         "settings": {},
-        "metrics": {"compressions": found["compressions"], "failed": len(found["failed"])},
+        "metrics": {"compressions": known["compressions"], "failed": len(known["failed"])},
     }

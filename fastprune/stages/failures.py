@@ -70,8 +70,8 @@ def mark(folder: Path, failure: Failure) -> None:
 
 def failure_in(folder: Path) -> Failure | None:
     """The failure that stands in the place of a result; None where the result is there."""
-    found = folder / MARK
-    return Failure.parse(read_bytes(found), found) if found.exists() else None
+    file = folder / MARK
+    return Failure.parse(read_bytes(file), file) if file.exists() else None
 
 
 def first_failure(folders: Iterable[Path]) -> Failure | None:

@@ -43,18 +43,18 @@ def profile(
     begin = time.perf_counter()
     encoder = describe(load_model(model, "cpu"))
     if lut:
-        found, origin = LatencyTable.load(copies.local(lut)), lut
+        measured, origin = LatencyTable.load(copies.local(lut)), lut
     else:
-        found, origin = stored_table(
+        measured, origin = stored_table(
             lut_store, encoder, choose_device(device), batch_size=latency_batch_size, seq_len=latency_seq_len
         )
-    found.check_shape(encoder)
+    measured.check_shape(encoder)
     with new_folder(table) as folder:
-        found.save(folder / "lut.json")
+        measured.save(folder / "lut.json")
         return write_record(
             folder,
             "profile",
             begin,
-            {"latency_ms_dense": found.dense_ms(encoder.num_layers)},
-            {"lut": found.key, "lut_from": origin},
+            {"latency_ms_dense": measured.dense_ms(encoder.num_layers)},
+            {"lut": measured.key, "lut_from": origin},
         )

@@ -39,24 +39,24 @@ def report(
     profiled = [table] if table is not None and table_of_budget(table, chosen) else []
     folders = (model, dense, *profiled, importance, chosen, searched, rearranged, pruned, measured)
     records = [read_json(folder / RECORD) for folder in folders]
-    found = {record["stage"]: record["metrics"] for record in records}
-    figures, latency = found["evaluate_pruned"], records[-1]["settings"]["latency"]
+    metrics_of = {record["stage"]: record["metrics"] for record in records}
+    figures, latency = metrics_of["evaluate_pruned"], records[-1]["settings"]["latency"]
 
     def pair(name: str) -> dict:
         return {side: figures[f"{name}_{side}"] for side in ("dense", "pruned")}
 
     metrics = {
         "metric": records[0]["settings"]["metric"],
-        "dense": found["evaluate_dense"]["metric"],
+        "dense": metrics_of["evaluate_dense"]["metric"],
         "pruned": figures["pruned"],
-        **found["tune"],
+        **metrics_of["tune"],
         "latency_ms": {**pair("latency_ms"), **latency},
         "params": pair("params"),
         "megabytes": pair("megabytes"),
         "seconds": {record["stage"]: record["seconds"] for record in records},
     }
-    if "curve" in found["budget"]:
-        metrics["curve"] = found["budget"]["curve"]
+    if "curve" in metrics_of["budget"]:
+        metrics["curve"] = metrics_of["budget"]["curve"]
     if "search" in figures:
         metrics["stages"] = {name: figures[name] for name in ("search", "rearrange") if name in figures}
         metrics["stages"]["tuning"] = figures["pruned"]

@@ -30,10 +30,10 @@ def find_node(sweep: Sweep, name: str) -> Node:
     InputError
         There is none; the message lists them.
     """
-    found = {node.name: node for node in nodes(sweep)}
-    if name not in found:
-        raise InputError(f"{sweep.name} has no task {name!r}; it has {', '.join(found)}")
-    return found[name]
+    known = {node.name: node for node in nodes(sweep)}
+    if name not in known:
+        raise InputError(f"{sweep.name} has no task {name!r}; it has {', '.join(known)}")
+    return known[name]
 
 
 def run_node(sweep: Sweep, node: Node, root: str | Path, *, tags: Mapping[str, str] | None = None) -> dict:

@@ -39,7 +39,7 @@ def summarise(
 
     begin = time.perf_counter()
     failures = dict(zip(compressions, map(failure_in, released), strict=True))
-    found = choose(
+    choice = choose(
         [
             Compression.of(read_json(one / "metrics.json"), read_json(two / "released.json")["version"])
             for one, two, failure in zip(report, released, failures.values(), strict=True)
@@ -47,13 +47,13 @@ def summarise(
         ],
         policy,
     )
-    found["failed"] = [{"compression": name, **asdict(failure)} for name, failure in failures.items() if failure]
+    choice["failed"] = [{"compression": name, **asdict(failure)} for name, failure in failures.items() if failure]
     with new_folder(summary) as folder:
-        write_json(folder / "summary.json", found)
-        (folder / "summary.html").write_text(render(found), encoding="utf-8")
-        if found["compressions"]:
-            plot(found).savefig(folder / "pareto.png", dpi=150)
+        write_json(folder / "summary.json", choice)
+        (folder / "summary.html").write_text(render(choice), encoding="utf-8")
+        if choice["compressions"]:
+            plot(choice).savefig(folder / "pareto.png", dpi=150)
     runs.log(tracking_uri, run_id, artifacts=sorted(summary.iterdir()))
-    runs.end(tracking_uri, run_id, "FAILED" if found["failed"] else "FINISHED")
-    counts = {"compressions": len(found["compressions"]), "failed": len(found["failed"])}
-    return record_of("summarise", begin, counts, {"picked": found["picked"]})
+    runs.end(tracking_uri, run_id, "FAILED" if choice["failed"] else "FINISHED")
+    counts = {"compressions": len(choice["compressions"]), "failed": len(choice["failed"])}
+    return record_of("summarise", begin, counts, {"picked": choice["picked"]})

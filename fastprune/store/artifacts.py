@@ -131,15 +131,15 @@ def read(folder: Path, kind: str | None = None) -> Artifact:
 
 def check_files(folder: Path, artifact: Artifact) -> None:
     """Raise InputError naming the first file of ``folder`` that is not what the manifest says."""
-    found = list_files(folder)
-    for name in sorted(artifact.files.keys() | found.keys()):
-        if name not in found:
+    present = list_files(folder)
+    for name in sorted(artifact.files.keys() | present.keys()):
+        if name not in present:
             raise InputError(f"{folder / name}: missing, though the manifest lists it; make the artifact again")
         if name not in artifact.files:
             raise InputError(f"{folder / name}: not in the manifest; remove it, or make the artifact again")
-        if found[name] != artifact.files[name]:
+        if present[name] != artifact.files[name]:
             raise InputError(
-                f"{folder / name}: SHA-256 {found[name].sha256} where the manifest says "
+                f"{folder / name}: SHA-256 {present[name].sha256} where the manifest says "
                 f"{artifact.files[name].sha256}: the file is damaged; make the artifact again"
             )
 
@@ -200,7 +200,7 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
             # Figures of another processor are not taken for this one's.
             made: dict[str, Any] = {
                 "stage": run.__name__,
-                "inputs": {name: found.digest for name, found in inputs.items()},
+                "inputs": {name: artifact.digest for name, artifact in inputs.items()},
                 "settings": settings,
                 "code": code_version(),
                 "device": device_name(choose_device(str(settings.get("device", "cpu")))),

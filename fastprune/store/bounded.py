@@ -53,13 +53,13 @@ def check_regular(path: str | Path, most: int | None = None) -> int:
     OSError
         It is not there, or may not be looked at.
     """
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "of an unknown kind")
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown kind")
         raise InputError(f"{path}: is {kind}, not a file; give a regular file")
-    if most is not None and found.st_size > most:
-        raise InputError(f"{path}: has {found.st_size:,} bytes, and at most {most:,} are read; is it the right file?")
-    return found.st_size
+    if most is not None and status.st_size > most:
+        raise InputError(f"{path}: has {status.st_size:,} bytes, and at most {most:,} are read; is it the right file?")
+    return status.st_size
 
 
 def read_bytes(path: str | Path, most: int = DOCUMENT_BYTES) -> bytes:
@@ -128,11 +128,11 @@ def read_json(path: str | Path) -> Any:
 
 def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, of which no key is there twice. Raises InputError, which does not know the file."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    document = dict(pairs)
+    if len(document) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise InputError(f"has the key {twice[:80]!r} twice in one object; leave one of the two out")
-    return found
+    return document
 
 
 def check_depth(document: object) -> None:

@@ -37,14 +37,14 @@ def local(location: str | Path) -> str | Path:
     store, name = S3Store(bucket, "", s3_client()), key.rstrip("/")
     # `models/a` is not `models/ab`: an object of just this name, or else the objects in the folder of this name.
     listed = [entry for entry in store.objects(name) if not entry["Key"].endswith("/")]
-    found = [entry for entry in listed if entry["Key"] == name] or [
+    entries = [entry for entry in listed if entry["Key"] == name] or [
         entry for entry in listed if entry["Key"].startswith(f"{name}/" if name else "")
     ]
-    if not found:
+    if not entries:
         raise InputError(
             REMEDIES["NoSuchKey"].format(uri=f"s3://{bucket}/{key}", endpoint=shown(store.client.meta.endpoint_url))
         )
-    versions = sorted((entry["Key"], entry["ETag"], entry["Size"]) for entry in found)
+    versions = sorted((entry["Key"], entry["ETag"], entry["Size"]) for entry in entries)
     cache = Path(os.environ.get("FASTPRUNE_CACHE") or Path.home() / ".cache" / "fastprune")
     copy = cache / "s3" / hashlib.sha256(repr((store.client.meta.endpoint_url, bucket, versions)).encode()).hexdigest()
     base = name.rsplit("/", 1)[-1] or bucket
@@ -53,7 +53,7 @@ def local(location: str | Path) -> str | Path:
     if not copy.exists():
         try:
             with new_folder(copy) as folder:
-                for entry in found:
+                for entry in entries:
                     below = entry["Key"].removeprefix(name).removeprefix("/")
                     target = inside(folder, base, *([below] if below else []))
                     target.parent.mkdir(parents=True, exist_ok=True)

@@ -35,8 +35,8 @@ class Document(BaseModel):
         try:
             return cls.model_validate_json(content)
         except ValidationError as error:
-            found = error.errors()[0]
-            where = ".".join(map(str, found["loc"]))
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
             raise InputError(
-                f"{name}: does not fit schema version 1 ({where + ': ' if where else ''}{found['msg']}); {remedy}"
+                f"{name}: does not fit schema version 1 ({where + ': ' if where else ''}{problem['msg']}); {remedy}"
             ) from error

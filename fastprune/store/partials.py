@@ -51,9 +51,9 @@ def remove_left(folder: Path) -> None:
     """Remove from a folder what a process that was killed has left unfinished there."""
     with suppress(OSError):
         for name in os.listdir(folder):
-            if found := _NAME.fullmatch(name):
+            if match := _NAME.fullmatch(name):
                 with suppress(OSError):  # somebody else's, or just gone
-                    _remove_if_left(folder / name, found["machine"] == _machine())
+                    _remove_if_left(folder / name, match["machine"] == _machine())
 
 
 def _remove_if_left(partial: Path, of_this_machine: bool) -> None:

@@ -94,8 +94,8 @@ class S3Store:
 
     def upload(self, file: Path, key: str, sha256: str) -> None:
         name, size = self._key(key), file.stat().st_size
-        found = self._ask(key, lambda: self.client.head_object(Bucket=self.bucket, Key=name))
-        if found and (found["ContentLength"], found["Metadata"].get("sha256")) == (size, sha256):
+        head = self._ask(key, lambda: self.client.head_object(Bucket=self.bucket, Key=name))
+        if head and (head["ContentLength"], head["Metadata"].get("sha256")) == (size, sha256):
             return
         extra = {"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": sha256}}
         self._ask(
@@ -126,14 +126,14 @@ class S3Store:
 
     def keys(self, prefix: str) -> list[str]:
         cut = len(self._key(""))
-        return sorted(found["Key"][cut:] for found in self.objects(prefix))
+        return sorted(entry["Key"][cut:] for entry in self.objects(prefix))
 
     def objects(self, prefix: str) -> list[dict]:
         """Key, size and ETag of every object below a prefix."""
 
         def list_all() -> list[dict]:
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
-            return [found for page in pages for found in page.get("Contents", [])]
+            return [entry for page in pages for entry in page.get("Contents", [])]
 
         return self._ask(prefix, list_all, needed=True) or []
 
@@ -157,13 +157,13 @@ class S3Store:
         from botocore.exceptions import FlexibleChecksumError
 
         condition = {"IfMatch": etag} if etag else {}
-        found = self.client.get_object(Bucket=self.bucket, Key=self._key(key), ChecksumMode="ENABLED", **condition)
-        if etag and found["ETag"].strip('"') != etag.strip('"'):  # not every server knows IfMatch
+        answer = self.client.get_object(Bucket=self.bucket, Key=self._key(key), ChecksumMode="ENABLED", **condition)
+        if etag and answer["ETag"].strip('"') != etag.strip('"'):  # not every server knows IfMatch
             raise InputError(REMEDIES["PreconditionFailed"].format(uri=self.uri(key)))
-        algorithm, wanted = _digest(found, sha256)
+        algorithm, wanted = _digest(answer, sha256)
         digest = hashlib.new(algorithm, usedforsecurity=False)
         try:
-            for chunk in found["Body"].iter_chunks(2**20):
+            for chunk in answer["Body"].iter_chunks(2**20):
                 digest.update(chunk)
                 sink.write(chunk)
         except FlexibleChecksumError as error:
@@ -267,13 +267,13 @@ def _transfer():
     return TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, use_threads=False)
 
 
-def _digest(found: dict, sha256: str) -> tuple[str, str]:
+def _digest(answer: dict, sha256: str) -> tuple[str, str]:
     """Algorithm and digest that prove an object's bytes; the digest is empty where nothing does."""
-    if known := sha256 or found["Metadata"].get("sha256", ""):
+    if known := sha256 or answer["Metadata"].get("sha256", ""):
         return "sha256", known
-    etag = found["ETag"].strip('"')
+    etag = answer["ETag"].strip('"')
     # With a key of the server's own or the client's, an ETag looks like an MD5 and is none.
-    encrypted = found.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in found
+    encrypted = answer.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in answer
     return "md5", etag if _MD5.fullmatch(etag) and not encrypted else ""
 
 

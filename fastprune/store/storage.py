@@ -99,8 +99,8 @@ class LocalStore:
 
         def copy() -> None:
             shutil.copyfile(source, file)
-            if sha256 and (found := sha256_of(file)) != sha256:
-                raise Damaged(self.uri(key), f"its sha256 is {found} where {sha256} belongs")
+            if sha256 and (digest := sha256_of(file)) != sha256:
+                raise Damaged(self.uri(key), f"its sha256 is {digest} where {sha256} belongs")
 
         twice(copy)
         return True
@@ -109,8 +109,8 @@ class LocalStore:
         inside(self.root, key).unlink(missing_ok=True)
 
     def keys(self, prefix: str) -> list[str]:
-        found = (path for path in inside(self.root, prefix.removesuffix("/")).rglob("*") if path.is_file())
-        return sorted(str(path.relative_to(self.root)) for path in found if not path.name.startswith("."))
+        files = (path for path in inside(self.root, prefix.removesuffix("/")).rglob("*") if path.is_file())
+        return sorted(str(path.relative_to(self.root)) for path in files if not path.name.startswith("."))
 
     def uri(self, key: str) -> str:
         return str(inside(self.root, key))

@@ -70,7 +70,7 @@ class Node:
 
 def nodes(sweep: Sweep) -> list[Node]:
     """Every task of a sweep, each after those that it waits for."""
-    found: list[Node] = []
+    made: list[Node] = []
     places: dict[str, list[tuple[Budget | None, int | None]]] = {
         "model": [(None, None)],
         "shard": [(None, shard) for shard in range(sweep.importance_shards)],
@@ -83,10 +83,10 @@ def nodes(sweep: Sweep) -> list[Node]:
             for budget, shard in places[scope]:
                 for stage in of_scope:
                     own.append(_node(stage, model, budget, shard, own))
-        if found:
-            own[-1] = _behind(own[-1], found[-1])
-        found += own
-    return found
+        if made:
+            own[-1] = _behind(own[-1], made[-1])
+        made += own
+    return made
 
 
 def _behind(node: Node, before: Node) -> Node:

@@ -69,7 +69,7 @@ def resolve(client, run: str) -> str:
 
 def find(client, key: str) -> str:
     """The run that has a key; empty if there is none."""
-    experiments = [found.experiment_id for found in client.search_experiments(max_results=1000)]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments(max_results=1000)]
     return next((run.info.run_id for run in client.search_runs(experiments, f"tags.`{KEY}` = '{key}'")), "")
 
 
@@ -77,17 +77,17 @@ def experiment_id(uri: str, client, name: str) -> str:
     """The id of an experiment, made or brought back if need be."""
     from mlflow import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return client.create_experiment(name, artifact_location=mlflow_store.artifact_location(uri))
         except MlflowException:  # another compression was first
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return found.experiment_id
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return experiment.experiment_id
 
 
 def _start(uri: str, client, operation: dict, again: bool) -> str:
@@ -162,13 +162,13 @@ def owner(model: bool) -> dict[str, str]:
     """
     import psutil
 
-    found = psutil.Process()
+    process = psutil.Process()
     if model:
-        steps = [above for above in found.parents() if _forks_steps(above)]
+        steps = [above for above in process.parents() if _forks_steps(above)]
         if not steps:
             return {}
-        found = steps[0]
-    return {HOST: machine(), PROCESS: f"{found.pid} {found.create_time():.2f}"}
+        process = steps[0]
+    return {HOST: machine(), PROCESS: f"{process.pid} {process.create_time():.2f}"}
 
 
 def is_alive(process: str) -> bool:

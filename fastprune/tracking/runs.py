@@ -285,10 +285,10 @@ def _shown(parameters: Mapping[str, object]) -> dict[str, str]:
 
 def _numbers(values: Mapping, prefix: str = "") -> dict[str, float]:
     """The numbers in nested mappings, by dotted name."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= _numbers(value, f"{prefix}{name}.")
+            numbers |= _numbers(value, f"{prefix}{name}.")
         elif isinstance(value, int | float):
-            found[f"{prefix}{name}"] = float(value)
-    return found
+            numbers[f"{prefix}{name}"] = float(value)
+    return numbers

@@ -73,10 +73,10 @@ class Spool:
 
     def families(self) -> dict[str, list[str]]:
         """The keys of every model's run, in the order of time."""
-        found: dict[str, list[str]] = {}
+        families: dict[str, list[str]] = {}
         for key in self.store.keys("operations/"):
-            found.setdefault(key.split("/")[1], []).append(key.removeprefix("operations/"))
-        return found
+            families.setdefault(key.split("/")[1], []).append(key.removeprefix("operations/"))
+        return families
 
     def keys(self, family: str) -> list[str]:
         """The operations of a model's run, in the order of time."""

@@ -78,11 +78,11 @@ def settle(uri: str, run: str) -> str:
 
     try:
         with mlflow_store.explained(uri):
-            found = deadlines.within(seconds, both)
+            settled = deadlines.within(seconds, both)
     except operations.NoSuchRun:  # kept on a disk that this step does not see
         return ""
     channel.forget(family)
-    return found
+    return settled
 
 
 def send_kept(uri: str, spool: Spool, families: Iterable[str] | None = None, *, wait: bool = True) -> Sent:
@@ -115,9 +115,9 @@ def send_kept(uri: str, spool: Spool, families: Iterable[str] | None = None, *, 
 
 
 def _send_family(uri: str, spool: Spool, family: str, sent: Sent) -> None:
-    found = [(key, operation) for key in spool.keys(family) if (operation := spool.read(key))]
+    kept = [(key, operation) for key in spool.keys(family) if (operation := spool.read(key))]
     runs, left = set(), 0
-    for key, operation in sorted(found, key=lambda pair: (pair[1]["do"] != "start", pair[1]["at"])):
+    for key, operation in sorted(kept, key=lambda pair: (pair[1]["do"] != "start", pair[1]["at"])):
         if operation["store"] != shown(uri):
             sent.left[f"they are of MLflow at {operation['store']}; name it with --tracking-uri"] += 1
             left += 1
