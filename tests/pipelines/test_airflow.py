@@ -1,11 +1,6 @@
 """Sweeps under a real Airflow, from its own environment: the same graph, the same model, failures that stop a run."""
 
 import json
-import os
-import sqlite3
-import subprocess
-import sys
-from contextlib import closing
 from pathlib import Path
 
 import boto3
@@ -13,6 +8,7 @@ import kubernetes_api
 import pytest
 import torch
 import yaml
+from airflow_home import REPOSITORY, needed, write_config
 
 import fastprune
 from fastprune.model.masks import Masks
@@ -20,9 +16,7 @@ from fastprune.sweep.graph import nodes
 from fastprune.sweep.reading import read_config
 from tests import servers
 
-REPOSITORY = Path(__file__).parents[2]
-PYTHON = Path(os.environ.get("FASTPRUNE_AIRFLOW_PYTHON", REPOSITORY / ".venv-airflow/bin/python"))
-pytestmark = servers.skip_without("" if PYTHON.exists() else f"no Airflow in {PYTHON}: make airflow")
+pytestmark = needed
 
 CLUSTER = {
     "image": "registry.example/fastprune:0.1.0",
@@ -46,89 +40,6 @@ CLUSTER = {
         "importance_shard": {"accelerator": "v100", "retries": 1, "memory": "16Gi"},
     },
 }
-
-
-class Airflow:
-    """An Airflow with a database of its own, the DAG file of this repository, and a folder of configs."""
-
-    def __init__(self, home: Path):
-        self.home, self.root, self.configs = home, home / "out", home / "configs"
-        self.configs.mkdir(parents=True)
-        (home / "dags").mkdir()
-        (home / "dags" / "airflow_dag.py").symlink_to(REPOSITORY / "pipelines" / "airflow_dag.py")
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(REPOSITORY),
-            "AIRFLOW_HOME": str(home),
-            "HOME": str(home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
-            "FASTPRUNE_CONFIGS": str(self.configs),
-            "FASTPRUNE_ROOT": str(self.root),
-            "FASTPRUNE_PYTHON": sys.executable,
-        }
-
-    def run(self, *command: str | Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            [PYTHON, *command],
-            env=self.environment | environment,
-            cwd=self.home,
-            text=True,
-            check=False,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert not check or done.returncode == 0, done.stdout
-        return done
-
-    def describe(self, **environment: str) -> dict:
-        """What ``in_airflow/describe.py`` says of the configs that lie here."""
-        self.run(
-            REPOSITORY / "tests/pipelines/in_airflow/describe.py",
-            self.home / "dags",
-            self.home / "seen.json",
-            **environment,
-        )
-        return json.loads((self.home / "seen.json").read_text())
-
-    def run_dag(self, name: str, **environment: str) -> tuple[subprocess.CompletedProcess, dict[str, str]]:
-        """Run a DAG to its end; the process, and the state of every task."""
-        done = self.run("-m", "airflow", "dags", "test", name, check=False, **environment)
-        with closing(sqlite3.connect(self.home / "airflow.db")) as database:
-            return done, dict(database.execute("SELECT task_id, state FROM task_instance WHERE dag_id = ?", (name,)))
-
-    def outputs(self, name: str) -> Path:
-        """The folder of the only run of a DAG."""
-        [run] = (self.root / name).iterdir()
-        return run
-
-
-@pytest.fixture
-def described(tmp_path):
-    return Airflow(tmp_path / "airflow")
-
-
-@pytest.fixture(scope="session")
-def airflow(tmp_path_factory):
-    """With a database, in which DAGs can run."""
-    made = Airflow(tmp_path_factory.mktemp("airflow") / "home")
-    made.run("-m", "airflow", "db", "migrate")
-    return made
-
-
-def write_config(folder: Path, source: dict, name: str, **changes) -> Path:
-    model = {key: value for key, value in source.items() if key != "num_samples"}
-    config = {
-        "name": name,
-        "models": [{"name": "tiny", **model}],
-        "num_samples": source["num_samples"],
-        "budgets": [{"keep_ratio": 0.5}],
-        "device": "cpu",
-        **changes,
-    }
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(config))
-    return file
 
 
 def test_a_dag_has_the_tasks_and_edges_of_its_sweep(described, source):
@@ -322,15 +233,18 @@ def untuned(tmp_path: Path, source: dict) -> dict:
     return source | {"eval_file": str(tmp_path / "turned.csv")}
 
 
-def test_a_failing_stage_fails_the_dag_and_nothing_after_it_runs(airflow, source, tmp_path):
+def test_a_failing_stage_fails_the_dag_and_of_what_is_after_it_only_the_conclusion_runs(airflow, source, tmp_path):
     sweep = read_config(write_config(airflow.configs, untuned(tmp_path, source), "failing"))
     done, states = airflow.run_dag("failing")
     assert done.returncode == 1 and "not fine-tuned" in done.stdout
     assert states == {node.name: "upstream_failed" for node in nodes(sweep)} | {
         "prepare-tiny": "success",
         "evaluate-dense-tiny": "failed",
+        "conclude-tiny": "failed",
     }
-    assert {path.name for path in airflow.outputs("failing").iterdir() if list(path.glob("*/*"))} == {"prepare-tiny"}
+    made = {path.name for path in airflow.outputs("failing").iterdir() if list(path.glob("*/*"))}
+    assert made == {"prepare-tiny", "conclude-tiny"}
+    assert "1 of 1 compressions failed: tiny/macs-0-5: evaluate_dense: " in done.stdout
 
 
 @servers.skip_without("" if servers.WEED else servers.missing())
@@ -374,6 +288,7 @@ def test_pods_pass_their_folders_through_s3_and_a_failed_one_stays(airflow, sour
     assert states == {node.name: "upstream_failed" for node in nodes(sweep)} | {
         "prepare-tiny": "success",
         "evaluate-dense-tiny": "failed",
+        "conclude-tiny": "failed",
     }
     [gone], [left] = cluster.deleted, cluster.pods.values()
     assert [pod["metadata"]["labels"]["task_id"] for pod in (gone, left)] == ["prepare-tiny", "evaluate-dense-tiny"]

@@ -38,6 +38,7 @@ def describe_task(dag, task) -> dict:
     about = {
         "upstream": sorted(task.upstream_task_ids),
         "retries": task.retries,
+        "trigger_rule": task.trigger_rule.value,
         "pool": task.pool,
         "timeout": task.execution_timeout and task.execution_timeout.total_seconds(),
     }
