@@ -1,9 +1,11 @@
 """Reading the files that tables come in."""
 
 import csv
+import gc
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ from fastprune.store.copies import local
 
 _CELLS_AT_ONCE = 100_000
 """Rows become columns some at a time: as lists of texts they take many times the memory."""
+
+_DECODER = json.JSONDecoder(object_pairs_hook=without_twins)
+"""Made once: a table of five million lines is refused in seconds."""
 
 _ANSWERS = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
 
@@ -77,7 +82,8 @@ def read_table(path: str | Path) -> Dataset:
     if size == 0:
         raise InputError(f"{path}: the file is empty")
     try:
-        table = _READERS[suffix](path)
+        with _no_collection():
+            table = _READERS[suffix](path)
         _check_cells(path, table)
         # The name travels with the table so that errors found later can still say which file is at fault.
         return Dataset(table, info=DatasetInfo(dataset_name=str(path)))
@@ -87,6 +93,18 @@ def read_table(path: str | Path) -> Dataset:
         raise InputError(
             f"{path}: cannot be read as {suffix} ({error}); is the file complete, and its text UTF-8?"
         ) from error
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause Python's search for cycles: rows by the million have none, and looking takes most of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _check_cells(path: Path, table: pa.Table) -> None:
@@ -163,7 +181,8 @@ def _read_jsonl(path: Path) -> pa.Table:
         record = _json(path, line, f"line {lines.number} is not JSON")
         if not isinstance(record, dict):
             raise InputError(f"{path}: line {lines.number} is not a JSON object")
-        names |= dict.fromkeys(record)
+        if record.keys() - names.keys():
+            names |= dict.fromkeys(record)
         records.append(record)
         check_shape(path, len(records), len(names))
     columns = []
@@ -178,7 +197,7 @@ def _read_jsonl(path: Path) -> pa.Table:
 def _json(path: Path, text: str, fault: str) -> Any:
     """Of a line or a whole file; a shape that is too deep or has a key twice is refused."""
     try:
-        document = json.loads(text, object_pairs_hook=without_twins)
+        document = _DECODER.decode(text)
         if text.count("[") + text.count("{") > DEPTH:
             check_depth(document)
     except json.JSONDecodeError as error:
