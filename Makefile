@@ -1,6 +1,6 @@
 # make demo     prune a real classifier on real reviews, through the pipeline, on this machine
 # make test     the tests
-# make test-faults  hostile files, and servers that fail with the deadlines that users have (minutes)
+# make test-faults  hostile files, kills, and servers that fail with the deadlines that users have (half an hour)
 # make lint     errors, format and types: ruff and mypy
 # make wheel    the wheel, in dist/
 # make compatibility  pruned models in other versions of transformers (minutes)
@@ -57,7 +57,7 @@ test: $(VENV)/installed
 test-faults: export FASTPRUNE_FAULTS := long
 test-faults: export FASTPRUNE_SERVERS := required
 test-faults: $(VENV)/installed
-	@$(BIN)/python -m pytest tests/real_servers tests/fuzz -m faults $(TEST_ARGS)
+	@$(BIN)/python -m pytest tests/real_servers tests/fuzz tests/kills -m faults $(TEST_ARGS)
 
 lint: $(VENV)/installed
 	@$(BIN)/ruff check .

@@ -1,0 +1,54 @@
+"""``fastprune compress``, killed at random moments: starting again completes it with the same bytes; nothing stays."""
+
+import shutil
+import signal
+
+import pytest
+from reviews import files_under, table_arguments
+from signalling import COUNTS, LONG, Command, moments
+
+OUT = "out"
+
+
+@pytest.fixture(scope="module")
+def reference(material, tmp_path_factory):
+    """The command, the seconds that it takes, and the files that it writes."""
+    folder = tmp_path_factory.mktemp("killed")
+    command = Command(
+        ["compress", *map(str, [material / "model", *table_arguments(material), "--output-dir", OUT])], folder
+    )
+    command.run()
+    shutil.rmtree(folder / OUT)
+    seconds = command.run()
+    return command, seconds, taken(folder)
+
+
+def taken(folder):
+    """Take the output away; without the seconds, which differ."""
+    files = files_under(folder / OUT)
+    shutil.rmtree(folder / OUT)
+    return {str(path): content for path, content in files.items() if path.name != "metrics.json"}
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not LONG, reason="minutes: make test-faults")
+@pytest.mark.parametrize("number", COUNTS, ids=lambda number: number.name)
+def test_killed_at_random(reference, number):
+    command, seconds, expected = reference
+    killed = 0
+    for count, (moment, all_of_it) in enumerate(moments(number, seconds)):
+        if count % 2:  # while the result is written
+            came = command.kill(number, moment / 20, all_of_it=all_of_it, after=f".{OUT}-")
+        else:
+            came = command.kill(number, moment, all_of_it=all_of_it)
+        killed += came
+        if not came or (command.folder / OUT).exists():  # it was done already
+            assert taken(command.folder) == expected
+        elif number != signal.SIGKILL:
+            assert files_under(command.folder).keys() == {command.folder.joinpath("tmp").relative_to(command.folder)}
+            assert "Aborted" in command.said.read_text() and "Traceback" not in command.said.read_text()
+        command.run()
+        assert taken(command.folder) == expected
+        assert [path.name for path in command.folder.rglob("*")] == ["tmp"], "something is left"
+    assert killed >= COUNTS[number] / 3
+    print(f"{number.name}: {COUNTS[number]} sent, {killed} before the end, all completed with the same bytes")

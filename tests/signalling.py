@@ -1,0 +1,120 @@
+"""Commands that are killed at random moments, and what must hold afterwards.
+
+A command runs in a fork of the test's process: what it imports is there already, so that the moments lie in its work.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastprune.cli.main import main
+
+LONG = os.environ.get("FASTPRUNE_FAULTS") == "long"
+COUNTS = {signal.SIGKILL: 100, signal.SIGTERM: 30, signal.SIGINT: 30}
+"""How many of each signal are sent."""
+
+STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
+"""How a command ends by each."""
+
+PATIENCE = 60
+"""Seconds in which every process of a killed command must be gone."""
+
+
+@dataclass
+class Command:
+    """A command of ``fastprune`` in a folder of its own.
+
+    Attributes
+    ----------
+    arguments : list of str
+    folder : Path
+        Where it runs, with its temporary folder in it.
+    """
+
+    arguments: list[str]
+    folder: Path
+    said: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        (self.folder / "tmp").mkdir(parents=True, exist_ok=True)
+        self.said = self.folder.parent / f"{self.folder.name}.txt"
+
+    def start(self) -> int:
+        """Start it as the leader of a group of processes; return its number."""
+        if (process := os.fork()) == 0:
+            status = 70
+            try:
+                os.setsid()
+                output = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                for number in (1, 2):
+                    os.dup2(output, number)
+                # Those of the test's process write elsewhere.
+                sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+                os.chdir(self.folder)
+                tempfile.tempdir = str(self.folder / "tmp")
+                main(self.arguments, standalone_mode=True)
+            except SystemExit as ended:
+                status = ended.code if isinstance(ended.code, int) else 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        return process
+
+    def run(self) -> float:
+        """Run it to its end; return the seconds."""
+        begin = time.perf_counter()
+        status = _wait(self.start())
+        assert status == 0, self.said.read_text()
+        return time.perf_counter() - begin
+
+    def kill(self, number: signal.Signals, moment: float, *, all_of_it: bool, after: str = "") -> bool:
+        """Send a signal at a moment; return whether it came before the end.
+
+        Parameters
+        ----------
+        moment : float
+            Seconds after the start, or after a hidden file appears whose name begins with ``after``.
+        all_of_it : bool
+            To the whole group of processes, as a terminal does; else to the first one alone.
+        """
+        process = self.start()
+        while after and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if any(name.startswith(after) for name in os.listdir(self.folder)):
+                break
+            time.sleep(0.0005)
+        time.sleep(moment)
+        (os.killpg if all_of_it else os.kill)(process, number)
+        status = _wait(process)
+        assert status in (0, STATUS[number]), f"{number}: {status}\n{self.said.read_text()}"
+        deadline = time.monotonic() + PATIENCE
+        while _group_lives(process):
+            assert time.monotonic() < deadline, "a process stays"
+            time.sleep(0.05)
+        return status != 0
+
+
+def moments(number: signal.Signals, seconds: float) -> list[tuple[float, bool]]:
+    """Random moments for each kill, and whether it goes to the whole group."""
+    draw = random.Random(int(number))
+    return [(draw.uniform(0, seconds), draw.random() < 0.5) for _ in range(COUNTS[number])]
+
+
+def _wait(process: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
