@@ -1,5 +1,6 @@
 """What a local run does around its steps; the steps themselves are run in test_pipeline.py."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +9,10 @@ from tiny_config import write_config
 
 from fastprune.errors import InputError, PipelineError
 from fastprune.pipelines import local_run
+from fastprune.stages.conclude import CONCLUSION
 from fastprune.sweep.reading import read_config
 
-NAMES = ("pruned.0", "pruned.1", "report.0", "report.1", "summary")
+NAMES = ("pruned.0", "pruned.1", "report.0", "report.1", "summary", "conclusion")
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def sweep(tmp_path, source):
 def steps(then=lambda: None):
     """Stands in for the steps: what two budgets would leave."""
 
-    def run(sweep, work, runner):
+    def run(sweep, work, runner, tracking_uri):
         (work / local_run.LOG).write_text("ValueError: of a step\n")
         for name in NAMES:
             (work / name).mkdir()
@@ -30,12 +32,15 @@ def steps(then=lambda: None):
             for file in ("report.html", "metrics.json"):
                 (work / f"report.{number}" / file).write_text(f"{file} {number}")
         (work / "summary" / "summary.html").write_text("summary")
+        conclusion = {"compressions": 2, "failed": [], "problems": []}
+        (work / "conclusion" / CONCLUSION).write_text(json.dumps(conclusion))
         then()
         made = {name: SimpleNamespace(path=str(work / name)) for name in NAMES}
         return {
             "pruned_0": [made["pruned.0"], made["pruned.1"]],
             "report_0": [made["report.0"], made["report.1"]],
             "summary_0": made["summary"],
+            "conclusion_0": made["conclusion"],
         }
 
     return run

@@ -14,6 +14,12 @@ from fastprune.tracking import mlflow_store, runs, sqlite_file
 MAKE = "import sys, pathlib; from fastprune.tracking.sqlite_file import prepare; prepare(pathlib.Path(sys.argv[1]))"
 
 
+@pytest.fixture(autouse=True)
+def _no_other_store(monkeypatch):
+    """MLflow's set_tracking_uri, which earlier tests have called, leaves this behind."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     file = tmp_path_factory.mktemp("whole") / "mlflow.db"
