@@ -12,7 +12,11 @@ from fastprune.pipelines import local_run
 from fastprune.stages.conclude import CONCLUSION
 from fastprune.sweep.reading import read_config
 
-NAMES = ("pruned.0", "pruned.1", "report.0", "report.1", "summary", "conclusion")
+NAMES = (
+    *(f"{name}.{number}" for name in ("pruned", "report", "released") for number in range(2)),
+    "summary",
+    "conclusion",
+)
 
 
 @pytest.fixture
@@ -39,6 +43,7 @@ def steps(then=lambda: None):
         return {
             "pruned_0": [made["pruned.0"], made["pruned.1"]],
             "report_0": [made["report.0"], made["report.1"]],
+            "released_0": [made["released.0"], made["released.1"]],
             "summary_0": made["summary"],
             "conclusion_0": made["conclusion"],
         }
