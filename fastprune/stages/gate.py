@@ -62,6 +62,8 @@ def _promote(uri: str, run: str, name: str, version: str, policy: str) -> str:
     try:
         run_id = sync.settle(uri, run)
         promotion.promote(uri, name, version, parse_policy(policy), why=f"compression {run_id}")
+    except promotion.ChampionAlready:  # the next night's run with unchanged inputs
+        return promotion.CHAMPION
     except InputError as error:
         if error.__cause__ is None:  # the policy, or another promotion: it was judged
             _log.warning("%s", error)

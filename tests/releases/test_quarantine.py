@@ -54,6 +54,15 @@ def test_the_gate_the_next_night_does_not_undo_a_rollback(rolled_back, tmp_path)
     assert moves(rolled_back)[-1] == ("refused", "1", "3")
 
 
+def test_the_gate_the_next_night_finds_its_champion(rolled_back, tmp_path):
+    (tmp_path / "summary").mkdir()
+    summary = {"picked": 0, "compressions": [{"version": "1"}], "failed": []}
+    (tmp_path / "summary" / "summary.json").write_text(json.dumps(summary))
+    given = {"model_name": NAME, "policy": "max_accuracy_drop: 1.0", "tracking_uri": rolled_back}
+    gate(summary=tmp_path / "summary", verdict=tmp_path / "verdict", **given)
+    assert json.loads((tmp_path / "verdict" / "verdict.json").read_text())["promotion"] == "champion"
+
+
 def test_the_same_weights_under_another_number_are_in_quarantine_too(rolled_back):
     """All three versions have the same weights: the nightly run may have changed a text of the card alone."""
     promotion.promote(rolled_back, NAME, "3", LENIENT, why="on purpose", reinstate=True)
