@@ -70,11 +70,13 @@ def run(
         try:
             outputs = _run_steps(sweep, work, runner, tracking_uri)
         except RuntimeError as error:
-            raise PipelineError(_explain(error, _keep(work) / LOG)) from error
+            kept = _keep(work)
+            raise PipelineError(_explain(error, kept / LOG).replace(str(work), str(kept))) from error
         conclusion = json.loads(Path(outputs[f"conclusion_{len(sweep.models) - 1}"].path, CONCLUSION).read_text())
         problems = told(conclusion)
         if len(conclusion["failed"]) == conclusion["compressions"]:
-            raise PipelineError(f"{problems}\nThe whole log: {_keep(work) / LOG}")
+            kept = _keep(work)  # what a step says of its folders is so of their new name
+            raise PipelineError(f"{problems.replace(str(work), str(kept))}\nThe whole log: {kept / LOG}")
         try:
             with new_folder(output_dir) as folder:
                 _gather(sweep, outputs, folder, _copy)
@@ -85,8 +87,9 @@ def run(
                 _gather(sweep, outputs, work / "result", shutil.move)
             raise InputError(f"{why}; the result is kept in {_keep(work) / 'result'}: move it from there") from error
         if problems:
-            kept = f"What did not fail is in {output_dir}; what passed between the steps in {_keep(work)}"
-            raise PipelineError(f"{problems}\n{kept}")
+            kept = _keep(work)
+            told_where = f"What did not fail is in {output_dir}; what passed between the steps in {kept}"
+            raise PipelineError(f"{problems.replace(str(work), str(kept))}\n{told_where}")
     return output_dir
 
 

@@ -24,6 +24,7 @@ INTERRUPTED = 5.0
 """Seconds for closing the runs of a step that is told to stop: whoever stops it does not wait long."""
 
 Answer = TypeVar("Answer")
+_late: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("late", default=None)
 
 
 class DeadlinePassed(TimeoutError):
@@ -45,11 +46,12 @@ def probe() -> float:
 def within(seconds: float, function: Callable[..., Answer], *args) -> Answer:
     """What a function returns or raises; DeadlinePassed if it has done neither in time.
 
-    It then goes on in its thread, unheard, and ends with the process: call only what may be done twice.
+    It then goes on in its thread, unheard (:func:`is_late`), and ends with the process: call only what may be done
+    twice.
     """
     answers: queue.SimpleQueue = queue.SimpleQueue()
-
-    context = contextvars.copy_context()
+    late, context = threading.Event(), contextvars.copy_context()
+    context.run(_late.set, late)
 
     def call() -> None:
         try:
@@ -61,10 +63,17 @@ def within(seconds: float, function: Callable[..., Answer], *args) -> Answer:
     try:
         answer, error = answers.get(timeout=seconds)
     except queue.Empty:
+        late.set()
         raise DeadlinePassed(f"no answer within {seconds:.0f} s") from None
     if error is not None:
         raise error
     return answer
+
+
+def is_late() -> bool:
+    """Whether whoever waited for the function that runs here has given it up."""
+    late = _late.get()
+    return late is not None and late.is_set()
 
 
 def _seconds(name: str, default: float) -> float:

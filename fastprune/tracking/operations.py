@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import suppress
 
-from fastprune.tracking import mlflow_store
+from fastprune.tracking import deadlines, mlflow_store
 
 SPOOLED = "spooled-"
 KEY, HOST, PROCESS = "fastprune.key", "fastprune.host", "fastprune.process"
@@ -70,7 +71,7 @@ def resolve(client, run: str) -> str:
 def find(client, key: str) -> str:
     """The run that has a key; empty if there is none."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments(max_results=1000)]
-    return next((run.info.run_id for run in client.search_runs(experiments, f"tags.`{KEY}` = '{key}'")), "")
+    return next(iter(_with_key(client, key, experiments)), "")
 
 
 def experiment_id(uri: str, client, name: str) -> str:
@@ -105,9 +106,32 @@ def _start(uri: str, client, operation: dict, again: bool) -> str:
         run_id = client.create_run(
             experiment, start_time=operation["at"], run_name=operation["name"], tags=tags | {KEY: key}
         ).info.run_id
+    if again or uri.startswith("http"):
+        _leave_one(client, key, run_id)
     if operation["parameters"]:
         _log(client, run_id, operation)
     return run_id
+
+
+def _leave_one(client, key: str, own: str) -> None:
+    """Leave one run of a key: where an answer is lost, MLflow's client makes another.
+
+    A try that was given up may also come through while the next is made. Each looks after it has made its own, so that
+    at least one of them sees both, and it is the late one that gives way.
+    """
+    from mlflow import MlflowException
+
+    others = [run_id for run_id in _with_key(client, key, [client.get_run(own).info.experiment_id]) if run_id != own]
+    if others and deadlines.is_late():
+        client.delete_run(own)
+        raise NoSuchRun(f"run {others[0]} was made meanwhile")
+    for other in others:
+        with suppress(MlflowException):  # it has given way itself
+            client.delete_run(other)
+
+
+def _with_key(client, key: str, experiments: list[str]) -> list[str]:
+    return [run.info.run_id for run in client.search_runs(experiments, f"tags.`{KEY}` = '{key}'")]
 
 
 def _log(client, run_id: str, operation: dict) -> None:

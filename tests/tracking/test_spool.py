@@ -2,6 +2,8 @@
 
 import json
 import logging
+import queue
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +29,8 @@ def store(tmp_path_factory):
 @pytest.fixture
 def hanging(monkeypatch):
     """A server that takes requests and never answers; deadlines of a second, and two for a run."""
+    import mlflow.tracking  # noqa: F401  # its seconds are not the server's
+
     monkeypatch.setenv("FASTPRUNE_TRACKING_SECONDS", "1")
     monkeypatch.setenv("FASTPRUNE_TRACKING_RUN_SECONDS", "2")
     with faults.proxy("http://127.0.0.1:1") as server:
@@ -247,6 +251,35 @@ def test_a_spool_that_cannot_be_written_costs_nothing(hanging, tmp_path, monkeyp
     with runs.stage(hanging.address, runs.start(hanging.address, "a run", {}), "search") as log:
         log.metrics["macs_kept"] = 0.5
     assert "cannot be kept in" in caplog.text
+
+
+def test_a_try_that_was_given_up_and_comes_through_later_gives_way(store, monkeypatch):
+    run = {"do": "start", "run": "spooled-late", "at": 1, "name": "late", "experiment": "late", "parameters": {}}
+    first = operations.send(store, run | {"tags": {}})
+    monkeypatch.setattr(operations, "find", lambda *_: "")  # it looked before the first came through
+    second = operations.send(store, run | {"tags": {}}, again=True)
+    client = mlflow_store.connect(store)
+    experiment = client.get_run(second).info.experiment_id
+    assert [one.info.run_id for one in client.search_runs([experiment])] == [second] != [first]
+    monkeypatch.setattr(deadlines, "is_late", lambda: True)
+    late = client.create_run(experiment, tags={operations.KEY: "late"}).info.run_id
+    with pytest.raises(operations.NoSuchRun, match=second):
+        operations._leave_one(client, "late", late)
+    assert [one.info.run_id for one in client.search_runs([experiment])] == [second]
+
+
+def test_who_is_given_up_can_tell():
+    told, waited = queue.SimpleQueue(), threading.Event()
+
+    def late():
+        told.put(deadlines.is_late())
+        waited.wait(10)
+        told.put(deadlines.is_late())
+
+    with pytest.raises(deadlines.DeadlinePassed):
+        deadlines.within(0.1, late)
+    waited.set()
+    assert [told.get(timeout=10), told.get(timeout=10), deadlines.is_late()] == [False, True, False]
 
 
 def test_deadlines_are_checked(monkeypatch):
