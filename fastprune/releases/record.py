@@ -183,9 +183,8 @@ def _refuse_changed(name: str, state: State, now: State, unless: tuple[str, ...]
 def _follow(client, ledger: Ledger, name: str) -> State:
     from mlflow import MlflowException
 
-    told = tuple(events(ledger, name))
-    model = client.get_registered_model(name)
-    aliases = aliases_of(model)
+    model = client.get_registered_model(name)  # before the record: its tags name no event that is not there yet
+    told, aliases = tuple(events(ledger, name)), aliases_of(model)
     _check_same(name, told, model)
     state = state_of(told, aliases)
     if not told:
