@@ -5,6 +5,7 @@ from fastprune.components import component
 
 @component
 def register(
+    evaluation: dsl.Input[dsl.Dataset],
     pruned: dsl.Input[dsl.Model],
     report: dsl.Input[dsl.Artifact],
     run: dsl.Input[dsl.Artifact],
@@ -19,7 +20,7 @@ def register(
 
     record = attempt(
         "register",
-        {"pruned": pruned.path, "report": report.path, "released": released.path},
+        {"evaluation": evaluation.path, "pruned": pruned.path, "report": report.path, "released": released.path},
         {"model_name": model_name, "tags": tags},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,

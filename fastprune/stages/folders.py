@@ -26,6 +26,8 @@ from fastprune.store.output import new_folder
 
 IMPORTANCE = "importance.safetensors"
 INFORMATION = "information.safetensors"
+SERVED = "served_rows.json"
+"""Texts of evaluation rows, short and long: a model is registered if they are served what they are evaluated as."""
 
 
 def load_model(model: Path, device: str) -> transformers.PreTrainedModel:

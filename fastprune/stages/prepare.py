@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastprune.data import glue_task, load_glue, read_table
-from fastprune.data.preparation import prepare_rows, table_task
+from fastprune.data.preparation import prepare_rows, rows_to_serve, table_task
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
-from fastprune.stages.folders import write_record
+from fastprune.stages.folders import SERVED, write_json, write_record
 from fastprune.store.artifacts import makes
 from fastprune.store.output import new_folder
 
@@ -94,6 +94,7 @@ def prepare(
             rows.validation.save(folder / "validation")
     with new_folder(evaluation) as folder:
         rows.evaluation.save(folder)
+        write_json(folder / SERVED, {"texts": rows_to_serve(held_out, problem.text_columns)})
     settings = {
         "source": source,
         "source_sha256": checkpoint.digest(dense),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fastprune.errors import InputError, with_remedy
-from fastprune.stages.folders import read_json, record_of, write_json
+from fastprune.stages.folders import SERVED, read_json, record_of, write_json
 from fastprune.store.output import new_folder
 from fastprune.tracking import channel, mlflow_store, runs, sync
 
@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 
 def register(
     *,
+    evaluation: Path,
     pruned: Path,
     report: Path,
     released: Path,
@@ -29,7 +30,8 @@ def register(
 
     Parameters
     ----------
-    pruned, report : Path
+    evaluation, pruned, report : Path
+        What the rows of the evaluation are served must be what they were evaluated as.
     released : Path
         Output: ``released.json``, with the ``version``; empty where no MLflow is named at all.
     tags : mapping
@@ -47,7 +49,7 @@ def register(
     runs.log_curve(tracking_uri, run_id, metrics.get("curve", {}).get("points", []))
     version = ""
     if uri := runs.store_of(tracking_uri):
-        version = _register(uri, run_id, pruned, report, model_name, metrics, tags)
+        version = _register(uri, run_id, evaluation, pruned, report, model_name, metrics, tags)
     else:
         _log.warning("not registered: no MLflow is named; set MLFLOW_TRACKING_URI, or tracking.uri of the sweep")
     runs.end(tracking_uri, run_id)
@@ -58,13 +60,29 @@ def register(
 
 
 def _register(
-    uri: str, run: str, pruned: Path, report: Path, name: str, metrics: Mapping, tags: Mapping[str, str]
+    uri: str,
+    run: str,
+    evaluation: Path,
+    pruned: Path,
+    report: Path,
+    name: str,
+    metrics: Mapping,
+    tags: Mapping[str, str],
 ) -> str:
     from fastprune.releases import registration
 
     try:
         run_id = sync.settle(uri, run)
-        return registration.register(uri, pruned, name, metrics, run_id=run_id, by=mlflow_store.user(uri), tags=tags)
+        return registration.register(
+            uri,
+            pruned,
+            name,
+            metrics,
+            run_id=run_id,
+            by=mlflow_store.user(uri),
+            tags=tags,
+            rows=read_json(evaluation / SERVED)["texts"],
+        )
     except InputError as error:
         channel.give_up(uri, run, error.__cause__)
         raise with_remedy(

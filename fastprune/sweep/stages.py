@@ -145,7 +145,14 @@ STAGES = (
         ("model", "dense", "table", "importance", "chosen", "searched", "rearranged", "pruned", "measured"),
         ("report",),
     ),
-    Stage("register", "budget", ("pruned", "report"), ("released",), parameters=("model_name", "tags"), releases=True),
+    Stage(
+        "register",
+        "budget",
+        ("evaluation", "pruned", "report"),
+        ("released",),
+        parameters=("model_name", "tags"),
+        releases=True,
+    ),
     Stage(
         "summarise",
         "model",

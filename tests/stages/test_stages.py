@@ -17,11 +17,13 @@ from fastprune.data import Split
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable
 from fastprune.model.masks import Masks
+from fastprune.releases import serving
 from fastprune.settings import Budget
 from fastprune.stages import importance as importance_stages
 from fastprune.stages.evaluate_dense import evaluate_dense
 from fastprune.stages.prepare import prepare
 from fastprune.stages.profile import profile
+from fastprune.stages.register import register
 from fastprune.sweep.stages import STAGES
 
 
@@ -80,6 +82,18 @@ def test_stages_agree_with_the_one_call(folders, source):
     saved = fastprune.load(folders["pruned"]).state_dict()
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(saved[name], tensor)
+
+
+def test_rows_of_the_evaluation_are_served_before_a_model_is_registered(folders, source, tmp_path, monkeypatch):
+    served = []
+    monkeypatch.setattr(serving, "check_answers", lambda model, folder, manifest, texts: served.extend(texts))
+    given = {name: folders[name] for name in ("evaluation", "pruned", "report")}
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    made = register(**given, released=tmp_path / "released", model_name="films", tracking_uri=uri)
+    assert made["settings"]["version"] == "1"
+    [texts] = zip(*served[-12:])
+    rows = Path(source["eval_file"]).read_text().splitlines()[1:]
+    assert {*texts} <= {row.rpartition(",")[0] for row in rows} and len({*map(len, texts)}) > 6
 
 
 @pytest.mark.parametrize("options", [{}, {"selection": "fisher", "tuning": "mask"}])
