@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,12 +15,39 @@ from torch import nn
 from tqdm import tqdm
 
 from fastprune.data import Split, collate, order_rows
+from fastprune.data.outcomes import Outcomes, jackknife, jackknife_correlation
 from fastprune.errors import InputError
 from fastprune.model.losses import inputs_of
 from fastprune.model.model_inputs import best_span
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Evaluated:
+    """How good a model is: what :func:`evaluate` gives, and what it made of every row.
+
+    Attributes
+    ----------
+    metrics : dict
+    outcomes : ndarray
+        One number for each example, in the order of the split, whose mean is the task's metric: see
+        :mod:`fastprune.data.outcomes`.
+    """
+
+    metrics: dict[str, float]
+    outcomes: np.ndarray
+
+
+def outcomes_of(split: Split, **evaluated: Evaluated) -> Outcomes:
+    """The outcomes of models on a split, by their names."""
+    return Outcomes(split.task.metric, split.digest, {name: one.outcomes for name, one in evaluated.items()})
+
+
+def evaluate(model: nn.Module, split: Split, **settings) -> dict[str, float]:
+    """The metrics of :func:`evaluate_rows`, whose arguments it takes."""
+    return evaluate_rows(model, split, **settings).metrics
+
+
+def evaluate_rows(
     model: nn.Module,
     split: Split,
     *,
@@ -27,8 +55,8 @@ def evaluate(
     batch_size: int = 32,
     device: str | torch.device | None = None,
     progress: bool = True,
-) -> dict[str, float]:
-    """Measure a model in evaluation mode on a labelled split.
+) -> Evaluated:
+    """Measure a model in evaluation mode on a labelled split, with the outcome of every row.
 
     Features run in batches of like length; neither their order nor the batch size changes the result beyond
     rounding.
@@ -48,8 +76,8 @@ def evaluate(
 
     Returns
     -------
-    dict
-        ``metric``, the task's primary one; every metric of the problem by name, as fractions (of 1, not of
+    Evaluated
+        Its metrics: ``metric``, the task's primary one; every metric of the problem by name, as fractions (of 1, not of
         100); and ``n``, the number of examples. ``f1`` is that of class 1 where there are two classes, else
         the mean over classes.
 
@@ -83,17 +111,21 @@ def evaluate(
                 )
             outputs |= zip(rows.tolist(), scores, strict=True)
 
-    in_order = [outputs[row] for row in range(len(split))]
+    in_order, metric = [outputs[row] for row in range(len(split))], split.task.metric
     if split.examples is not None:
-        metrics = squad_metrics(_read_answers(split, split.examples, in_order), split.examples)
-        count = len(split.examples)
+        scored = squad_scores(_read_answers(split, split.examples, in_order), split.examples)
+        metrics = {name: _mean(column) for name, column in scored.items()}
+        rows = np.array(scored[metric])
     else:
-        scores, labels, count = np.stack(in_order), np.asarray(split.features["labels"][:]), len(split)
+        scores, labels = np.stack(in_order), np.asarray(split.features["labels"][:])
         if problem == "regression":
             metrics = _regression_metrics(scores[:, 0], labels)
+            rows = _regression_rows(scores[:, 0], labels)[metric]
         else:
-            metrics = _classification_metrics(scores.argmax(axis=1), labels, scores.shape[1])
-    return {"metric": metrics[split.task.metric], **metrics, "n": count}
+            predictions, classes = scores.argmax(axis=1), scores.shape[1]
+            metrics = _classification_metrics(predictions, labels, classes)
+            rows = _classification_rows(predictions, labels, classes, metric)
+    return Evaluated({"metric": metrics[metric], **metrics, "n": len(rows)}, rows)
 
 
 @contextmanager
@@ -126,6 +158,16 @@ def _classification_metrics(predictions: np.ndarray, labels: np.ndarray, num_cla
     }
 
 
+def _classification_rows(predictions: np.ndarray, labels: np.ndarray, num_classes: int, metric: str) -> np.ndarray:
+    if metric == "accuracy":
+        return (predictions == labels).astype(np.float64)
+
+    def measured(predictions: np.ndarray, labels: np.ndarray) -> float:
+        return _classification_metrics(predictions, labels, num_classes)[metric]
+
+    return jackknife(measured, predictions, labels)
+
+
 def _regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Correlations; 0 where predictions or labels are constant, since they then tell nothing."""
     from scipy.stats import pearsonr, spearmanr  # half a second
@@ -135,6 +177,15 @@ def _regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str
     else:
         pearson = float(pearsonr(predictions, labels).statistic)
         spearman = float(spearmanr(predictions, labels).statistic)
+    return {"pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2}
+
+
+def _regression_rows(predictions: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Of Spearman's correlation with the ranks that all rows have."""
+    from scipy.stats import rankdata
+
+    pearson = jackknife_correlation(predictions, labels)
+    spearman = jackknife_correlation(rankdata(predictions), rankdata(labels))
     return {"pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2}
 
 
@@ -151,7 +202,12 @@ def _read_answers(split: Split, examples: Dataset, logits: list[np.ndarray]) -> 
 
 
 def squad_metrics(predictions: Mapping[str, str], examples: Dataset) -> dict[str, float]:
-    """Score answers as SQuAD's official v1.1 evaluation does, as fractions of 1.
+    """Score answers as SQuAD's official v1.1 evaluation does: the means of :func:`squad_scores`."""
+    return {name: _mean(column) for name, column in squad_scores(predictions, examples).items()}
+
+
+def squad_scores(predictions: Mapping[str, str], examples: Dataset) -> dict[str, list[float]]:
+    """What SQuAD's official v1.1 evaluation gives each question, as fractions of 1.
 
     Parameters
     ----------
@@ -160,12 +216,18 @@ def squad_metrics(predictions: Mapping[str, str], examples: Dataset) -> dict[str
     examples
         ``id`` and ``answers``; the best match over a question's gold answers counts.
     """
-    exact, overlap = 0.0, 0.0
+    scores: dict[str, list[float]] = {"squad_f1": [], "squad_exact_match": []}
     for example, gold in zip(examples["id"], examples["answers"], strict=True):
-        if example in predictions:
-            exact += max(_normalise(predictions[example]) == _normalise(text) for text in gold["text"])
-            overlap += max(_token_f1(predictions[example], text) for text in gold["text"])
-    return {"squad_f1": overlap / len(examples), "squad_exact_match": exact / len(examples)}
+        answer = predictions.get(example)
+        texts = gold["text"] if answer is not None else []
+        scores["squad_f1"].append(max((_token_f1(answer or "", text) for text in texts), default=0.0))
+        wanted = {_normalise(text) for text in texts}
+        scores["squad_exact_match"].append(float(_normalise(answer or "") in wanted))
+    return scores
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _normalise(answer: str) -> str:

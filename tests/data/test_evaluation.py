@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import nn
 
 from fastprune.data import Task, encode, glue_task, make_batches
-from fastprune.data.evaluation import evaluate, majority_metric, refuse_untuned, squad_metrics
+from fastprune.data.evaluation import evaluate, evaluate_rows, majority_metric, refuse_untuned, squad_metrics
 from fastprune.errors import InputError
 
 CLASSES = Task("t", "classification", "accuracy", ("text",), "label")
@@ -48,6 +48,8 @@ def test_classification(tiny_tokenizer, tiny_bert, num_labels, average):
         "matthews_correlation": pytest.approx(matthews_corrcoef(labels, predictions)),
         "n": 70,
     }
+    rows = evaluate_rows(model, split, pad_token_id=0, batch_size=7, progress=False)
+    assert rows.metrics == pytest.approx(got) and rows.outcomes.tolist() == (predictions == labels).tolist()
     shuffled = split.select(np.random.default_rng(1).permutation(70))
     for batch_size in (1, 7, 100):
         again = evaluate(model, shuffled, pad_token_id=0, batch_size=batch_size, progress=False)
@@ -141,6 +143,8 @@ def test_question_answering(tiny_tokenizer, tiny_bert, batch_size):
     got = evaluate(model, split, pad_token_id=0, batch_size=batch_size, progress=False)
     assert got == pytest.approx(want | {"metric": want["squad_f1"], "n": 12})
     assert 0 < got["squad_f1"] < 1
+    rows = evaluate_rows(model, split, pad_token_id=0, progress=False).outcomes
+    assert len(rows) == 12 and rows.mean() == pytest.approx(got["metric"])
 
 
 class Oracle(nn.Module):
