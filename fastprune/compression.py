@@ -15,7 +15,8 @@ import transformers
 
 from fastprune import method as steps
 from fastprune.data import Task, make_batches
-from fastprune.data.evaluation import evaluate, refuse_untuned
+from fastprune.data.evaluation import evaluate_rows, outcomes_of, refuse_untuned
+from fastprune.data.outcomes import Outcomes
 from fastprune.data.preparation import Rows, as_table, prepare_rows
 from fastprune.environment import choose_device
 from fastprune.errors import InputError
@@ -42,16 +43,19 @@ class Compressed:
     masks : Masks
         What was kept, with the scales that are folded into the model.
     metrics : dict
-        ``metric``, ``dense``, ``pruned``, ``macs_kept``, ``params_kept``, ``latency_ms``, ``seconds`` by stage: as in
-        the ``metrics.json`` of a pipeline.
+        ``metric``, ``dense``, ``pruned``, their ``standard_error``, ``macs_kept``, ``params_kept``, ``latency_ms``,
+        ``seconds`` by stage: as in the ``metrics.json`` of a pipeline.
     manifest : dict
         Source and data digests, seed, budget, kept heads and filters per layer, MACs, library versions.
+    outcomes : Outcomes
+        What the dense and the pruned model made of every evaluation row; of the dense model alone after a dry run.
     """
 
     model: transformers.PreTrainedModel
     masks: Masks
     metrics: dict
     manifest: dict
+    outcomes: Outcomes
 
 
 def compress(
@@ -178,7 +182,9 @@ def compress(
     if output_dir is not None and not dry_run:
         write_or_keep(
             Path(output_dir),
-            lambda place: checkpoint.save(place, result.model, tokenizer, result.manifest, metrics=result.metrics),
+            lambda place: checkpoint.save(
+                place, result.model, tokenizer, result.manifest, beside=result.outcomes.save, metrics=result.metrics
+            ),
         )
     return result
 
@@ -204,9 +210,11 @@ def _prune(
     if budget.max_accuracy_drop is None:
         cost.settle(budget)  # a budget that cannot be met is refused before anything is measured
     with timed(seconds, "evaluate_dense"):
-        before = evaluate(dense, rows.evaluation, pad_token_id=pad_token_id, batch_size=batch_size, progress=progress)
+        before = evaluate_rows(
+            dense, rows.evaluation, pad_token_id=pad_token_id, batch_size=batch_size, progress=progress
+        )
     if not allow_untuned:
-        refuse_untuned(before["metric"], rows.evaluation, dense.config.num_labels)
+        refuse_untuned(before.metrics["metric"], rows.evaluation, dense.config.num_labels)
     batches = make_batches(rows.sample, batch_size, pad_token_id)
     with timed(seconds, "importance"):
         information = steps.gather(encoder, batches, task.problem, method, progress=progress)
@@ -244,14 +252,21 @@ def _prune(
             teacher=teacher,
             progress=progress,
         )
-    metrics = {"metric": task.metric, "dense": before["metric"], **size_metrics(encoder, cost, tuned, keep_ratio)}
+    metrics = {
+        "metric": task.metric,
+        "dense": before.metrics["metric"],
+        **size_metrics(encoder, cost, tuned, keep_ratio),
+    }
+    outcomes = outcomes_of(rows.evaluation, dense=before)
     if not dry_run:
         with timed(seconds, "evaluate_pruned"):
-            after = evaluate(
+            after = evaluate_rows(
                 tuned.model, rows.evaluation, pad_token_id=pad_token_id, batch_size=batch_size, progress=progress
             )
-            metrics["pruned"] = after["metric"]
+            outcomes = outcomes_of(rows.evaluation, dense=before, pruned=after)
+            metrics["pruned"] = after.metrics["metric"]
             metrics["latency_ms"] = compare_latency(dense, tuned.model, rows.evaluation, pad_token_id, table)
+    metrics |= {"standard_error": outcomes.standard_errors, "rows": int(before.metrics["n"])}
     if curve is not None:
         metrics["curve"] = asdict(curve)
     metrics["seconds"] = seconds
@@ -269,7 +284,7 @@ def _prune(
         estimator=method.estimator,
         tuning=method.tuning,
     )
-    return Compressed(tuned.model, tuned.masks, metrics, manifest)
+    return Compressed(tuned.model, tuned.masks, metrics, manifest, outcomes)
 
 
 @contextmanager

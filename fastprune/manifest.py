@@ -38,7 +38,7 @@ def compare_latency(
     pad_token_id: int,
     table: LatencyTable | None = None,
 ) -> dict:
-    """Median milliseconds of both models, timed in turn.
+    """Median milliseconds of both models, timed in turn, with their quartiles (``spread``), device and threads.
 
     On one batch of the evaluation data; with a look-up table on a full batch of its shape and with its threads, beside
     what it predicts.
@@ -62,8 +62,11 @@ def compare_latency(
         "seq_len": length,
         "device": str(dense.device),
         "threads": threads,
+        "device_name": device_name(dense.device),
+        "spread": {name: [time.q1, time.q3] for name, time in times.items()},
     }
     if table is not None:
+        latency["table"] = {"device": table.device, "threads": table.threads}
         latency["predicted_dense"] = table.dense_ms(len(pruned.config.kept_heads))
         latency["predicted_pruned"] = table.of_counts(pruned.config.kept_heads, pruned.config.kept_filters)
     return latency

@@ -20,7 +20,8 @@ import transformers
 from torch import Tensor
 
 from fastprune.data import Split
-from fastprune.data.evaluation import evaluate
+from fastprune.data.evaluation import Evaluated, evaluate_rows
+from fastprune.data.outcomes import fall
 from fastprune.errors import InputError
 from fastprune.importance.selection import Importance, selection_of
 from fastprune.model.architectures import Encoder
@@ -84,6 +85,7 @@ def settle(
 ) -> tuple[float, Curve | None]:
     """The keep ratio of a budget; of an accuracy drop the smallest that holds it, with the curve of what was tried.
 
+    With the budget's ``confidence`` the upper end of the loss's interval counts.
     Every try is searched, tuned and measured on ``validation``. The importance, and with weight reconstruction the
     dense model's targets, are shared by the tries.
     """
@@ -94,27 +96,38 @@ def settle(
         raise InputError("max_accuracy_drop needs validation rows to measure on")
     rows = validation
 
-    def measure(model: transformers.PreTrainedModel) -> float:
-        return evaluate(model, rows, pad_token_id=pad_token_id, progress=False)["metric"]
+    def measure(model: transformers.PreTrainedModel) -> Evaluated:
+        return evaluate_rows(model, rows, pad_token_id=pad_token_id, progress=False)
+
+    dense, margins = measure(encoder.model), dict[float, float]()
 
     def metric_at(keep_ratio: float) -> float:
         masks = rearrange(search(cost, importance, keep_ratio), information, method)
-        return measure(
-            tune(
-                encoder,
-                masks,
-                importance,
-                cost,
-                keep_ratio,
-                batches,
-                rows.task.problem,
-                method.tuning,
-                teacher=teacher,
-                progress=progress,
-            ).model
+        tuned = tune(
+            encoder,
+            masks,
+            importance,
+            cost,
+            keep_ratio,
+            batches,
+            rows.task.problem,
+            method.tuning,
+            teacher=teacher,
+            progress=progress,
         )
+        tried = measure(tuned.model)
+        if budget.confidence is not None:
+            lost = fall(dense.outcomes, tried.outcomes, budget.confidence)
+            margins[keep_ratio] = lost.upper - lost.mean
+        return tried.metrics["metric"]
 
-    curve = smallest_keep_ratio(metric_at, measure(encoder.model), max_drop, least=cost.smallest)
+    curve = smallest_keep_ratio(
+        metric_at,
+        dense.metrics["metric"],
+        max_drop,
+        margin_at=None if budget.confidence is None else margins.__getitem__,
+        least=cost.smallest,
+    )
     return curve.keep_ratio, curve
 
 

@@ -70,6 +70,10 @@ class Budget:
         an absolute difference in [0, 1).
     constraint : {"macs", "latency"}
         What the budget limits; ``latency_ms`` is always latency.
+    confidence : float, optional
+        With ``max_accuracy_drop``, in [0.5, 1): how sure it must be that new rows too lose no more. The upper end of
+        the interval of the paired loss is held against the drop then, not the loss that was measured: the smallest
+        ratio that passes by what was measured is also the luckiest.
 
     Raises
     ------
@@ -83,6 +87,7 @@ class Budget:
     constraint: Constraint | None = None
     latency_ms: float | None = None
     max_accuracy_drop: float | None = None
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in _SIZES if getattr(self, name) is not None]
@@ -106,6 +111,11 @@ class Budget:
                 "max_accuracy_drop is an absolute difference of the metric, from 0 up to 1; "
                 f"got {self.max_accuracy_drop}"
             )
+        if self.confidence is not None:
+            if self.max_accuracy_drop is None:
+                raise InputError("confidence goes with max_accuracy_drop; give that, or leave confidence out")
+            if isinstance(self.confidence, bool) or not 0.5 <= self.confidence < 1:
+                raise InputError(f"confidence is from 0.5 up to 1 (excluded); got {self.confidence}")
         if self.constraint is None:
             object.__setattr__(self, "constraint", "macs" if self.latency_ms is None else "latency")
         _check_choice("constraint", self.constraint, get_args(Constraint))
@@ -125,7 +135,8 @@ class Budget:
         if self.latency_ms is not None:
             text = f"{self.latency_ms:g}ms"
         elif self.max_accuracy_drop is not None:
-            text = f"{self.constraint}-drop-{self.max_accuracy_drop:g}"
+            sure = "" if self.confidence is None else f"-sure-{self.confidence:g}"
+            text = f"{self.constraint}-drop-{self.max_accuracy_drop:g}{sure}"
         else:
             text = f"{self.constraint}-{self.keep_ratio:g}"
         return re.sub(r"[^a-z0-9]+", "-", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import zip_longest
 from pathlib import Path
 
 import click
@@ -53,6 +54,11 @@ from fastprune.store.output import check_output
     "--max-accuracy-drop",
     type=float,
     help="Find the smallest keep ratio that loses at most this much (absolute), on rows outside the sample.",
+)
+@click.option(
+    "--confidence",
+    type=float,
+    help="With --max-accuracy-drop: how sure it must be, 0.95 say, that new rows lose no more either.",
 )
 @click.option(
     "--validation-file",
@@ -137,11 +143,16 @@ def compress(
         click.echo(f"saved in {output_dir}")
 
 
+def _error(metrics: dict, name: str) -> str:
+    error = metrics.get("standard_error", {}).get(name)
+    return "" if error is None else f" +- {error:.4f}"
+
+
 def summary(metrics: dict) -> str:
     """A few lines for the terminal, from ``metrics.json``'s content."""
     lines = [
-        f"{metrics['metric']:<12}dense {metrics['dense']:.4f}"
-        + (f"   pruned {metrics['pruned']:.4f}" if "pruned" in metrics else ""),
+        f"{metrics['metric']:<12}dense {metrics['dense']:.4f}{_error(metrics, 'dense')}"
+        + (f"   pruned {metrics['pruned']:.4f}{_error(metrics, 'pruned')}" if "pruned" in metrics else ""),
         f"{'MACs kept':<12}{metrics['macs_kept']:.4f}   (keep ratio {metrics['keep_ratio']:.4g})",
         f"{'params kept':<12}{metrics['params_kept']:.4f}",
     ]
@@ -153,8 +164,10 @@ def summary(metrics: dict) -> str:
             f"({latency['dense'] / latency['pruned']:.2f}x, batch {latency['batch_size']}, "
             f"{latency['seq_len']} tokens)"
         )
-    for ratio, metric in metrics.get("curve", {}).get("points", []):
-        lines.append(f"{'tried':<12}keep ratio {ratio:.3f}   {metric:.4f} on the validation rows")
+    curve = metrics.get("curve", {"points": [], "margins": []})
+    for (ratio, metric), margin in zip_longest(curve["points"], curve["margins"]):
+        sure = "" if margin is None else f", perhaps {margin:.4f} less on others"
+        lines.append(f"{'tried':<12}keep ratio {ratio:.3f}   {metric:.4f} on the validation rows{sure}")
     lines.append(f"{'heads':<12}{json.dumps(metrics['heads'])} of {metrics['num_heads']}")
     lines.append(f"{'filters':<12}{json.dumps(metrics['filters'])} of {metrics['num_filters']}")
     lines.append(f"{'seconds':<12}" + ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items()))

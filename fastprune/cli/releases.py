@@ -51,6 +51,7 @@ def register(
         metrics,
         by=actor(uri, by).name,
         tags=dict(tag.split("=", 1) for tag in tags),
+        measured=metrics_file.parent,
         rows=registration.real_rows(model_dir, eval_file) if eval_file else (),
     )
     return Answer({"model": name, "version": version}, f"{name} version {version}")

@@ -274,6 +274,8 @@ def save(
     model: transformers.PreTrainedModel,
     tokenizer: transformers.PreTrainedTokenizerBase,
     manifest: dict,
+    *,
+    beside: Callable[[Path], object] | None = None,
     **documents: dict,
 ) -> Path:
     """Write a pruned model, its tokenizer, its manifest and the modelling file that sizes its layers.
@@ -284,6 +286,8 @@ def save(
         Must not exist; it appears whole or not at all.
     manifest : dict
         Goes into ``manifest.json``.
+    beside : callable, optional
+        Writes what else belongs into the folder, once all of this is there.
     **documents : dict
         More JSON documents: ``metrics={...}`` goes into ``metrics.json``.
 
@@ -297,6 +301,8 @@ def save(
         manifest = {WEIGHTS_DIGEST: digest(model)} | manifest
         for name, document in {"manifest": manifest, **documents}.items():
             (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+        if beside is not None:
+            beside(folder)
     return Path(output_dir)
 
 

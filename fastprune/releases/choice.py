@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from fastprune.releases.policy import Evidence, Probe, judge, parse_policy
+from fastprune.releases.evidence import Evidence, Probe, Speed, figures_of
+from fastprune.releases.policy import judge, parse_policy
 
-_FOR_THE_PROMOTION = {"same_evaluation_data": False, "required_tags": {}, "approvers": [], "approvals": 0}
+_FOR_THE_PROMOTION: dict[str, Any] = {
+    "same_evaluation_data": False,
+    "not_worse_than_champion": None,
+    "required_tags": {},
+    "approvers": [],
+    "approvals": 0,
+}
 """What a compression's own figures cannot tell."""
 
 
@@ -28,6 +35,10 @@ class Compression:
     megabytes : float
     version : str
         Of the registered model; empty where it was not registered.
+    standard_error : mapping
+        Of ``dense``, ``pruned`` and ``drop``.
+    speed : mapping, optional
+        The fields of :class:`fastprune.releases.evidence.Speed`.
     """
 
     label: str
@@ -40,11 +51,13 @@ class Compression:
     params: float
     megabytes: float
     version: str
+    standard_error: Mapping[str, float] | None = None
+    speed: Mapping | None = None
 
     @classmethod
     def of(cls, metrics: Mapping, version: str) -> Compression:
         """From ``metrics.json``."""
-        latency = metrics["latency_ms"]
+        latency, figures = metrics["latency_ms"], figures_of(metrics)
         constraint: Literal["macs", "latency"] = "latency" if "latency_kept" in metrics else "macs"
         sought = " (sought)" if "curve" in metrics else ""
         return cls(
@@ -58,6 +71,8 @@ class Compression:
             params=metrics["params_kept"],
             megabytes=metrics["megabytes"]["pruned"],
             version=version,
+            standard_error=figures["standard_error"],
+            speed=figures["speed"] and figures["speed"].model_dump(),
         )
 
 
@@ -103,6 +118,8 @@ def _refusals(one: Compression, policy: str) -> list[str]:
         dense=one.dense,
         pruned=one.pruned,
         speedup=1 / one.latency,
+        speed=None if one.speed is None else Speed.model_validate(one.speed),
+        standard_error=None if one.standard_error is None else dict(one.standard_error),
         megabytes=one.megabytes,
         lineage={},
         artifact_sha256="",

@@ -9,7 +9,6 @@ It lies in a PostgreSQL table, or as a file or S3 object an event: see :func:`op
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -60,6 +59,12 @@ class Event(Document):
         In the first event: when MLflow made the registered model, in its milliseconds.
     """
 
+    later = frozenset(("failed", "weights_sha256", "reinstates", "overrides", "policy", "policy_sha256")) | {
+        "evidence_sha256",
+        "authenticated",
+        "model_created",
+    }
+
     model: str
     number: int
     action: Literal["promote", "rollback", "refused", "freeze", "unfreeze", "policy", "approve"]
@@ -79,15 +84,6 @@ class Event(Document):
     evidence_sha256: str | None = None
     authenticated: bool | None = None
     model_created: int | None = None
-
-    @property
-    def content(self) -> bytes:
-        """Fields that the first version of the record did not have are left out where they say nothing."""
-        first = ("from_version", "to_version", "verdict_sha256")
-        held = {
-            name: value for name, value in self.model_dump(mode="json").items() if value is not None or name in first
-        }
-        return (json.dumps(held, indent=2, sort_keys=True) + "\n").encode()
 
     @property
     def moves(self) -> bool:

@@ -1,16 +1,22 @@
-"""What a version must show before it may become the champion: the policy file, the evidence, the verdict."""
+"""What a version must show before it may become the champion: the policy file, and the verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fastprune.errors import InputError
 from fastprune.releases import patterns
+from fastprune.releases.evidence import Evidence
 from fastprune.store.bounded import CONFIG_BYTES, decode, parse_yaml, read_bytes
 from fastprune.store.documents import Document
+
+if TYPE_CHECKING:  # its folder imports torch, which Airflow's environment has not
+    from fastprune.data.outcomes import Difference
 
 
 class Policy(Document):
@@ -20,8 +26,16 @@ class Policy(Document):
     ----------
     max_accuracy_drop : float
         Greatest loss of the metric against the dense model, absolute (0.01 is one point).
+    not_worse_than_champion : float
+        Greatest loss of the metric against the champion, with ``confidence`` (0.95 where it is not given): the upper
+        end of the interval of the paired difference, on the same evaluation rows.
+    confidence : float
+        With it ``max_accuracy_drop`` too is judged by the upper end of its interval, not by the number measured.
     min_speedup : float
         Least ratio of the dense model's latency to the pruned one's.
+    speed_on : str
+        The device (a processor or GPU, by its name) that ``min_speedup`` is for: timed there, or predicted by a
+        look-up table that was measured there. Without it, wherever it was timed.
     max_megabytes : float
         Greatest size of the weights, in 10^6 bytes.
     same_evaluation_data : bool
@@ -35,12 +49,23 @@ class Policy(Document):
     """
 
     max_accuracy_drop: float | None = Field(None, ge=0)
+    not_worse_than_champion: float | None = Field(None, ge=0)
+    confidence: float | None = Field(None, ge=0.5, lt=1)
     min_speedup: float | None = Field(None, gt=0)
+    speed_on: str | None = None
     max_megabytes: float | None = Field(None, gt=0)
     same_evaluation_data: bool = False
     required_tags: dict[str, str] = {}
     approvers: list[str] = []
     approvals: int = Field(0, ge=0, le=20)
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Policy:
+        if self.speed_on is not None and self.min_speedup is None:
+            raise ValueError("speed_on goes with min_speedup; give that too")
+        if self.confidence is not None and self.max_accuracy_drop is None and self.not_worse_than_champion is None:
+            raise ValueError("confidence goes with max_accuracy_drop or not_worse_than_champion; give one of them")
+        return self
 
     @field_validator("required_tags")
     @classmethod
@@ -51,45 +76,6 @@ class Policy(Document):
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
         return tags
-
-
-class Probe(BaseModel):
-    """Inputs and the logits that the model gave for them when it was registered."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    texts: list[list[str]]
-    logits: list[list[float]]
-
-
-class Evidence(Document):
-    """What is known of a registered version; it travels with the model, and its digest is in the version's tags.
-
-    Attributes
-    ----------
-    metric, dense, pruned : str, float, float
-        The evaluation of the dense and of the pruned model.
-    speedup : float
-        Latency of the dense model over that of the pruned one; None where it was not measured.
-    megabytes : float
-        Of the pruned model's weights.
-    lineage : dict
-        ``source_sha256``, ``sample_sha256``, ``evaluation_sha256``, ``seed`` and other facts of its manifest.
-    artifact_sha256, weights_sha256, serving_sha256 : str
-        Of the artifact's manifest, of the weights as :func:`fastprune.model.checkpoint.digest` has it, and of
-        ``pyfunc_model.py``.
-    """
-
-    metric: str
-    dense: float
-    pruned: float
-    speedup: float | None
-    megabytes: float
-    lineage: dict[str, str | int | float | None]
-    artifact_sha256: str
-    weights_sha256: str
-    serving_sha256: str
-    probe: Probe
 
 
 class Check(BaseModel):
@@ -172,7 +158,12 @@ def parse_policy(text: str, path: object = "policy") -> Policy:
 
 
 def judge(
-    policy: Policy, candidate: Evidence, champion: Evidence | None, tags: Mapping[str, str], by: str
+    policy: Policy,
+    candidate: Evidence,
+    champion: Evidence | None,
+    tags: Mapping[str, str],
+    by: str,
+    against: Difference | str = "not compared",
 ) -> list[Check]:
     """Every check of the policy, in its order, passed or failed.
 
@@ -185,44 +176,74 @@ def judge(
         The version's.
     by : str
         Who promotes.
+    against : Difference or str
+        How much the metric falls from the champion to the candidate on the same rows, or in words why that cannot be
+        told.
     """
     checks: list[Check] = []
-
-    def check(name: str, required: object, found: object, holds: bool) -> None:
-        checks.append(
-            Check(
-                name=name,
-                required=str(required),
-                found="not recorded" if found is None else str(found),
-                passed=found is not None and holds,
-            )
-        )
-
-    if (limit := policy.max_accuracy_drop) is not None:
-        drop = candidate.dense - candidate.pruned
-        # A drop of just the limit passes, though 0.9 - 0.89 is a little more than 0.01.
-        check("max_accuracy_drop", f"at most {limit:g}", f"{drop:.6g} ({candidate.metric})", drop <= limit + 1e-9)
-    if (least := policy.min_speedup) is not None:
-        speedup = candidate.speedup
-        check(
-            "min_speedup",
-            f"at least {least:g}",
-            None if speedup is None else f"{speedup:.4g}",
-            speedup is not None and speedup >= least,
-        )
+    if policy.max_accuracy_drop is not None:
+        checks.append(_drop(policy.max_accuracy_drop, policy.confidence, candidate))
+    if policy.not_worse_than_champion is not None:
+        checks.append(_against_champion(policy.not_worse_than_champion, champion, against))
+    if policy.min_speedup is not None:
+        checks.append(_speed(policy.min_speedup, policy.speed_on, candidate))
     if (size := policy.max_megabytes) is not None:
-        check("max_megabytes", f"at most {size:g}", f"{candidate.megabytes:.6g}", candidate.megabytes <= size)
+        checks.append(
+            _check("max_megabytes", f"at most {size:g}", f"{candidate.megabytes:.6g}", candidate.megabytes <= size)
+        )
     if policy.same_evaluation_data:
         own = candidate.lineage.get("evaluation_sha256")
         needed = champion.lineage.get("evaluation_sha256") if champion else own
-        check(
-            "same_evaluation_data",
-            f"{needed} (the champion's)" if champion else "any: there is no champion",
-            own,
-            own == needed,
-        )
+        required = f"{needed} (the champion's)" if champion else "any: there is no champion"
+        checks.append(_check("same_evaluation_data", required, own, own == needed))
     for name, pattern in policy.required_tags.items():
-        check(f"required_tags.{name}", pattern, tags.get(name), patterns.matches(pattern, tags.get(name, "")))
+        matches = patterns.matches(pattern, tags.get(name, ""))
+        checks.append(_check(f"required_tags.{name}", pattern, tags.get(name), matches))
     if policy.approvers:
-        check("approvers", "one of " + ", ".join(policy.approvers), by, by in policy.approvers)
+        checks.append(_check("approvers", "one of " + ", ".join(policy.approvers), by, by in policy.approvers))
     return checks
+
+
+def _check(name: str, required: object, found: object, holds: bool) -> Check:
+    return Check(
+        name=name,
+        required=str(required),
+        found="not recorded" if found is None else str(found),
+        passed=found is not None and holds,
+    )
+
+
+def _drop(limit: float, confidence: float | None, candidate: Evidence) -> Check:
+    drop, error = candidate.dense - candidate.pruned, (candidate.standard_error or {}).get("drop")
+    found = f"{drop:.6g}" + ("" if error is None else f" +- {error:.2g}")
+    required = f"at most {limit:g}"
+    if confidence is not None:
+        required += f" with confidence {confidence:g}"
+        if error is None:
+            return _check("max_accuracy_drop", required, f"{found}, and its standard error was not recorded", False)
+        drop += NormalDist().inv_cdf(confidence) * error
+        found += f", at most {drop:.4g}"
+    # A drop of just the limit passes, though 0.9 - 0.89 is a little more than 0.01.
+    return _check("max_accuracy_drop", required, f"{found} ({candidate.metric})", drop <= limit + 1e-9)
+
+
+def _against_champion(limit: float, champion: Evidence | None, against: Difference | str) -> Check:
+    name, required = "not_worse_than_champion", f"worse by at most {limit:g}"
+    if champion is None:
+        return _check(name, required, "there is no champion", True)
+    holds = not isinstance(against, str) and against.upper <= limit + 1e-9
+    return _check(name, required, against if isinstance(against, str) else f"worse by {against}", holds)
+
+
+def _speed(least: float, device: str | None, candidate: Evidence) -> Check:
+    speed, required = candidate.speed, f"at least {least:g}"
+    if device is None:
+        found = None if candidate.speedup is None else str(speed or f"{candidate.speedup:.4g}")
+        return _check("min_speedup", required, found, candidate.speedup is not None and candidate.speedup >= least)
+    required += f" on {device}"
+    if speed is not None and speed.device != device and speed.predicted_on == device and speed.predicted is not None:
+        found = f"{speed.predicted:.4g}, predicted by the look-up table of {device}"
+        return _check("min_speedup", required, found, speed.predicted >= least)
+    if speed is not None and speed.device != device:
+        return _check("min_speedup", required, f"{speed}: not timed on {device}", False)
+    return _check("min_speedup", required, speed, speed is not None and speed.ratio >= least)

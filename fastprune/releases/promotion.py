@@ -12,16 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastprune.data.outcomes import Difference, check_comparable, fall
 from fastprune.errors import InputError, Refused
 from fastprune.releases import record
+from fastprune.releases.evidence import Evidence
 from fastprune.releases.identity import Actor, actor, refuse_unless_manager
 from fastprune.releases.ledger import Event, Ledger, events, open_ledger
-from fastprune.releases.policy import Check, Evidence, Policy, Verdict, judge, parse_policy
+from fastprune.releases.policy import Check, Policy, Verdict, judge, parse_policy
 from fastprune.releases.record import CHAMPION, ChampionMoved, State
-from fastprune.releases.verification import check_stored, read_evidence
+from fastprune.releases.verification import Stored, check_stored, read_evidence, read_outcomes
 from fastprune.releases.words import model_name, sentence, version_number
 from fastprune.store.secrets import shown
 from fastprune.tracking import mlflow_store
+
+CONFIDENCE = 0.95
+"""Of the comparison with the champion, where the policy says nothing."""
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +117,8 @@ def promote(
         if binds or override:
             refuse_unless_manager(client, uri, name, who)
         note = _Note(client, ledger, state, name, version, who, why)
-        evidence = _proved_evidence(client, candidate, note, dry_run)
+        stored = _proved(client, candidate, note, dry_run)
+        evidence, champion = stored.evidence, _champion(client, name, state, applied)
         verdict = Verdict(
             model=name,
             version=version,
@@ -125,7 +131,14 @@ def promote(
             checks=[
                 *_standing(name, state, version, evidence, reinstate),
                 *_policy_checks(uri, state, version, evidence, applied, override, who),
-                *judge(applied, evidence, _champion(client, name, state, applied), candidate.tags, who.name),
+                *judge(
+                    applied,
+                    evidence,
+                    champion,
+                    candidate.tags,
+                    who.name,
+                    _against(client, name, state, applied, stored, champion),
+                ),
             ],
         )
         if dry_run:
@@ -173,8 +186,8 @@ def _applied(name: str, state: State, policy: Policy | None) -> Policy:
     return applied
 
 
-def _proved_evidence(client, version, note: _Note, dry_run: bool) -> Evidence:
-    """The evidence of a version whose files are what was registered; a refusal is put on record."""
+def _proved(client, version, note: _Note, dry_run: bool) -> Stored:
+    """What is stored of a version whose files are what was registered; a refusal is put on record."""
     try:
         return check_stored(client, version.name, str(version.version))
     except Refused as error:
@@ -240,9 +253,27 @@ def _policy_checks(
 
 def _champion(client, name: str, state: State, policy: Policy) -> Evidence | None:
     """The champion's evidence, where the policy compares with it and the champion was not deleted."""
-    if state.champion and policy.same_evaluation_data and record.exists(client, name, state.champion):
+    compares = policy.same_evaluation_data or policy.not_worse_than_champion is not None
+    if state.champion and compares and record.exists(client, name, state.champion):
         return read_evidence(client, name, state.champion)
     return None
+
+
+def _against(
+    client, name: str, state: State, policy: Policy, stored: Stored, champion: Evidence | None
+) -> Difference | str:
+    """How much the metric falls from the champion to a version on the same rows, or why that cannot be told."""
+    if policy.not_worse_than_champion is None or champion is None or state.champion is None:
+        return "not compared"
+    theirs, own = read_outcomes(client, name, state.champion, champion), stored.outcomes
+    if theirs is None or own is None:
+        which = f"the champion, version {state.champion}," if theirs is None else "the version"
+        return f"{which} was registered without what it made of each evaluation row; evaluate and register it again"
+    try:
+        check_comparable(theirs, own)
+    except InputError as error:
+        return str(error)
+    return fall(theirs.values["pruned"], own.values["pruned"], policy.confidence or CONFIDENCE)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastprune.data import read_table
+from fastprune.data.outcomes import OUTCOMES, Outcomes, standard_error
 from fastprune.data.preparation import rows_to_serve
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
 from fastprune.releases import serving
-from fastprune.releases.policy import Evidence, Probe
+from fastprune.releases.evidence import Evidence, Probe, figures_of
 from fastprune.releases.words import model_name, sentence
 from fastprune.store import artifacts, storage
 from fastprune.store.artifacts import Artifact
@@ -53,6 +54,7 @@ def register(
     by: str = "",
     tags: Mapping[str, str] | None = None,
     rows: Sequence[Sequence[str]] = (),
+    measured: str | Path | None = None,
 ) -> str:
     """Make a pruned model a version of a registered model; a version that holds just this model is found again.
 
@@ -74,6 +76,9 @@ def register(
         More tags of the version; a version that is found again gets them too.
     rows : sequence of sequence of str
         Texts of real rows [rows, text columns]: what they would be served is compared with what they are evaluated as.
+    measured : str or Path, optional
+        The folder with what was written beside ``metrics.json``: the outcome of every evaluation row; by default
+        ``model_dir``.
 
     Returns
     -------
@@ -96,7 +101,7 @@ def register(
     ]:
         raise InputError(f"the tag {own[0]} is written by fastprune itself; give it another name")
     with _without_links(model_dir) as own_dir:
-        return _register(uri, own_dir, name, metrics, run_id, by, tags, rows)
+        return _register(uri, own_dir, name, metrics, Path(measured or own_dir), run_id, by, tags, rows)
 
 
 @contextmanager
@@ -118,6 +123,7 @@ def _register(
     model_dir: Path,
     name: str,
     metrics: Mapping,
+    measured: Path,
     run_id: str,
     by: str,
     tags: Mapping[str, str],
@@ -133,7 +139,7 @@ def _register(
             for key, value in tags.items():
                 client.set_model_version_tag(name, version, key, value)
         else:
-            evidence = gather(model_dir, manifest, metrics, artifact, rows)
+            evidence = gather(model_dir, manifest, metrics, artifact, rows, measured)
             run_id = run_id or _registration_run(uri, client, name, artifact)
             _discard_unregistered(client, run_id)
             with tempfile.TemporaryDirectory() as folder:
@@ -141,6 +147,8 @@ def _register(
                 record.mkdir()
                 artifact.write(record)
                 (record / "evidence.json").write_bytes(evidence.content)
+                if evidence.outcomes_sha256:
+                    shutil.copyfile(measured / OUTCOMES, record / OUTCOMES)
                 version = serving.log_version(
                     uri,
                     run_id,
@@ -201,7 +209,12 @@ def seal(model_dir: Path, manifest: Mapping) -> Artifact:
 
 
 def gather(
-    model_dir: Path, manifest: Mapping, metrics: Mapping, artifact: Artifact, rows: Sequence[Sequence[str]] = ()
+    model_dir: Path,
+    manifest: Mapping,
+    metrics: Mapping,
+    artifact: Artifact,
+    rows: Sequence[Sequence[str]] = (),
+    measured: Path | None = None,
 ) -> Evidence:
     """What is known of a pruned model, measured or recorded."""
     model = checkpoint.load(model_dir)
@@ -217,19 +230,28 @@ def gather(
     }
     serving.check_answers(model, model_dir, manifest, [*probed.texts, *rows])
     try:
-        latency = metrics.get("latency_ms")
-        return Evidence(
-            metric=metrics["metric"],
-            dense=metrics["dense"],
-            pruned=metrics["pruned"],
-            speedup=latency["dense"] / latency["pruned"] if latency else None,
-            **own,
-        )
+        evidence = Evidence(**figures_of(metrics), **own)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(
             f"the metrics of {model_dir} hold no valid metric, dense, pruned and latency_ms "
             f"({' '.join(repr(error).split())}); give the metrics.json that the compression wrote"
         ) from error
+    outcomes = (measured or model_dir) / OUTCOMES
+    if not outcomes.is_file():
+        return evidence
+    _check_outcomes(outcomes, evidence)
+    return evidence.model_copy(update={"outcomes_sha256": storage.sha256_of(outcomes)})
+
+
+def _check_outcomes(file: Path, evidence: Evidence) -> None:
+    """Raise InputError where outcomes are not those of the figures, or of other rows than the manifest names."""
+    outcomes = Outcomes.load(file)
+    if outcomes.evaluation_sha256 != evidence.lineage["evaluation_sha256"] or outcomes.metric != evidence.metric:
+        raise InputError(f"{file}: is of other evaluation rows or another metric than the model's; evaluate it again")
+    for name, figure in (("dense", evidence.dense), ("pruned", evidence.pruned)):
+        rows = outcomes.values.get(name)
+        if rows is None or abs(rows.mean() - figure) > 1e-6 + (standard_error(rows) or 0):
+            raise InputError(f"{file}: does not give the metric {figure:.6g} that is told of {name}; evaluate it again")
 
 
 def probe(model, model_dir: Path, manifest: Mapping, texts: list[list[str]] | None = None) -> Probe:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastprune.data.outcomes import OUTCOMES, Outcomes
 from fastprune.errors import InputError, Refused, Unreachable
 from fastprune.model import checkpoint
 from fastprune.releases import registration, serving
-from fastprune.releases.policy import Evidence, Probe
+from fastprune.releases.evidence import Evidence, Probe
 from fastprune.store import artifacts, storage
 from fastprune.store.artifacts import Artifact
 from fastprune.store.paths import inside
@@ -98,8 +99,8 @@ def verify(uri: str, name: str, version: str) -> Proof:
         return Proof(version, len(files), sum(file.bytes for file in files.values()), difference)
 
 
-def check_stored(client, name: str, version: str) -> Evidence:
-    """The evidence of a version, once every file in the store has proved to be what was registered.
+def check_stored(client, name: str, version: str) -> Stored:
+    """What is stored of a version, once every file in the store has proved to be what was registered.
 
     Raises
     ------
@@ -109,19 +110,46 @@ def check_stored(client, name: str, version: str) -> Evidence:
         The store does not answer.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return _stored(client, name, version, folder).evidence
+        return _stored(client, name, version, folder)
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """A version that was downloaded, and whose files have their digests."""
+class Stored:
+    """A version that was downloaded, and whose files have their digests.
+
+    Attributes
+    ----------
+    evidence : Evidence
+    artifact : Artifact
+    outcomes : Outcomes
+        Of the evaluation rows; None where they were not stored.
+    model_dir : Path
+        Only as long as the download lasts.
+    """
 
     evidence: Evidence
     artifact: Artifact
+    outcomes: Outcomes | None
     model_dir: Path
 
 
-def _stored(client, name: str, version: str, folder: str) -> _Stored:
+def read_outcomes(client, name: str, version: str, evidence: Evidence) -> Outcomes | None:
+    """The outcomes of a version's evaluation rows, proved by its evidence; None where they were not stored."""
+    if evidence.outcomes_sha256 is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(_download(client, name, version, folder, f"artifacts/record/{OUTCOMES}"))
+        return _outcomes(path, evidence, f"{name} version {version}")
+
+
+def _outcomes(path: Path, evidence: Evidence, what: str) -> Outcomes | None:
+    if evidence.outcomes_sha256 is None:
+        return None
+    _proved(path, evidence.outcomes_sha256, what)
+    return Outcomes.load(path)
+
+
+def _stored(client, name: str, version: str, folder: str) -> Stored:
     """Download a version and prove its files. Raises as :func:`check_stored`."""
     from mlflow.models import Model
 
@@ -137,7 +165,7 @@ def _stored(client, name: str, version: str, folder: str) -> _Stored:
         artifacts.check_files(model_dir, artifact)
     except InputError as error:
         raise Refused(f"{what}: {str(error).replace(f'{model_dir}', 'its model')}") from error
-    return _Stored(evidence, artifact, model_dir)
+    return Stored(evidence, artifact, _outcomes(record / OUTCOMES, evidence, what), model_dir)
 
 
 def _check_code(root: Path, flavor: Mapping, evidence: Evidence, what: str) -> None:

@@ -34,6 +34,7 @@ def render(metrics: Mapping, manifest: Mapping) -> str:
         subtitle=_subtitle(manifest),
         metric_name=_words(metrics["metric"]),
         rows=_rows(metrics, manifest),
+        rows_evaluated=metrics.get("rows"),
         cards=_cards(metrics),
         steps=_steps(metrics),
         seconds=_bars(metrics.get("seconds", {})),
@@ -131,9 +132,9 @@ def _rows(metrics: Mapping, manifest: Mapping) -> list[tuple[str, str, str, str]
     rows = [
         (
             f"{_words(metrics['metric'])}, %",
-            f"{100 * metrics['dense']:.2f}",
-            f"{100 * metrics['pruned']:.2f}",
-            _points(metrics, ".2f"),
+            f"{100 * metrics['dense']:.2f}{_error(metrics, 'dense')}",
+            f"{100 * metrics['pruned']:.2f}{_error(metrics, 'pruned')}",
+            f"{_points(metrics, '.2f')}{_error(metrics, 'drop')}",
         ),
         (
             "MACs of the encoder, per example",
@@ -163,7 +164,7 @@ def _rows(metrics: Mapping, manifest: Mapping) -> list[tuple[str, str, str, str]
     if latency := metrics.get("latency_ms"):
         rows.append(
             (
-                f"latency, ms (batch of {latency['batch_size']}, {latency['seq_len']} tokens)",
+                f"latency, ms (batch of {latency['batch_size']}, {latency['seq_len']} tokens{_on(latency)})",
                 f"{latency['dense']:.1f}",
                 f"{latency['pruned']:.1f}",
                 f"{latency['dense'] / latency['pruned']:.2f} times as fast",
@@ -179,6 +180,14 @@ def _rows(metrics: Mapping, manifest: Mapping) -> list[tuple[str, str, str, str]
                 )
             )
     return rows
+
+
+def _on(latency: Mapping) -> str:
+    """The device of a latency, where it was recorded."""
+    if "device_name" not in latency:
+        return ""
+    threads = f", {latency['threads']} threads" if latency["device"] == "cpu" else ""
+    return f", {latency['device_name']}{threads}"
 
 
 def _cards(metrics: Mapping) -> list[tuple[str, str, str]]:
@@ -199,6 +208,12 @@ def _steps(metrics: Mapping) -> list[tuple[str, str]]:
     if not stages:
         return []
     return [(name, f"{100 * value:.2f}") for name, value in {"dense": metrics["dense"], **stages}.items()]
+
+
+def _error(metrics: Mapping, name: str) -> str:
+    """The standard error of a metric, in per cent, where it was measured."""
+    error = metrics.get("standard_error", {}).get(name)
+    return "" if error is None else f" \N{PLUS-MINUS SIGN} {100 * error:.2f}"
 
 
 def _points(metrics: Mapping, form: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastprune.errors import InputError
 
@@ -21,15 +21,24 @@ class Curve:
         In the order in which they were tried.
     dense : float
         The dense model's metric on the same data.
+    margins : list of float
+        By how much the loss of each may be greater on other rows, where that was asked for.
     """
 
     keep_ratio: float
     points: list[tuple[float, float]]
     dense: float
+    margins: list[float] = field(default_factory=list)
 
 
 def smallest_keep_ratio(
-    metric_at: Callable[[float], float], dense: float, max_drop: float, *, resolution: float = 0.02, least: float = 0.0
+    metric_at: Callable[[float], float],
+    dense: float,
+    max_drop: float,
+    *,
+    margin_at: Callable[[float], float] | None = None,
+    resolution: float = 0.02,
+    least: float = 0.0,
 ) -> Curve:
     """Bisect for the smallest keep ratio that loses at most ``max_drop``.
 
@@ -39,6 +48,8 @@ def smallest_keep_ratio(
         Prunes to a keep ratio and measures the result.
     dense, max_drop : float
         The least metric allowed is ``dense - max_drop``, an absolute difference.
+    margin_at : callable, optional
+        By how much the loss of a ratio that was just tried may be greater on other rows; it counts as lost.
     resolution : float
         Ends when the ratio is known this closely.
     least : float
@@ -66,15 +77,21 @@ def smallest_keep_ratio(
             "within an accuracy drop; measure the look-up table again"
         )
     points: list[tuple[float, float]] = []
+    margins: list[float] = []
     low, high = least, 1.0
     while high - low > resolution or not points:
         ratio = (low + high) / 2
         points.append((ratio, metric_at(ratio)))
-        low, high = (low, ratio) if points[-1][1] >= dense - max_drop else (ratio, high)
+        if margin_at is not None:
+            margins.append(margin_at(ratio))
+        needed = dense - max_drop + (margins[-1] if margins else 0)
+        low, high = (low, ratio) if points[-1][1] >= needed else (ratio, high)
     if high == 1:
         ratio, metric = points[-1]
+        margin = f", and on other rows perhaps {margins[-1]:.4f} more" if margins else ""
+        rows = ", or more validation rows" if margins else ""
         raise InputError(
             f"no budget keeps within an accuracy drop of {max_drop}: keep_ratio {ratio:.3f} still loses "
-            f"{dense - metric:.4f}; allow a greater drop or give a larger sample"
+            f"{dense - metric:.4f}{margin}; allow a greater drop or give a larger sample{rows}"
         )
-    return Curve(high, points, dense)
+    return Curve(high, points, dense, margins)

@@ -36,6 +36,7 @@ def budget(
     keep_ratio: float | None = None,
     latency_ms: float | None = None,
     max_accuracy_drop: float | None = None,
+    confidence: float | None = None,
     table: Path | None = None,
     solver: Solver = "exact",
     tuning: str = "weights",
@@ -49,14 +50,14 @@ def budget(
     model, sample, importance : Path
     chosen : Path
         Output: ``stage.json`` with the constraint, ``keep_ratio`` and, of a search, the curve of what was tried.
-    constraint, keep_ratio, latency_ms, max_accuracy_drop
+    constraint, keep_ratio, latency_ms, max_accuracy_drop, confidence
         See :class:`fastprune.settings.Budget`. Under MACs the table is not read; an accuracy drop is measured on the
         rows that the prepare stage set apart.
     solver, tuning : str
         See :class:`fastprune.settings.Method`.
     """
     begin = time.perf_counter()
-    wanted = Budget(keep_ratio, constraint, latency_ms, max_accuracy_drop)
+    wanted = Budget(keep_ratio, constraint, latency_ms, max_accuracy_drop, confidence)
     table = table if wanted.constraint == "latency" else None
     wanted.check_table(table is not None)
     cost = Cost(load_macs(importance), load_table(table), solver)
@@ -83,5 +84,7 @@ def budget(
     settings: dict = {"constraint": wanted.constraint, "solver": solver}
     if wanted.max_accuracy_drop is not None:
         settings["max_accuracy_drop"] = wanted.max_accuracy_drop
+    if wanted.confidence is not None:
+        settings["confidence"] = wanted.confidence
     with new_folder(chosen) as folder:
         return write_record(folder, "budget", begin, metrics, settings)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from fastprune.data import Split
-from fastprune.data.evaluation import evaluate, majority_metric, refuse_untuned
+from fastprune.data.evaluation import evaluate_rows, majority_metric, outcomes_of, refuse_untuned
 from fastprune.model import checkpoint
 from fastprune.stages.folders import load_model, write_record
 from fastprune.store.artifacts import makes
@@ -29,15 +29,17 @@ def evaluate_dense(
     ----------
     model, evaluation : Path
     dense : Path
-        Output: only its ``stage.json``.
+        Output: ``outcomes.safetensors``, what the model made of every row.
     """
     begin = time.perf_counter()
     split, tokenizer = Split.load(evaluation), checkpoint.load_tokenizer(model)
     network = load_model(model, device)
-    metrics = evaluate(network, split, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
+    evaluated = evaluate_rows(network, split, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
+    metrics = evaluated.metrics
     if not allow_untuned:
         refuse_untuned(metrics["metric"], split, network.config.num_labels)
     with new_folder(dense) as folder:
+        outcomes_of(split, dense=evaluated).save(folder)
         return write_record(
             folder, "evaluate_dense", begin, {**metrics, "majority": majority_metric(split, network.config.num_labels)}
         )

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from fastprune.data import Split
-from fastprune.data.evaluation import evaluate
+from fastprune.data.evaluation import evaluate, evaluate_rows, outcomes_of
 from fastprune.environment import choose_device
 from fastprune.manifest import compare_latency
 from fastprune.model import checkpoint
@@ -38,14 +38,15 @@ def evaluate_pruned(
     ----------
     model, evaluation, chosen, searched, rearranged, pruned : Path
     measured : Path
-        Output: only its ``stage.json``.
+        Output: ``outcomes.safetensors``, what the pruned model made of every row.
     every_stage : bool
         Also measure the dense model under the masks of the search and of the rearrangement.
     """
     begin = time.perf_counter()
     split, pad = Split.load(evaluation), checkpoint.load_tokenizer(pruned).pad_token_id
     dense, small = load_model(model, device), checkpoint.load(pruned, device=choose_device(device))
-    metrics = {"pruned": evaluate(small, split, pad_token_id=pad, batch_size=batch_size)["metric"]}
+    evaluated = evaluate_rows(small, split, pad_token_id=pad, batch_size=batch_size)
+    metrics = {"pruned": evaluated.metrics["metric"]}
     if every_stage:
         encoder = describe(dense)
         named = {
@@ -65,4 +66,5 @@ def evaluate_pruned(
         metrics[f"params_{name}"] = network.num_parameters()
         metrics[f"megabytes_{name}"] = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
     with new_folder(measured) as folder:
+        outcomes_of(split, pruned=evaluated).save(folder)
         return write_record(folder, "evaluate_pruned", begin, metrics, {"latency": latency})

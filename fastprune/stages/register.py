@@ -82,6 +82,7 @@ def _register(
             by=mlflow_store.user(uri),
             tags=tags,
             rows=read_json(evaluation / SERVED)["texts"],
+            measured=report,
         )
     except InputError as error:
         channel.give_up(uri, run, error.__cause__)

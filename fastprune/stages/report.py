@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from fastprune.data.outcomes import OUTCOMES, Outcomes
 from fastprune.model import checkpoint
 from fastprune.stages.folders import read_json, table_of_budget, write_json, write_record
 from fastprune.store.artifacts import RECORD, makes
@@ -31,7 +32,7 @@ def report(
     ----------
     model, dense, importance, chosen, searched, rearranged, pruned, measured : Path
     report : Path
-        Output: ``metrics.json``, ``report.html`` and the pictures in it.
+        Output: ``metrics.json``, ``outcomes.safetensors``, ``report.html`` and the pictures in it.
     """
     from fastprune.reports.report import plots, render  # matplotlib: only this stage draws
 
@@ -40,6 +41,7 @@ def report(
     folders = (model, dense, *profiled, importance, chosen, searched, rearranged, pruned, measured)
     records = [read_json(folder / RECORD) for folder in folders]
     metrics_of = {record["stage"]: record["metrics"] for record in records}
+    outcomes = Outcomes.load(dense / OUTCOMES) | Outcomes.load(measured / OUTCOMES)
     figures, latency = metrics_of["evaluate_pruned"], records[-1]["settings"]["latency"]
 
     def pair(name: str) -> dict:
@@ -49,6 +51,8 @@ def report(
         "metric": records[0]["settings"]["metric"],
         "dense": metrics_of["evaluate_dense"]["metric"],
         "pruned": figures["pruned"],
+        "standard_error": outcomes.standard_errors,
+        "rows": metrics_of["evaluate_dense"]["n"],
         **metrics_of["tune"],
         "latency_ms": {**pair("latency_ms"), **latency},
         "params": pair("params"),
@@ -63,6 +67,7 @@ def report(
     manifest = read_json(pruned / checkpoint.MANIFEST)
     with new_folder(report) as folder:
         write_json(folder / "metrics.json", metrics)
+        outcomes.save(folder)
         (folder / "report.html").write_text(render(metrics, manifest), encoding="utf-8")
         for name, figure in plots(metrics, manifest).items():
             figure.savefig(folder / f"{name}.png", dpi=150)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,11 +17,17 @@ class Document(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that the first version of a document did not have: left out where they say nothing, so that the digests
+    of older ones stay."""
+
     schema_version: Literal[1] = 1
 
     @property
     def content(self) -> bytes:
-        return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
+        known = self.model_dump(mode="json")
+        told = {name: value for name, value in known.items() if value is not None or name not in self.later}
+        return (json.dumps(told, indent=2, sort_keys=True) + "\n").encode()
 
     @property
     def digest(self) -> str:

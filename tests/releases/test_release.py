@@ -12,7 +12,8 @@ from tiny_releases import LENIENT, NAME, aliases
 from fastprune.cli.main import main
 from fastprune.errors import InputError
 from fastprune.releases import control, ledger, promotion, record, registration, verification
-from fastprune.releases.policy import Evidence, Policy, judge, read_policy
+from fastprune.releases.evidence import Evidence
+from fastprune.releases.policy import Policy, judge, read_policy
 from fastprune.tracking import mlflow_store
 
 

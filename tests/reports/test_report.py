@@ -20,6 +20,8 @@ METRICS = {
     "metric": "accuracy",
     "dense": 0.8201,
     "pruned": 0.8124,
+    "standard_error": {"dense": 0.0091, "pruned": 0.0092, "drop": 0.0041},
+    "rows": 1725,
     "macs_kept": 0.5996,
     "params_kept": 0.832,
     "heads": [2, 0, 1],
@@ -70,7 +72,9 @@ def test_the_page_shows_the_figures():
     for figure in (
         "82.01",
         "81.24",
-        "\N{MINUS SIGN}0.77 points",
+        "82.01 \N{PLUS-MINUS SIGN} 0.91",
+        "\N{MINUS SIGN}0.77 points \N{PLUS-MINUS SIGN} 0.41",
+        "one standard error, of 1,725 evaluation rows",
         "320 M",
         "190 M",
         "60.0% kept",
@@ -94,7 +98,9 @@ def test_the_same_figures_give_the_same_page():
     assert report.render(METRICS, MANIFEST) == report.render(METRICS, MANIFEST)
 
 
-@pytest.mark.parametrize("missing", ["latency_ms", "stages", "seconds", "params", "megabytes"])
+@pytest.mark.parametrize(
+    "missing", ["latency_ms", "stages", "seconds", "params", "megabytes", "standard_error", "rows"]
+)
 def test_what_was_not_measured_is_left_out(missing):
     text = text_of(report.render({name: value for name, value in METRICS.items() if name != missing}, MANIFEST))
     word = {
@@ -103,6 +109,8 @@ def test_what_was_not_measured_is_left_out(missing):
         "seconds": "Seconds per stage",
         "params": "22.7 M",
         "megabytes": "on disk",
+        "standard_error": "\N{PLUS-MINUS SIGN} 0.41",
+        "rows": "is one standard error",
     }[missing]
     assert word not in text
 

@@ -22,6 +22,14 @@ def test_the_drop_is_absolute_and_may_be_used_up():
     assert curve.dense == 0.9
 
 
+def test_what_may_be_luck_counts_as_lost():
+    steps = {"metric_at": lambda ratio: 0.8 + 0.1 * ratio, "dense": 0.9, "max_drop": 0.05, "resolution": 1e-6}
+    curve = smallest_keep_ratio(**steps, margin_at=lambda ratio: 0.02)
+    assert curve.keep_ratio == pytest.approx(0.7, abs=1e-5) and set(curve.margins) == {0.02}
+    with pytest.raises(InputError, match="perhaps 0.0600 more; .* more validation rows"):
+        smallest_keep_ratio(**steps, margin_at=lambda ratio: 0.06)
+
+
 def test_a_drop_that_no_budget_keeps_within():
     with pytest.raises(InputError, match="no budget keeps within.*keep_ratio 0.98.*still loses 0.4"):
         smallest_keep_ratio(lambda ratio: 0.5, 0.9, 0.01)
@@ -76,6 +84,19 @@ def test_compress_within_a_drop(material, options):
     assert len(curve["points"]) == 6
     assert result.metrics["macs_kept"] <= curve["keep_ratio"]
     assert result.manifest["sample_size"] == 128
+
+
+def test_a_sure_budget_counts_the_margin_of_every_try(material):
+    given = {"validation": material / "eval.tsv", "num_samples": 128}
+    lucky = compress(material, max_accuracy_drop=0.05, **given).metrics["curve"]
+    sure = compress(material, max_accuracy_drop=0.05, confidence=0.95, **given).metrics["curve"]
+    assert sure["keep_ratio"] >= lucky["keep_ratio"] and not lucky["margins"]
+    tried = zip(sure["points"], sure["margins"], strict=True)
+    needed = [(ratio, metric - margin) for (ratio, metric), margin in tried]
+    assert sure["keep_ratio"] == min(ratio for ratio, least in needed if least >= sure["dense"] - 0.05)
+    assert all(0 < margin < 0.2 for margin in sure["margins"])
+    with pytest.raises(InputError, match="confidence goes with max_accuracy_drop"):
+        compress(material, keep_ratio=0.5, confidence=0.9)
 
 
 def test_a_drop_is_measured_on_the_rows_given_for_it(material):
