@@ -30,7 +30,7 @@ def test_command(material, tmp_path):
         name: want.metrics[name] for name in ("dense", "pruned", "macs_kept", "params_kept", "heads", "filters")
     }
     assert checkpoint.digest(fastprune.load(out)) == checkpoint.digest(want.model)
-    assert re.search(r"accuracy +dense 0\.\d+ +pruned 0\.\d+|accuracy +dense 1\.0+ +pruned", result.output)
+    assert re.search(r"accuracy +dense [01]\.\d{4} \+- 0\.\d{4} +pruned [01]\.\d{4} \+- 0\.\d{4}\n", result.output)
     assert str(out) in result.output and [path.name for path in out.parent.iterdir()] == ["out"]
 
 
