@@ -6,6 +6,7 @@ refuses the same things with the same words.
 
 from __future__ import annotations
 
+import ast
 import pkgutil
 import re
 from collections.abc import Mapping
@@ -27,13 +28,6 @@ Estimator = Literal["per_sample", "per_batch"]
 Glue = Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "squad"]
 """Tasks that bring their data, columns and metric, see :func:`fastprune.data.glue_task`."""
 
-METRICS: dict[str, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1", "matthews_correlation"),
-    "regression": ("pearson", "spearman", "pearson_spearman"),
-    "question-answering": ("squad_f1", "squad_exact_match"),
-}
-"""What a model of each problem may be judged by; the first is what it is judged by where nothing is said."""
-
 BATCH_TOKENS = 1 << 18
 """Tokens of the batch that a look-up table is measured on, at most: examples times their length."""
 
@@ -42,8 +36,23 @@ THREADS = 1024
 
 
 def _modules(*folder: str) -> tuple[str, ...]:
-    return tuple(sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent.joinpath(*folder))])))
+    modules = pkgutil.iter_modules([str(Path(__file__).parent.joinpath(*folder))])
+    return tuple(sorted(module.name for module in modules if not module.ispkg))
 
+
+def _metrics(problem: str) -> tuple[str, ...]:
+    """Those that the class in a problem's file names, read without running the file: that takes torch."""
+    tree = ast.parse(Path(__file__).parent.joinpath("problems", f"{problem}.py").read_text(encoding="utf-8"))
+    fields = (field for kind in tree.body if isinstance(kind, ast.ClassDef) for field in kind.body)
+    given = (field for field in fields if isinstance(field, ast.Assign) and ast.unparse(field.targets[0]) == "metrics")
+    return ast.literal_eval(next(given).value)
+
+
+METRICS = {problem.replace("_", "-"): _metrics(problem) for problem in _modules("problems")}
+"""What a model of each problem may be judged by; the first is what it is judged by where nothing is said.
+
+A problem is a file of :mod:`fastprune.problems`.
+"""
 
 SELECTIONS = _modules("importance", "selections")
 """What makes a unit important: each is a file of :mod:`fastprune.importance.selections`."""

@@ -3,11 +3,9 @@
 from fastprune.data.encoding import encode
 from fastprune.data.splits import Split, collate, draw_sample, hold_out, make_batches, order_rows
 from fastprune.data.tables import read_table
-from fastprune.data.tasks import METRICS, Problem, Task, glue_task, load_glue
+from fastprune.data.tasks import Task, glue_task, load_glue
 
 __all__ = [
-    "METRICS",
-    "Problem",
     "Split",
     "Task",
     "collate",

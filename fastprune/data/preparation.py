@@ -20,6 +20,7 @@ from fastprune.data.tasks import Task
 from fastprune.errors import InputError
 from fastprune.importance.selection import selection_of
 from fastprune.model import checkpoint
+from fastprune.problem import problem_for, problem_of
 
 SHARED = 0.01
 """Evaluation rows that may also be training rows without a word: short texts come twice by chance."""
@@ -135,27 +136,20 @@ def table_task(
     A question-answering model reads SQuAD's columns unless others are named; one output is regression.
     """
     config = checkpoint.load_config(model)
-    if "QuestionAnswering" in (config.architectures or [""])[0]:
-        return Task(
-            "squad",
-            "question-answering",
-            metric or "squad_f1",
-            text_columns or ("question", "context"),
-            label_column or "answers",
-            max_length or 384,
-        )
+    name = str(problem_for(config))  # load_config refuses a model that is for none
+    problem = problem_of(name)
+    text_columns, label_column = text_columns or problem.columns, label_column or problem.label_column
     if not text_columns or not label_column:
         raise InputError(
             "name the columns of the data: --text-column (twice for pairs: --text-column-b) and --label-column"
         )
-    regression = config.num_labels == 1
     return Task(
-        "table",
-        "regression" if regression else "classification",
-        metric or ("pearson" if regression else "accuracy"),
+        problem.task_name,
+        name,
+        metric or problem.metrics[0],
         text_columns,
         label_column,
-        max_length or 128,
+        max_length or problem.max_length,
     )
 
 

@@ -199,7 +199,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 def _rows_of_examples(split: Split) -> list[list[int]]:
     """Return the features of each example."""
-    if split.task.problem != "question-answering":
+    if "example_id" not in split.features.column_names:
         return [[row] for row in range(len(split))]
     groups: dict[str, list[int]] = {}
     for row, example in enumerate(split.features["example_id"]):
@@ -232,13 +232,17 @@ def order_rows(split: Split, batch_size: int, *, by_length: bool = True) -> list
 def collate(split: Split, rows: np.ndarray, pad_token_id: int) -> dict[str, torch.Tensor]:
     """Return features as CPU tensors [rows, longest of them], padded on the right, with their targets [rows].
 
-    All are int64 but the labels of a regression, float32.
+    All are int64 but labels that are numbers with fractions, float32.
     """
     names = [name for name in (*MODEL_INPUTS, *LABELS) if name in split.features.column_names]
     values = split.features.select_columns(names)[rows.tolist()]
     batch = pad({name: values[name] for name in names if name not in LABELS}, pad_token_id)
-    kind = torch.float32 if split.task.problem == "regression" else torch.int64
-    return batch | {name: torch.tensor(values[name], dtype=kind) for name in names if name in LABELS}
+    kinds = {
+        name: torch.float32 if "float" in split.features.features[name].dtype else torch.int64
+        for name in LABELS
+        if name in names
+    }
+    return batch | {name: torch.tensor(values[name], dtype=kind) for name, kind in kinds.items()}
 
 
 def make_batches(

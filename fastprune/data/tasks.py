@@ -1,14 +1,11 @@
 """What a table is for: the columns to read and the metric to judge by."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from datasets import Dataset, load_dataset
 
 from fastprune.errors import InputError
-from fastprune.settings import METRICS
-
-Problem = Literal["classification", "regression", "question-answering"]
+from fastprune.problem import problem_of
 
 
 @dataclass(frozen=True)
@@ -18,26 +15,23 @@ class Task:
     Raises
     ------
     InputError
-        If the metric does not belong to the problem, or the number of text columns is not 1 or 2
-        (question answering: exactly question and context).
+        If the metric does not belong to the problem, or the number of text columns is not one that it reads.
     """
 
     name: str
-    problem: Problem
+    problem: str
     metric: str
     text_columns: tuple[str, ...]
     label_column: str
     max_length: int = 128
 
     def __post_init__(self) -> None:
-        if self.problem not in METRICS:
-            raise InputError(f"unknown problem {self.problem!r}; use one of {', '.join(METRICS)}")
-        if self.metric not in METRICS[self.problem]:
+        problem = problem_of(self.problem)
+        if self.metric not in problem.metrics:
             raise InputError(
-                f"metric {self.metric!r} is not one of {', '.join(METRICS[self.problem])}, "
-                f"the metrics of {self.problem}"
+                f"metric {self.metric!r} is not one of {', '.join(problem.metrics)}, the metrics of {self.problem}"
             )
-        allowed = (2,) if self.problem == "question-answering" else (1, 2)
+        allowed = problem.num_texts
         if len(self.text_columns) not in allowed:
             raise InputError(
                 f"{self.problem} reads {' or '.join(map(str, allowed))} text columns, "
@@ -45,21 +39,20 @@ class Task:
             )
 
 
-_GLUE = {
-    task.name: task
-    for task in (
-        Task("cola", "classification", "matthews_correlation", ("sentence",), "label"),
-        Task("sst2", "classification", "accuracy", ("sentence",), "label"),
-        Task("mrpc", "classification", "accuracy", ("sentence1", "sentence2"), "label"),
-        Task("qqp", "classification", "accuracy", ("question1", "question2"), "label"),
-        Task("stsb", "regression", "pearson_spearman", ("sentence1", "sentence2"), "label"),
-        Task("mnli", "classification", "accuracy", ("premise", "hypothesis"), "label"),
-        Task("qnli", "classification", "accuracy", ("question", "sentence"), "label"),
-        Task("rte", "classification", "accuracy", ("sentence1", "sentence2"), "label"),
-        Task("wnli", "classification", "accuracy", ("sentence1", "sentence2"), "label"),
-        Task("squad", "question-answering", "squad_f1", ("question", "context"), "answers", max_length=384),
-    )
+_PAIR = ("sentence1", "sentence2")
+_GLUE: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "cola": ("classification", "matthews_correlation", ("sentence",)),
+    "sst2": ("classification", "accuracy", ("sentence",)),
+    "mrpc": ("classification", "accuracy", _PAIR),
+    "qqp": ("classification", "accuracy", ("question1", "question2")),
+    "stsb": ("regression", "pearson_spearman", _PAIR),
+    "mnli": ("classification", "accuracy", ("premise", "hypothesis")),
+    "qnli": ("classification", "accuracy", ("question", "sentence")),
+    "rte": ("classification", "accuracy", _PAIR),
+    "wnli": ("classification", "accuracy", _PAIR),
+    "squad": ("question-answering", "squad_f1", ("question", "context")),
 }
+"""Problem, metric and text columns."""
 
 
 def glue_task(name: str) -> Task:
@@ -72,7 +65,9 @@ def glue_task(name: str) -> Task:
     """
     if name not in _GLUE:
         raise InputError(f"unknown task {name!r}; use one of {', '.join(_GLUE)}, or give your own files")
-    return _GLUE[name]
+    asked, metric, columns = _GLUE[name]
+    problem = problem_of(asked)
+    return Task(name, asked, metric, columns, problem.label_column or "label", problem.max_length)
 
 
 def load_glue(task_name: str) -> tuple[Dataset, Dataset]:

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder
 from fastprune.model.finite import check_finite
-from fastprune.model.losses import gauss_newton_score, inputs_of
+from fastprune.model.losses import inputs_of
+from fastprune.problem import problem_of
 from fastprune.tuning.layerwise import read_tokens
 
 EXAMPLES = 512
@@ -136,7 +137,7 @@ def estimate_curvature(
     encoder : Encoder
     batches : sequence of dict of Tensor
         Labels are not read.
-    problem : {"classification", "regression", "question-answering"}
+    problem : str
     seed : int
         Of the random signs that make one backward pass stand for all classes.
     shard, shards : int
@@ -161,7 +162,8 @@ def estimate_curvature(
     gradients = {key: _square(linear.out_features, model.device) for key, linear in projections.items()}
     generator = torch.Generator(device="cpu")
     tokens = dict.fromkeys(projections, 0)
-    last = len(layers) - 1 if problem != "question-answering" else None  # where only [CLS] is read on
+    asked = problem_of(problem)
+    last = len(layers) - 1 if asked.positions == "first" else None  # where only [CLS] is read on
     pad = torch.empty(0)  # the attention mask of the batch at hand
 
     def listen(key):
@@ -191,7 +193,7 @@ def estimate_curvature(
             pad = batch["attention_mask"].bool().to(model.device)
             examples += len(pad)
             outputs = model(**inputs_of(batch, model.device))
-            gauss_newton_score(outputs, problem, TEMPERATURE, generator).backward()
+            asked.score(outputs, TEMPERATURE, generator).backward()
     finally:
         for handle in handles:
             handle.remove()

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from fastprune.model.architectures import Encoder
 from fastprune.model.finite import check_finite
-from fastprune.model.losses import inputs_of, per_example_loss
+from fastprune.model.losses import inputs_of
 from fastprune.model.masks import masked
+from fastprune.problem import problem_of
 from fastprune.settings import Estimator
 
 
@@ -77,7 +78,7 @@ def estimate_fisher(
     ----------
     batches : sequence of dict of Tensor
         Padded inputs with labels.
-    problem : {"classification", "regression", "question-answering"}
+    problem : str
     estimator : {"per_sample", "per_batch"}
         ``per_sample`` expands the masks over the batch, so that one backward pass of the summed loss gives every
         example's own gradient: the Fisher of the paper's eq. 6. ``per_batch`` takes the gradient of each
@@ -93,7 +94,7 @@ def estimate_fisher(
     InputError
         Gradients are NaN or infinite; the layer is named.
     """
-    model = encoder.model.eval()
+    model, asked = encoder.model.eval(), problem_of(problem)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     head_rows: list[Tensor] = []  # of each batch [B or 1, L, H]
     filter_rows: list[Tensor] = []  # [B or 1, L, I]
@@ -107,7 +108,7 @@ def estimate_fisher(
                 *size, encoder.num_layers, encoder.num_filters, device=encoder.device, requires_grad=True
             )
             with masked(encoder, heads, filters):
-                losses = per_example_loss(model(**inputs_of(batch, encoder.device)), batch, problem)
+                losses = asked.loss(model(**inputs_of(batch, encoder.device)), batch)
             loss = losses.sum() if estimator == "per_sample" else losses.mean()
             for rows, gradient in zip((head_rows, filter_rows), torch.autograd.grad(loss, (heads, filters))):
                 rows.append(gradient.cpu() if size else gradient.cpu().unsqueeze(0))

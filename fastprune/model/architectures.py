@@ -18,7 +18,9 @@ from transformers.activations import ACT2FN
 
 from fastprune.errors import InputError
 from fastprune.model.families import FAMILIES, BlockPaths
-from fastprune.model.refusals import check_class, check_linears, check_problem
+from fastprune.model.refusals import check_class, check_linears, check_positions
+from fastprune.problem import head_of, problem_for
+from fastprune.settings import METRICS
 
 Kind = Literal["attention", "ffn"]
 
@@ -99,7 +101,6 @@ _REFUSED = {
     "albert": "its layers share their weights, so that a unit cut in one is cut in all",
     **dict.fromkeys(("t5", "mt5", "bart", "mbart"), "it has a decoder, and fastprune prunes encoders"),
 }
-_TASKS = ("ForSequenceClassification", "ForQuestionAnswering")
 
 
 def check_supported(config) -> None:
@@ -120,12 +121,18 @@ def check_supported(config) -> None:
         fault = f"cannot be pruned: {why}" if why else "is not supported"
         raise InputError(f"architecture {config.model_type!r} {fault}; supported: {', '.join(FAMILIES)}")
     named = (getattr(config, "architectures", None) or [""])[0]
-    if named and not named.endswith(_TASKS):
+    if named and head_of(named) is None:
         raise InputError(
             f"a {named} cannot be pruned: it has no fine-tuned task head that fastprune supports; "
-            "supported: sequence classification, regression and question answering"
+            f"supported: {', '.join(METRICS)}"
         )
-    check_problem(config)
+    check_positions(config)
+    if problem_for(config) is None:
+        raise InputError(
+            f"the model is configured for problem_type {config.problem_type!r} with {config.num_labels} outputs; "
+            "supported: regression with one output, a single label with two or more, and question answering; correct "
+            "problem_type in config.json"
+        )
     if getattr(config, "is_decoder", False):
         raise InputError("the model is configured as a decoder (is_decoder=True); fastprune prunes encoders")
 
@@ -150,11 +157,8 @@ def describe(model: transformers.PreTrainedModel) -> Encoder:
     """
     check_class(model)
     check_supported(model.config)
-    if not type(model).__name__.endswith(_TASKS):
-        raise InputError(
-            f"a {type(model).__name__} cannot be pruned; supported task heads: "
-            "sequence classification, regression and question answering"
-        )
+    if head_of(type(model).__name__) is None:
+        raise InputError(f"a {type(model).__name__} cannot be pruned; supported task heads: {', '.join(METRICS)}")
     encoder = Encoder(
         model,
         layers_of(model),
@@ -217,9 +221,9 @@ def _block(kind: Kind, paths: BlockPaths, layer: nn.Module, shared: tuple[str, .
 def task_head_of(model: transformers.PreTrainedModel) -> tuple[tuple[nn.Linear, ...], Callable[[Tensor], Tensor]]:
     """The linear maps from the last layer's hidden states to the logits, in order, and what stands between them."""
     family = FAMILIES[model.config.model_type]
-    between = getattr(model.config, family.between.lower()) if family.between.isupper() else family.between
-    paths = ("qa_outputs",) if type(model).__name__.endswith("ForQuestionAnswering") else family.classifier
-    return tuple(attrgetter(path)(model) for path in paths), _FUNCTIONS.get(between) or ACT2FN[between]
+    head = family.heads[str(head_of(type(model).__name__))]
+    between = getattr(model.config, head.between.lower()) if head.between.isupper() else head.between
+    return tuple(attrgetter(path)(model) for path in head.maps), _FUNCTIONS.get(between) or ACT2FN[between]
 
 
 def usual_attention(model_type: str | None) -> str:
@@ -232,4 +236,4 @@ def intermediate_size(config) -> int:
     return getattr(config, FAMILIES[config.model_type].filters)
 
 
-_FUNCTIONS = {"tanh": torch.tanh, "relu": torch.relu}
+_FUNCTIONS = {"": lambda states: states, "tanh": torch.tanh, "relu": torch.relu}

@@ -17,6 +17,7 @@ from fastprune.errors import InputError
 from fastprune.model.architectures import check_supported, describe, usual_attention
 from fastprune.model.precision import NAME, note_precision, precision_of, save_weights, stored_precision
 from fastprune.model.refusals import check_class, check_placed, check_values
+from fastprune.problem import head_of
 from fastprune.store.bounded import check_regular, read_json
 from fastprune.store.copies import local
 from fastprune.store.output import new_folder
@@ -65,12 +66,8 @@ def load_dense(
         weights, or a weight that is not finite.
     """
     config = load_config(name)
-    question_answering = "QuestionAnswering" in (config.architectures or [""])[0]
-    auto = (
-        transformers.AutoModelForQuestionAnswering
-        if question_answering
-        else transformers.AutoModelForSequenceClassification
-    )
+    head = head_of((config.architectures or [""])[0]) or "ForSequenceClassification"
+    auto = getattr(transformers, f"AutoModel{head}")
     with _reading(name):
         model, loading = auto.from_pretrained(
             local(name),

@@ -38,6 +38,22 @@ class BlockPaths:
 
 
 @dataclass(frozen=True)
+class Head:
+    """The linear maps from the last layer's states to the outputs.
+
+    Attributes
+    ----------
+    maps : tuple of str
+        Their paths within the model, in order.
+    between : str
+        What stands between two, by transformers' name of the function; a name in capitals is the configuration's.
+    """
+
+    maps: tuple
+    between: str = ""
+
+
+@dataclass(frozen=True)
 class Family:
     """An architecture.
 
@@ -52,10 +68,8 @@ class Family:
         Path within the layer of the module that splits its projections into heads.
     head_counts : tuple of str
         Attributes of that module: the number of heads, and their size together.
-    classifier : tuple of str
-        Paths within the model of the linear maps from the first token's state to the logits.
-    between : str
-        What stands between these, by transformers' name of the function; a name in capitals is the configuration's.
+    classifier : Head
+        From the first token's state to the logits of a text.
     filters : str
         The configuration's name for the number of filters.
     head_bias : str
@@ -72,12 +86,16 @@ class Family:
     ffn: BlockPaths
     heads_of: str
     head_counts: tuple
-    classifier: tuple
-    between: str
+    classifier: Head
     filters: str = "intermediate_size"
     head_bias: str = ""
     positions_shared: str = ""
     attentions: tuple = ("sdpa", "eager")
+
+    @property
+    def heads(self):
+        """By the ends of the names of its classes in transformers."""
+        return {"ForSequenceClassification": self.classifier, "ForQuestionAnswering": Head(("qa_outputs",))}
 
 
 _NAMES = ("query", "key", "value")
@@ -89,16 +107,16 @@ _COUNTS = ("num_attention_heads", "all_head_size")
 _DENSE = ("classifier.dense", "classifier.out_proj")
 
 
-def _bert(name, classifier=_DENSE, between="tanh"):
-    return Family(name, "encoder.layer", _ATTENTION, _FFN, "attention.self", _COUNTS, classifier, between)
+def _bert(name, classifier):
+    return Family(name, "encoder.layer", _ATTENTION, _FFN, "attention.self", _COUNTS, classifier)
 
 
 FAMILIES = {
-    "bert": _bert("Bert", ("bert.pooler.dense", "classifier")),
-    "roberta": _bert("Roberta"),
-    "xlm-roberta": _bert("XLMRoberta"),
-    "camembert": _bert("Camembert"),
-    "electra": _bert("Electra", between="gelu"),
+    "bert": _bert("Bert", Head(("bert.pooler.dense", "classifier"), "tanh")),
+    "roberta": _bert("Roberta", Head(_DENSE, "tanh")),
+    "xlm-roberta": _bert("XLMRoberta", Head(_DENSE, "tanh")),
+    "camembert": _bert("Camembert", Head(_DENSE, "tanh")),
+    "electra": _bert("Electra", Head(_DENSE, "gelu")),
     "distilbert": Family(
         "DistilBert",
         "transformer.layer",
@@ -106,8 +124,7 @@ FAMILIES = {
         BlockPaths({"ffn_input": "ffn.lin1"}, "ffn.lin2", "output_layer_norm", mix="ffn"),
         "attention",
         ("n_heads", "dim"),
-        ("pre_classifier", "classifier"),
-        "relu",
+        Head(("pre_classifier", "classifier"), "relu"),
         filters="hidden_dim",
     ),
     "mpnet": Family(
@@ -117,8 +134,7 @@ FAMILIES = {
         _FFN,
         "attention.attn",
         _COUNTS,
-        _DENSE,
-        "tanh",
+        Head(_DENSE, "tanh"),
         head_bias="position_bias",
         attentions=("eager",),
     ),
@@ -134,8 +150,7 @@ FAMILIES = {
         _FFN,
         "attention.self",
         _COUNTS,
-        ("pooler.dense", "classifier"),
-        "POOLER_HIDDEN_ACT",
+        Head(("pooler.dense", "classifier"), "POOLER_HIDDEN_ACT"),
         positions_shared="share_att_key",
         attentions=("eager",),
     ),

@@ -128,9 +128,9 @@ class SizedLayers:
             for name in (os.path.basename(__file__), "families.py"):
                 shutil.copyfile(os.path.join(here, name), os.path.join(save_directory, name))
         name = next(kind.__name__ for kind in type(self).__mro__ if kind.__module__ == __name__)
-        task = next(task for task in _TASKS if name.endswith(f"For{task}"))
+        head = name.removeprefix(f"Pruned{FAMILIES[self.config.model_type].name}")
         module = os.path.splitext(os.path.basename(__file__))[0]
-        self.config.auto_map = {f"AutoModelFor{task}": f"{module}.{name}"}
+        self.config.auto_map = {f"AutoModel{head}": f"{module}.{name}"}
         return super().save_pretrained(save_directory, *args, **kwargs)
 
 
@@ -140,15 +140,12 @@ def _owner(layer, path):
     return layer.get_submodule(above), name
 
 
-_TASKS = ("SequenceClassification", "QuestionAnswering")
-
-
 def __getattr__(name):
     """``PrunedBertForSequenceClassification`` and its like, made when asked for: each needs its own imports."""
     for family in FAMILIES.values():
-        for task in _TASKS:
-            if name == f"Pruned{family.name}For{task}":
-                dense = getattr(transformers, f"{family.name}For{task}")
+        for head in family.heads:
+            if name == f"Pruned{family.name}{head}":
+                dense = getattr(transformers, f"{family.name}{head}")
                 globals()[name] = type(name, (SizedLayers, dense), {"__module__": __name__})
                 return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

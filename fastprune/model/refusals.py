@@ -73,8 +73,8 @@ def check_values(config: Mapping, name: object = "the model") -> None:
         refuse("quantization_config", "quantised weights cannot be pruned: prune the model first and quantise after")
 
 
-def check_problem(config: transformers.PreTrainedConfig) -> None:
-    """Refuse positions and problems that the configuration names and fastprune has not."""
+def check_positions(config: transformers.PreTrainedConfig) -> None:
+    """Refuse positions and convolutions that the configuration names and fastprune has not."""
     positions = getattr(config, "position_embedding_type", None)
     if positions not in (None, "absolute"):
         raise InputError(
@@ -85,20 +85,6 @@ def check_problem(config: transformers.PreTrainedConfig) -> None:
         raise InputError(
             "the model has a convolution beside its first layer (conv_kernel_size), which fastprune does not walk "
             "through; supported: DeBERTa without it, such as deberta-v3-base"
-        )
-    problem = getattr(config, "problem_type", None)
-    if problem == "multi_label_classification":
-        raise InputError(
-            "the model is configured for multi_label_classification; supported: a single label, "
-            "regression (one output) and question answering"
-        )
-    answers = "QuestionAnswering" in (getattr(config, "architectures", None) or [""])[0]
-    outputs = config.num_labels or 0
-    unfit = {"regression": outputs != 1, "single_label_classification": outputs < 2}
-    if not answers and unfit.get(str(problem), False):
-        raise InputError(
-            f"the model is configured for problem_type {problem!r} with {config.num_labels} outputs; supported: "
-            "regression with one output, a single label with two or more; correct problem_type in config.json"
         )
 
 

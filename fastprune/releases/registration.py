@@ -17,6 +17,7 @@ from fastprune.data.outcomes import OUTCOMES, Outcomes, standard_error
 from fastprune.data.preparation import rows_to_serve
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
+from fastprune.problem import problem_of
 from fastprune.releases import serving
 from fastprune.releases.evidence import Evidence, Probe, figures_of
 from fastprune.releases.words import model_name, sentence
@@ -40,7 +41,7 @@ _LINEAGE = (
     "macs_after",
 )
 _FIGURES = ("metric", "dense", "pruned", "speedup", "megabytes", "artifact_sha256", "weights_sha256")
-_OWN_TAGS = {*_LINEAGE, *_FIGURES, "evidence_sha256", "code", "inputs_sha256", "registered_by"}
+_OWN_TAGS = {*_LINEAGE, *_FIGURES, "evidence_sha256", "code", "inputs_sha256", "answers_sha256", "registered_by"}
 _OWN_PREFIXES = ("promotion.", "rollback.", "rolled_back.", "approved.")
 
 
@@ -222,7 +223,8 @@ def gather(
     own = {
         "megabytes": sum(file.bytes for name, file in artifact.files.items() if name.endswith(".safetensors")) / 1e6,
         "lineage": {name: manifest.get(name) for name in _LINEAGE}
-        | {"code": artifact.code.get("fastprune", ""), "inputs_sha256": storage.sha256_of(serving.INPUTS)},
+        | {"code": artifact.code.get("fastprune", ""), "inputs_sha256": storage.sha256_of(serving.INPUTS)}
+        | {"answers_sha256": storage.sha256_of(problem_of(manifest["problem"]).answers)},
         "artifact_sha256": artifact.digest,
         "weights_sha256": checkpoint.digest(model),
         "serving_sha256": storage.sha256_of(serving.SERVED),

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 from fastprune.errors import InputError
 from fastprune.model import checkpoint, model_inputs
+from fastprune.problem import Problem, problem_of
 from fastprune.store import storage
 from fastprune.tracking import mlflow_store
 
@@ -56,7 +56,7 @@ def logits(model, tokenizer, texts: Sequence[Sequence[str]], max_length: int) ->
         with torch.inference_mode():
             output = model(**model_inputs.pad(inputs, tokenizer.pad_token_id))
         answer = [output[name] for name in ("logits", "start_logits", "end_logits") if name in output]
-        put_out.append(torch.cat(answer, 1)[0].tolist())
+        put_out.append(torch.cat(answer, 1)[0].flatten().tolist())
     return put_out
 
 
@@ -66,40 +66,39 @@ def check_answers(model, model_dir: Path, manifest: Mapping, texts: Sequence[Seq
     To ``texts`` come a row of one word and a row that must be cut.
     """
     import pandas
-    import torch
 
     from fastprune.releases.pyfunc_model import PrunedModel
 
-    problem, max_length = manifest["problem"], manifest["max_length"]
-    questions = problem == "question-answering"
+    problem, max_length = problem_of(manifest["problem"]), manifest["max_length"]
     cut = [f"{text} " * 100 for text in texts[0]]
-    if questions:
-        cut[0] = texts[0][0]  # a context is cut into windows, a question never
+    if not problem.cuts_first:
+        cut[0] = texts[0][0]
     texts = [*texts, ["It"] * len(cut), cut]
-    names = ["question", "context"] if questions else ["text", "text_pair"]
-    rows = pandas.DataFrame(texts, columns=names[: len(texts[0])])
     served = PrunedModel()
     settings = {name: manifest[name] for name in ("problem", "text_columns", "max_length")}
-    served.load_context(
-        SimpleNamespace(artifacts={"model": str(model_dir), "inputs": str(INPUTS)}, model_config=settings)
-    )
-    answers = served.predict(None, rows)
-    if questions:  # a single row has no padding
-        told = answers["score"].tolist()
-        expected = [served.predict(None, rows[row : row + 1])["score"].item() for row in range(len(rows))]
-    else:
-        evaluated = torch.tensor(logits(model, checkpoint.load_tokenizer(model_dir), texts, max_length))
-        if problem == "regression":
-            told, expected = answers["value"].tolist(), evaluated[:, 0].tolist()
-        else:
-            told = [value for row in answers["probabilities"] for value in json.loads(row).values()]
-            expected = evaluated.softmax(-1).flatten().tolist()
+    served.load_context(SimpleNamespace(artifacts=artifacts_of(model_dir, problem), model_config=settings))
+    rows = pandas.DataFrame(texts, columns=columns_of(served.problem, len(cut)))
+    told = problem.told(served.predict(None, rows))
+    expected = problem.expected(logits(model, checkpoint.load_tokenizer(model_dir), texts, max_length))
+    if expected is None:
+        alone = [served.predict(None, rows[row : row + 1]) for row in range(len(rows))]
+        expected = problem.told(pandas.concat(alone, ignore_index=True))
     apart = max(difference(one, two) for one, two in zip(expected, told, strict=True))
     if not apart <= TOLERANCE:
         raise InputError(
             f"{model_dir}: what would be served differs by {apart:.3g} from what was evaluated, more than "
             f"{TOLERANCE:g}; check that the tokenizer beside the model is the one it was pruned with"
         )
+
+
+def artifacts_of(model_dir: str | Path, problem: Problem) -> dict[str, str]:
+    """What a served model is made of: its folder, and the files of code that it runs beside its own."""
+    return {"model": str(model_dir), "inputs": str(INPUTS), "answers": str(problem.answers)}
+
+
+def columns_of(answers: ModuleType, count: int) -> list[str]:
+    """The names of a served model's columns, from the file of its answers and the number of its text columns."""
+    return list(answers.COLUMNS) or ["text", "text_pair"][: max(count, 1)]
 
 
 def difference(expected: float, found: float) -> float:
@@ -135,22 +134,16 @@ def log_version(
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    text_columns = list(text_columns)
-    if problem == "question-answering":
-        inputs, example = ["question", "context"], ["Who pruned it?", "It was pruned by the gardener."]
-    elif len(text_columns) == 2:
-        inputs, example = ["text", "text_pair"], ["A first sentence.", "Its pair."]
-    else:
-        inputs, example = ["text"], ["A text to judge."]
-    outputs = {
-        "classification": [("string", "label"), ("double", "probability"), ("string", "probabilities")],
-        "regression": [("double", "value")],
-        "question-answering": [("string", "answer"), ("double", "score")],
-    }[problem]
+    from fastprune.releases.pyfunc_model import load_code
+
+    text_columns, asked = list(text_columns), problem_of(problem)
+    answers = load_code("answers", asked.answers)
+    inputs = columns_of(answers, len(text_columns))
+    example = answers.EXAMPLE or (("A first sentence.", "Its pair.") if len(inputs) == 2 else ("A text to judge.",))
     signature = ModelSignature(
         # A single text goes without a name, so that plain lists of texts are accepted.
         inputs=Schema([ColSpec("string", column if len(inputs) > 1 else None) for column in inputs]),
-        outputs=Schema([ColSpec(kind, column) for kind, column in outputs]),
+        outputs=Schema([ColSpec(kind, column) for column, kind in answers.OUTPUTS.items()]),
     )
     packages = ("mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")
     with _quiet():
@@ -159,8 +152,7 @@ def log_version(
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(SERVED),
-                artifacts={"model": str(model_dir), "inputs": str(INPUTS)}
-                | ({"record": str(record)} if record else {}),
+                artifacts=artifacts_of(model_dir, asked) | ({"record": str(record)} if record else {}),
                 model_config={"problem": problem, "text_columns": text_columns, "max_length": max_length},
                 signature=signature,
                 input_example=pandas.DataFrame([example], columns=inputs),

@@ -175,10 +175,10 @@ def _check_code(root: Path, flavor: Mapping, evidence: Evidence, what: str) -> N
             f"{what}: its MLmodel names other code than was registered (loader_module, code); register it again"
         )
     _proved(inside(root, Path(flavor["model_code_path"]).name), evidence.serving_sha256, what)  # as MLflow reads it
-    if "inputs" in flavor["artifacts"]:  # not in versions that were registered before 0.2.0
-        _proved(
-            inside(root, flavor["artifacts"]["inputs"]["path"]), str(evidence.lineage.get("inputs_sha256", "")), what
-        )
+    for name in ("inputs", "answers"):
+        if name in flavor["artifacts"]:  # not in versions that were registered before 0.2.0
+            path = inside(root, flavor["artifacts"][name]["path"])
+            _proved(path, str(evidence.lineage.get(f"{name}_sha256", "")), what)
 
 
 def _difference(before: Probe, after: Probe) -> float:

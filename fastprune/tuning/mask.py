@@ -12,6 +12,7 @@ from torch import Tensor
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
+from fastprune.problem import problem_of
 from fastprune.tuning.layerwise import Moments, Teacher, walk
 from fastprune.tuning.method import Tuned
 
@@ -44,7 +45,7 @@ def tune_masks(
     teacher_masks : Masks
         Binary, from the search at ``sqrt(keep_ratio)``.
     batches : sequence of dict of Tensor
-    problem : {"classification", "regression", "question-answering"}
+    problem : str
 
     Returns
     -------
@@ -52,8 +53,8 @@ def tune_masks(
     """
     student = slice_model(encoder, masks)
     heads, filters = masks.heads.clone(), masks.filters.clone()
-    whole_sequence = problem == "question-answering"
-    first_token = frozenset() if whole_sequence else frozenset({(encoder.num_layers - 1, "ffn")})
+    first_alone = problem_of(problem).positions == "first"
+    first_token = frozenset({(encoder.num_layers - 1, "ffn")}) if first_alone else frozenset()
     stopped = None
     teacher = Teacher(encoder, batches, teacher_masks)
     for system in walk(teacher, student, first_token=first_token, progress=progress):

@@ -71,7 +71,7 @@ class TuningMethod(ABC):
             Binary.
         batches : sequence of dict of Tensor
             The sample.
-        problem : {"classification", "regression", "question-answering"}
+        problem : str
         keep_ratio : float
             What the masks were searched at.
         search_at : callable

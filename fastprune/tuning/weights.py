@@ -18,6 +18,7 @@ from torch import Tensor
 from fastprune.errors import InputError
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
+from fastprune.problem import problem_of
 from fastprune.tuning.layerwise import Moments, Teacher, walk
 from fastprune.tuning.method import Tuned
 
@@ -44,7 +45,7 @@ def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progres
         The dense model, without masks, on the pruning sample.
     masks : Masks
         Binary.
-    problem : {"classification", "regression", "question-answering"}
+    problem : str
         A classifier reads only [CLS] of the last layer, which is then all that is fitted there.
 
     Returns
@@ -58,8 +59,8 @@ def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progres
     """
     student = slice_model(teacher.encoder, masks)
     last = teacher.encoder.num_layers - 1
-    whole_sequence = problem == "question-answering"
-    first_token = frozenset() if whole_sequence else frozenset({(last, "attention"), (last, "ffn")})
+    first_alone = problem_of(problem).positions == "first"
+    first_token = frozenset({(last, "attention"), (last, "ffn")}) if first_alone else frozenset()
     for system in walk(
         teacher, student, first_token=first_token, hold_back=HOLD_BACK, every_map=True, progress=progress
     ):

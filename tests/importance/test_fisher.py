@@ -5,7 +5,7 @@ from tiny_models import FAMILIES, PROBLEMS, build, one_by_one, random_batches
 from fastprune.errors import InputError
 from fastprune.importance.fisher import Fisher, estimate_fisher
 from fastprune.model.architectures import describe
-from fastprune.model.losses import per_example_loss
+from fastprune.problem import problem_of
 
 LENGTHS = [[9, 4, 6], [5, 3]]
 
@@ -98,7 +98,7 @@ def test_loss_is_that_of_transformers(problem):
     batch = random_batches(model, problem, [[8, 5, 7]])[0]
     with torch.no_grad():
         outputs = model(**batch)
-    losses = per_example_loss(outputs, batch, problem)
+    losses = problem_of(problem).loss(outputs, batch)
     assert losses.shape == (3,)
     torch.testing.assert_close(losses.mean(), outputs.loss)
 
@@ -110,7 +110,7 @@ def test_loss_of_probabilities():
         outputs = model(input_ids=batch["input_ids"])
     soft = batch | {"labels": torch.nn.functional.one_hot(batch["labels"], 3).float()}
     torch.testing.assert_close(
-        per_example_loss(outputs, soft, "classification"), per_example_loss(outputs, batch, "classification")
+        problem_of("classification").loss(outputs, soft), problem_of("classification").loss(outputs, batch)
     )
 
 

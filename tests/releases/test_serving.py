@@ -15,6 +15,8 @@ from fastprune.model import checkpoint, model_inputs
 from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
+from fastprune.problem import problem_of
+from fastprune.problems import question_answering
 from fastprune.releases import registration, serving
 from fastprune.releases.pyfunc_model import PrunedModel
 
@@ -46,7 +48,8 @@ def unlike(tmp_path, tiny_bert, tiny_tokenizer):
 
 def served(folder, settings, inputs=serving.INPUTS):
     model = PrunedModel()
-    artifacts = {"model": str(folder), "inputs": str(inputs)}
+    answers = problem_of(settings["problem"]).answers
+    artifacts = {"model": str(folder), "inputs": str(inputs), "answers": str(answers)}
     model.load_context(SimpleNamespace(artifacts=artifacts, model_config=settings))
     return model
 
@@ -72,7 +75,8 @@ def test_questions_are_served_the_answers_that_they_are_evaluated_by(
     folder = checkpoint.save(tmp_path / "pruned", model, tiny_tokenizer, {})
     task = Task("q", "question-answering", "squad_f1", ("question", "context"), "answers", max_length=64)
     split, told = encode(questions, tiny_tokenizer, task, model.config, for_evaluation=True), {}
-    monkeypatch.setattr(evaluation, "squad_metrics", lambda answers, _: told.update(answers) or {"squad_f1": 0.0})
+    scores = {"squad_f1": [0.0], "squad_exact_match": [0.0]}
+    monkeypatch.setattr(question_answering, "squad_scores", lambda answers, _: told.update(answers) or scores)
     evaluation.evaluate(model, split, pad_token_id=tiny_tokenizer.pad_token_id)
     settings = {"problem": "question-answering", "text_columns": ["question", "context"], "max_length": 64}
     answers = served(folder, settings).predict(None, questions.to_pandas()[["question", "context"]])

@@ -9,8 +9,8 @@ from tiny_models import FAMILIES, PROBLEMS, build, logits_of, random_batches, ra
 from fastprune.importance.curvature import TEMPERATURE, estimate_curvature
 from fastprune.model import losses
 from fastprune.model.architectures import describe, layers_of, task_head_of
-from fastprune.model.losses import gauss_newton_score
 from fastprune.model.surgery import slice_model
+from fastprune.problem import problem_of
 from fastprune.tuning import weights
 from fastprune.tuning.layerwise import Teacher, walk
 from fastprune.tuning.weights import reconstruct_weights
@@ -147,9 +147,9 @@ def test_the_signs_average_out_to_the_gauss_newton_matrix(logits, monkeypatch):
     outer = []
     for signs in itertools.product([-1.0, 1.0], repeat=len(logits)):
         values = torch.tensor([logits], requires_grad=True)
-        monkeypatch.setattr(losses, "_signs", lambda like, _, signs=signs: torch.tensor([signs]))
+        monkeypatch.setattr(losses, "random_signs", lambda like, _, signs=signs: torch.tensor([signs]))
         outputs = type("Output", (), {"logits": values})
-        gauss_newton_score(outputs, "classification", TEMPERATURE, torch.Generator()).backward()
+        problem_of("classification").score(outputs, TEMPERATURE, torch.Generator()).backward()
         outer.append(values.grad[0].outer(values.grad[0]))
     p = (torch.tensor(logits) / TEMPERATURE).softmax(-1)
     hessian = p.diag() - p.outer(p)

@@ -1,0 +1,174 @@
+"""What a problem is: how rows are read and outputs judged. Each is one file in :mod:`fastprune.problems`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+import transformers
+from torch import Tensor
+
+from fastprune.errors import InputError
+from fastprune.settings import METRICS
+
+if TYPE_CHECKING:
+    import pandas
+
+    from fastprune.data.source import Source
+    from fastprune.data.splits import Split
+
+
+class Problem(ABC):
+    """What a model is asked, from the rows of a table to an answer that is served.
+
+    Attributes
+    ----------
+    heads : tuple of str
+        How the names of its classes in transformers end.
+    metrics : tuple of str
+        What it may be judged by, written out in the class: the names are read where there is no torch. The first is
+        what it is judged by where nothing is said.
+    num_texts : tuple of int
+        How many text columns it may read.
+    columns, label_column : tuple of str, str
+        The columns that are read where none are named; empty where they must be.
+    task_name : str
+        What a table of one's own is called in manifests.
+    max_length : int
+        Tokens at which texts are cut where nothing is said.
+    positions : {"first", "every"}
+        Which tokens of the last layer's output are read on.
+    cuts_first : bool
+        Whether the first text may be cut where texts are too long.
+    answers : Path
+        The file that turns outputs into served answers. It is copied beside the served model, and needs no fastprune.
+    """
+
+    heads: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[str, ...]]
+    num_texts: ClassVar[tuple[int, ...]] = (1, 2)
+    columns: ClassVar[tuple[str, ...]] = ()
+    label_column: ClassVar[str] = ""
+    task_name: ClassVar[str] = "table"
+    max_length: ClassVar[int] = 128
+    positions: ClassVar[Literal["first", "every"]] = "first"
+    cuts_first: ClassVar[bool] = True
+    answers: ClassVar[Path]
+
+    @abstractmethod
+    def takes(self, config: transformers.PretrainedConfig) -> bool:
+        """Whether a model with one of ``heads`` and this configuration is for this problem."""
+
+    def labels(self, source: Source) -> pa.Array:
+        """The targets of every row of a table [rows], which :meth:`encode` wants unless it is another."""
+        raise NotImplementedError
+
+    def encode(
+        self, source: Source, rows: np.ndarray, *, labelled: bool, for_evaluation: bool
+    ) -> tuple[pa.Table, pa.Table | None]:
+        """Turn rows of a table into features.
+
+        Parameters
+        ----------
+        source : Source
+            The whole table, which is checked whatever rows are wanted.
+        rows : array of int
+            Their numbers.
+        labelled : bool
+            With targets.
+        for_evaluation : bool
+            With what is needed to turn outputs back into answers.
+
+        Returns
+        -------
+        features : Table
+            The model's inputs, and the targets by one of the names of :data:`fastprune.model.losses.LABELS`.
+        examples : Table or None
+            What the features were made from, where a row may give several of them.
+        """
+        features = source.tokens([column.take(rows) for column in source.texts()])
+        return (features.append_column("labels", self.labels(source).take(rows)) if labelled else features), None
+
+    @abstractmethod
+    def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of each example [B], the same that transformers averages over a batch."""
+
+    @abstractmethod
+    def score(self, outputs: Any, temperature: float, generator: torch.Generator) -> Tensor:
+        """A scalar whose gradient has the Gauss-Newton matrix as its second moment, without any label.
+
+        The Hessian of the divergence from the model's own predictions (softened by ``temperature``) with respect to
+        the outputs is ``B B^T``. With random signs ``e``, the gradient of ``(B e)^T outputs`` has ``J^T B B^T J`` as
+        its second moment, so that one backward pass stands for all outputs.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            On the CPU, so that every device draws the same signs.
+
+        Returns
+        -------
+        Tensor []
+            Summed over the batch.
+        """
+
+    def outputs(self, outputs: Any) -> Tensor:
+        """What the evaluation keeps of a batch [B, ...]."""
+        return outputs.logits
+
+    @abstractmethod
+    def measure(self, split: Split, outputs: Sequence[np.ndarray]) -> tuple[dict[str, float], np.ndarray]:
+        """Every metric, from what :meth:`outputs` kept of each feature, and the outcome of every example.
+
+        Returns
+        -------
+        metrics : dict
+            As fractions of 1.
+        outcomes : ndarray [examples] float64
+            Their mean is the task's metric, see :mod:`fastprune.data.outcomes`.
+        """
+
+    def constant(self, split: Split, num_labels: int | None) -> float:
+        """The primary metric of always giving the same answer, at best; 0 where that tells nothing."""
+        return 0.0
+
+    def margin(self, metric: str) -> float:
+        """By how much a fine-tuned model does better than a constant answer; guessing does a little better too."""
+        return 0.1
+
+    def check_evaluation(self, split: Split) -> None:  # noqa: B027
+        """Raise InputError where these rows tell nothing of a model, by default never."""
+
+    @abstractmethod
+    def told(self, answers: pandas.DataFrame) -> list[float]:
+        """The numbers of served answers that :meth:`expected` gives too."""
+
+    @abstractmethod
+    def expected(self, outputs: Sequence[Sequence[float]]) -> list[float] | None:
+        """The numbers that should be served, from the logits of each row; None to serve each row alone for that."""
+
+
+def problem_of(name: str) -> Problem:
+    """The problem of that name. Raises InputError for an unknown one."""
+    if name not in METRICS:
+        raise InputError(f"unknown problem {name!r}; use one of {', '.join(METRICS)}")
+    return import_module(f"fastprune.problems.{name.replace('-', '_')}").PROBLEM
+
+
+def head_of(class_name: str) -> str | None:
+    """How the name of a class that some problem takes ends, such as ``ForSequenceClassification``; None of no other."""
+    heads = {head for name in METRICS for head in problem_of(name).heads}
+    return next((head for head in heads if class_name.endswith(head)), None)
+
+
+def problem_for(config: transformers.PretrainedConfig) -> str | None:
+    """The name of the problem that a model's configuration tells; None where it fits none."""
+    head = head_of((config.architectures or [""])[0]) or "ForSequenceClassification"
+    fitting = (name for name in METRICS if head in problem_of(name).heads and problem_of(name).takes(config))
+    return next(fitting, None)

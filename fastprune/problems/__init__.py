@@ -1,0 +1,1 @@
+"""The problems: each file is one, by its name, and holds a ``PROBLEM``."""
