@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,6 +28,7 @@ from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks
 from fastprune.search.cost import Cost
 from fastprune.settings import Budget, Method, settings_of
+from fastprune.store import keys, signatures
 from fastprune.store.output import check_output, write_or_keep
 
 Table: TypeAlias = str | Path | datasets.Dataset
@@ -141,6 +143,7 @@ def compress(
         raise InputError("give both dataset, to draw the pruning sample from, and evaluation, to measure on")
     if output_dir is not None:
         check_output(output_dir)
+        keys.public_key()  # one that cannot be read is refused before the work
 
     seconds: dict[str, float] = {}
     with _dense_model(model, choose_device(device), allow_untuned) as dense:
@@ -183,10 +186,21 @@ def compress(
         write_or_keep(
             Path(output_dir),
             lambda place: checkpoint.save(
-                place, result.model, tokenizer, result.manifest, beside=result.outcomes.save, metrics=result.metrics
+                place,
+                result.model,
+                tokenizer,
+                result.manifest,
+                beside=functools.partial(_write_beside, result),
+                metrics=result.metrics,
             ),
         )
     return result
+
+
+def _write_beside(result: Compressed, folder: Path) -> None:
+    """Into the model's folder: the outcomes of the evaluation rows, and who has measured."""
+    result.outcomes.save(folder)
+    signatures.sign(folder, result.metrics, folder)
 
 
 def _prune(

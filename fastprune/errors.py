@@ -52,7 +52,7 @@ class PipelineError(RuntimeError):
 
 EXTRAS = {
     "pipeline": ("kfp", "kfp_server_api", "urllib3", "google"),
-    "mlflow": ("mlflow", "pandas", "psutil", "requests", "sqlalchemy"),
+    "mlflow": ("cryptography", "mlflow", "pandas", "psutil", "requests", "sqlalchemy"),
     "s3": ("boto3", "botocore"),
     "postgresql": ("psycopg",),
     "report": ("jinja2", "markupsafe", "matplotlib"),

@@ -90,6 +90,8 @@ def make_manifest(
         "source_sha256": source_digest,
         "task": sample.task.name,
         "problem": sample.task.problem,
+        "metric": sample.task.metric,
+        "label_column": sample.task.label_column,
         "text_columns": list(sample.task.text_columns),
         "max_length": sample.task.max_length,
         "sample_sha256": sample.digest,

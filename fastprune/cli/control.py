@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fastprune.cli.answers import Answer, by, expect, release_command, why
+from fastprune.cli.group import command
 from fastprune.errors import InputError
 
 
@@ -53,6 +54,15 @@ def unfreeze(name: str, why: str, by: str, uri: str) -> Answer:
 
     event = control.unfreeze(uri, name, why=why, by=by)
     return Answer(event.model_dump(mode="json", exclude_none=True), f"{name} is not frozen any more")
+
+
+@command()
+@click.argument("file", type=click.Path(path_type=Path))
+def signing_key(file: Path) -> None:
+    """Make a private key in FILE to sign measurements with (FASTPRUNE_SIGNING_KEY), and print the public one."""
+    from fastprune.store.keys import make_key
+
+    click.echo(make_key(file))
 
 
 @click.group()

@@ -27,6 +27,7 @@ COMMANDS = {
     "register": (_RELEASES, "register", "Make a pruned model a version of a registered model."),
     "promote": (_RELEASES, "promote", "Make a version the champion, if the policy lets it."),
     "policy": (_CONTROL, "policy", "Set and show the policy that promotions of a model are judged by."),
+    "signing-key": (_CONTROL, "signing_key", "Make a key that measurements are signed with."),
     "approve": (_CONTROL, "approve", "Say that a version may be the champion."),
     "rollback": (_CONTROL, "rollback", "Make an earlier champion the champion again."),
     "freeze": (_CONTROL, "freeze", "Let no version be promoted."),

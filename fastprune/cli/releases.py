@@ -69,6 +69,8 @@ def register(
 @click.option("--override-policy", is_flag=True, help="Judge by --policy though the model has another one; recorded.")
 @click.option("--reinstate", is_flag=True, help="The version was rolled back, and shall be the champion all the same.")
 @click.option("--dry-run", is_flag=True, help="Only judge; nothing is written.")
+@click.option("--remeasure", metavar="EVAL_FILE", default="", help="Measure again on these rows, and judge by that.")
+@click.option("--source", default="", help="With --remeasure: the dense model, if it is not where it was.")
 @expect
 @why
 @by
@@ -79,6 +81,8 @@ def promote(
     override_policy: bool,
     reinstate: bool,
     dry_run: bool,
+    remeasure: str,
+    source: str,
     expect: str | None,
     why: str,
     by: str,
@@ -87,6 +91,9 @@ def promote(
     """Make VERSION of the registered model NAME its champion, if the policy allows it."""
     from fastprune.releases import control, promotion
     from fastprune.releases.policy import read_policy
+
+    if source and not remeasure:
+        raise InputError("--source goes with --remeasure; give that too, or leave it out")
 
     verdict = promotion.promote(
         uri,
@@ -99,6 +106,8 @@ def promote(
         reinstate=reinstate,
         override=override_policy,
         dry_run=dry_run,
+        remeasure=remeasure,
+        source=source,
     )
     told = {"verdict": verdict.model_dump(mode="json"), "passed": verdict.passed, "promoted": not dry_run}
     if dry_run:
@@ -145,7 +154,7 @@ def verify(name: str, version: str, uri: str) -> Answer:
     proof = verification.verify(uri, name, version)
     words = (
         f"{name} version {proof.version}: {proof.files} files ({proof.bytes / 1e6:.1f} MB) have their digests, "
-        f"logits differ by at most {proof.difference:.2g}"
+        f"logits differ by at most {proof.difference:.2g}; {proof.figures}"
     )
     return Answer(
         {
@@ -154,6 +163,8 @@ def verify(name: str, version: str, uri: str) -> Answer:
             "files": proof.files,
             "bytes": proof.bytes,
             "difference": proof.difference,
+            "signed_by": proof.signed_by or None,
+            "signed_at": proof.signed_at or None,
         },
         words,
     )

@@ -14,10 +14,13 @@ from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from fastprune.errors import InputError
+from fastprune.store.bounded import check_regular
 
-OUTCOMES = "outcomes.safetensors"
+OUTCOMES = "outcomes.parquet"
 """The file beside ``metrics.json``."""
 
 
@@ -40,24 +43,22 @@ class Outcomes:
 
     def save(self, folder: Path) -> None:
         """Write ``OUTCOMES`` into a folder."""
-        from safetensors.numpy import save_file
-
-        tensors = {name: np.ascontiguousarray(rows, dtype=np.float64) for name, rows in self.values.items()}
-        save_file(tensors, folder / OUTCOMES, {"metric": self.metric, "evaluation_sha256": self.evaluation_sha256})
+        about = {"metric": self.metric, "evaluation_sha256": self.evaluation_sha256}
+        columns = {name: np.asarray(rows, dtype=np.float64) for name, rows in self.values.items()}
+        pq.write_table(pa.table(columns).replace_schema_metadata(about), folder / OUTCOMES)
 
     @classmethod
     def load(cls, file: Path) -> Outcomes:
         """Raises InputError for a file that is none."""
-        from safetensors import SafetensorError, safe_open
-
+        check_regular(file)
         try:
-            with safe_open(file, "np") as content:
-                about, names = content.metadata() or {}, content.keys()
-                values = {name: content.get_tensor(name) for name in names}
+            table = pq.ParquetFile(file).read()
+            about = {name.decode(): value.decode() for name, value in (table.schema.metadata or {}).items()}
+            values = {name: table[name].cast(pa.float64()).to_numpy() for name in table.column_names}
             outcomes = cls(about["metric"], about["evaluation_sha256"], values)
-        except (OSError, KeyError, SafetensorError) as error:
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{file}: holds no outcomes of evaluation rows ({error}); evaluate again") from error
-        if any(rows.ndim != 1 or not len(rows) or not np.isfinite(rows).all() for rows in values.values()):
+        if not values or any(not len(rows) or not np.isfinite(rows).all() for rows in values.values()):
             raise InputError(f"{file}: an outcome is not one finite number for each row; evaluate again")
         return outcomes
 

@@ -13,6 +13,7 @@ _FOR_THE_PROMOTION: dict[str, Any] = {
     "same_evaluation_data": False,
     "not_worse_than_champion": None,
     "required_tags": {},
+    "signed_by": [],
     "approvers": [],
     "approvals": 0,
 }

@@ -14,6 +14,7 @@ from fastprune.releases import patterns
 from fastprune.releases.evidence import Evidence
 from fastprune.store.bounded import CONFIG_BYTES, decode, parse_yaml, read_bytes
 from fastprune.store.documents import Document
+from fastprune.store.keys import check_public
 
 if TYPE_CHECKING:  # its folder imports torch, which Airflow's environment has not
     from fastprune.data.outcomes import Difference
@@ -42,6 +43,8 @@ class Policy(Document):
         The evaluation data must have the digest of the champion's; the first champion has none to equal.
     required_tags : dict
         Tags that the version must carry, each with a regular expression that its whole value matches.
+    signed_by : list of str
+        Public keys (``ed25519:...``), of one of which the figures must be signed, unless who promotes measures again.
     approvers : list of str
         Who may promote.
     approvals : int
@@ -56,6 +59,7 @@ class Policy(Document):
     max_megabytes: float | None = Field(None, gt=0)
     same_evaluation_data: bool = False
     required_tags: dict[str, str] = {}
+    signed_by: list[str] = []
     approvers: list[str] = []
     approvals: int = Field(0, ge=0, le=20)
 
@@ -66,6 +70,11 @@ class Policy(Document):
         if self.confidence is not None and self.max_accuracy_drop is None and self.not_worse_than_champion is None:
             raise ValueError("confidence goes with max_accuracy_drop or not_worse_than_champion; give one of them")
         return self
+
+    @field_validator("signed_by")
+    @classmethod
+    def _are_keys(cls, keys: list[str]) -> list[str]:
+        return [check_public(key) for key in keys]
 
     @field_validator("required_tags")
     @classmethod

@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fastprune.data.outcomes import Difference, check_comparable, fall
@@ -18,6 +19,7 @@ from fastprune.releases import record
 from fastprune.releases.evidence import Evidence
 from fastprune.releases.identity import Actor, actor, refuse_unless_manager
 from fastprune.releases.ledger import Event, Ledger, events, open_ledger
+from fastprune.releases.measuring import measure_again
 from fastprune.releases.policy import Check, Policy, Verdict, judge, parse_policy
 from fastprune.releases.record import CHAMPION, ChampionMoved, State
 from fastprune.releases.verification import Stored, check_stored, read_evidence, read_outcomes
@@ -60,6 +62,8 @@ def promote(
     reinstate: bool = False,
     override: bool = False,
     dry_run: bool = False,
+    remeasure: str | Path = "",
+    source: str | Path = "",
 ) -> Verdict:
     """Make a version the champion, if the policy allows it; the former champion becomes ``previous``.
 
@@ -81,6 +85,11 @@ def promote(
         Judge by ``policy`` though the model has another one; for who manages the registered model.
     dry_run : bool
         Only judge: nothing is written, and a verdict that did not pass is given back too.
+    remeasure : str or Path
+        The table that the version was evaluated on: its figures are measured again, here, and judged instead of those
+        that were registered.
+    source : str or Path
+        The dense model to measure it against; by default from where the manifest names it.
 
     Returns
     -------
@@ -117,8 +126,8 @@ def promote(
         if binds or override:
             refuse_unless_manager(client, uri, name, who)
         note = _Note(client, ledger, state, name, version, who, why)
-        stored = _proved(client, candidate, note, dry_run)
-        evidence, champion = stored.evidence, _champion(client, name, state, applied)
+        evidence, stored = _proved(client, candidate, note, dry_run, remeasure, source)
+        champion = _champion(client, name, state, applied)
         verdict = Verdict(
             model=name,
             version=version,
@@ -131,9 +140,10 @@ def promote(
             checks=[
                 *_standing(name, state, version, evidence, reinstate),
                 *_policy_checks(uri, state, version, evidence, applied, override, who),
+                *_measured_by(applied, stored, bool(remeasure)),
                 *judge(
                     applied,
-                    evidence,
+                    stored.evidence,
                     champion,
                     candidate.tags,
                     who.name,
@@ -186,16 +196,34 @@ def _applied(name: str, state: State, policy: Policy | None) -> Policy:
     return applied
 
 
-def _proved(client, version, note: _Note, dry_run: bool) -> Stored:
-    """What is stored of a version whose files are what was registered; a refusal is put on record."""
+def _proved(
+    client, version, note: _Note, dry_run: bool, remeasure: str | Path, source: str | Path
+) -> tuple[Evidence, Stored]:
+    """The evidence of a version whose files are what was registered, and what it is judged by.
+
+    The two differ where it is measured again. A refusal is put on record.
+    """
     try:
-        return check_stored(client, version.name, str(version.version))
+        with check_stored(client, version.name, str(version.version)) as stored:
+            return stored.evidence, measure_again(stored, remeasure, source) if remeasure else stored
     except Refused as error:
         if not dry_run:  # who may not write tags has no right to promote, and leaves no event
             told = {"promotion.verdict": "failed", "promotion.by": note.by.name, "promotion.at": record.now_utc()}
             set_tags(client, version.name, version.version, told)
             note.refused(str(error))
         raise
+
+
+def _measured_by(policy: Policy, stored: Stored, again: bool) -> list[Check]:
+    """Whether the figures were signed by a key of the policy's, or measured again."""
+    found = f"signed by {stored.signed_by} at {stored.signed_at}" if stored.signed_by else "not signed"
+    passed = not policy.signed_by or stored.signed_by in policy.signed_by or again
+    if again:
+        found += ", and measured again by who promotes"
+    elif not policy.signed_by:
+        return []
+    required = " or ".join([*policy.signed_by, "measured again"]) if policy.signed_by else "nothing"
+    return [Check(name="signed_by", required=required, found=found, passed=passed)]
 
 
 def _standing(name: str, state: State, version: str, evidence: Evidence, reinstate: bool) -> list[Check]:

@@ -6,6 +6,7 @@ The version holds, beside the model's folder, ``record/artifact.json`` (the SHA-
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from fastprune.releases.words import model_name, sentence
 from fastprune.store import artifacts, storage
 from fastprune.store.artifacts import Artifact
 from fastprune.store.bounded import read_json
+from fastprune.store.signatures import METRICS, SIGNATURE, read_signature
 from fastprune.tracking import mlflow_store, operations, runs
 
 _TEXTS = ["A warm, funny and clever film.", "It was dull from beginning to end!", "Who won? The king did; nobody else."]
@@ -148,8 +150,7 @@ def _register(
                 record.mkdir()
                 artifact.write(record)
                 (record / "evidence.json").write_bytes(evidence.content)
-                if evidence.outcomes_sha256:
-                    shutil.copyfile(measured / OUTCOMES, record / OUTCOMES)
+                _write_measured(record, measured, metrics, evidence, artifact, model_dir)
                 version = serving.log_version(
                     uri,
                     run_id,
@@ -221,8 +222,8 @@ def gather(
     model = checkpoint.load(model_dir)
     probed = probe(model, model_dir, manifest)
     own = {
-        "megabytes": sum(file.bytes for name, file in artifact.files.items() if name.endswith(".safetensors")) / 1e6,
-        "lineage": {name: manifest.get(name) for name in _LINEAGE}
+        "megabytes": megabytes_of(artifact),
+        "lineage": lineage_of(manifest)
         | {"code": artifact.code.get("fastprune", ""), "inputs_sha256": storage.sha256_of(serving.INPUTS)}
         | {"answers_sha256": storage.sha256_of(problem_of(manifest["problem"]).answers)},
         "artifact_sha256": artifact.digest,
@@ -243,6 +244,29 @@ def gather(
         return evidence
     _check_outcomes(outcomes, evidence)
     return evidence.model_copy(update={"outcomes_sha256": storage.sha256_of(outcomes)})
+
+
+def _write_measured(
+    record: Path, measured: Path, metrics: Mapping, evidence: Evidence, artifact: Artifact, model_dir: Path
+) -> None:
+    """What was measured, into the record that travels with a version; a signature that does not hold is refused."""
+    (record / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    if evidence.outcomes_sha256:
+        shutil.copyfile(measured / OUTCOMES, record / OUTCOMES)
+    if (measured / SIGNATURE).is_file():
+        signature = read_signature(measured / SIGNATURE)
+        signature.check(metrics, evidence.outcomes_sha256, artifact.files, f"{model_dir}")
+        (record / SIGNATURE).write_bytes(signature.content)
+
+
+def lineage_of(manifest: Mapping) -> dict:
+    """What the manifest says of source, data, seed and budget."""
+    return {name: manifest.get(name) for name in _LINEAGE}
+
+
+def megabytes_of(artifact: Artifact) -> float:
+    """Of the weights, in 10^6 bytes."""
+    return sum(file.bytes for name, file in artifact.files.items() if name.endswith(".safetensors")) / 1e6
 
 
 def _check_outcomes(file: Path, evidence: Evidence) -> None:

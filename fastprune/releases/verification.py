@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from fastprune.data.outcomes import OUTCOMES, Outcomes
 from fastprune.errors import InputError, Refused, Unreachable
 from fastprune.model import checkpoint
 from fastprune.releases import registration, serving
-from fastprune.releases.evidence import Evidence, Probe
+from fastprune.releases.evidence import Evidence, Probe, figures_of
 from fastprune.store import artifacts, storage
 from fastprune.store.artifacts import Artifact
+from fastprune.store.bounded import read_json
 from fastprune.store.paths import inside
 from fastprune.store.secrets import shown
+from fastprune.store.signatures import METRICS, SIGNATURE, read_signature
 from fastprune.tracking import mlflow_store
 
 
@@ -63,12 +66,32 @@ def _download(client, name: str, version: str, folder: str, path: str = "") -> s
 
 @dataclass(frozen=True)
 class Proof:
-    """What :func:`verify` saw: the version, its files and bytes, and the greatest difference of a logit."""
+    """What :func:`verify` saw.
+
+    Attributes
+    ----------
+    version : str
+    files, bytes : int
+        Of the model.
+    difference : float
+        The greatest of a logit.
+    signed_by, signed_at : str
+        The key that has signed the figures; empty where they are believed.
+    """
 
     version: str
     files: int
     bytes: int
     difference: float
+    signed_by: str
+    signed_at: str
+
+    @property
+    def figures(self) -> str:
+        """Where the figures are from, in words."""
+        if self.signed_by:
+            return f"its figures were signed by {self.signed_by} at {self.signed_at}"
+        return "its figures are not signed: they are what was registered"
 
 
 def verify(uri: str, name: str, version: str) -> Proof:
@@ -96,11 +119,15 @@ def verify(uri: str, name: str, version: str) -> Proof:
                 f"{serving.TOLERANCE:g}: compare the versions of torch and transformers with its requirements.txt"
             )
         files = stored.artifact.files
-        return Proof(version, len(files), sum(file.bytes for file in files.values()), difference)
+        size = sum(file.bytes for file in files.values())
+        return Proof(version, len(files), size, difference, stored.signed_by, stored.signed_at)
 
 
-def check_stored(client, name: str, version: str) -> Stored:
+@contextmanager
+def check_stored(client, name: str, version: str) -> Iterator[Stored]:
     """What is stored of a version, once every file in the store has proved to be what was registered.
+
+    It is there for as long as the ``with`` block lasts.
 
     Raises
     ------
@@ -110,7 +137,7 @@ def check_stored(client, name: str, version: str) -> Stored:
         The store does not answer.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return _stored(client, name, version, folder)
+        yield _stored(client, name, version, folder)
 
 
 @dataclass(frozen=True)
@@ -123,13 +150,17 @@ class Stored:
     artifact : Artifact
     outcomes : Outcomes
         Of the evaluation rows; None where they were not stored.
+    signed_by, signed_at : str
+        The key that has signed figures, outcomes and files, and when; empty where nobody has.
     model_dir : Path
-        Only as long as the download lasts.
+        Its model, as long as the download lasts.
     """
 
     evidence: Evidence
     artifact: Artifact
     outcomes: Outcomes | None
+    signed_by: str
+    signed_at: str
     model_dir: Path
 
 
@@ -165,7 +196,37 @@ def _stored(client, name: str, version: str, folder: str) -> Stored:
         artifacts.check_files(model_dir, artifact)
     except InputError as error:
         raise Refused(f"{what}: {str(error).replace(f'{model_dir}', 'its model')}") from error
-    return Stored(evidence, artifact, _outcomes(record / OUTCOMES, evidence, what), model_dir)
+    _check_figures(evidence, artifact, registration.read_manifest(model_dir), what)
+    by, at = _signed(record, evidence, artifact, what)
+    return Stored(evidence, artifact, _outcomes(record / OUTCOMES, evidence, what), by, at, model_dir)
+
+
+def _check_figures(evidence: Evidence, artifact: Artifact, manifest: Mapping, what: str) -> None:
+    """Refuse evidence that says something else of the model than its own files."""
+    known = {name: value for name, value in registration.lineage_of(manifest).items() if name in evidence.lineage}
+    told = {name: evidence.lineage[name] for name in known}
+    weights = manifest.get(checkpoint.WEIGHTS_DIGEST, evidence.weights_sha256)
+    size = abs(evidence.megabytes - registration.megabytes_of(artifact))
+    if known != told or weights != evidence.weights_sha256 or size > 1e-6:
+        raise Refused(f"{what}: its evidence and its files contradict each other; register the model again")
+
+
+def _signed(record: Path, evidence: Evidence, artifact: Artifact, what: str) -> tuple[str, str]:
+    """The key that has signed what is stored of a version, and when; empty where there is no signature.
+
+    Raises
+    ------
+    Refused
+        A signature is there, of other figures, outcomes or files, or the evidence says others than were signed.
+    """
+    if not (record / SIGNATURE).is_file():
+        return "", ""
+    signature, metrics = read_signature(record / SIGNATURE), read_json(record / METRICS)
+    signature.check(metrics, evidence.outcomes_sha256, artifact.files, what)
+    figures = figures_of(metrics)
+    if figures != {name: getattr(evidence, name) for name in figures}:
+        raise Refused(f"{what}: its evidence has other figures than were signed; register the model again")
+    return signature.key, signature.statement.at
 
 
 def _check_code(root: Path, flavor: Mapping, evidence: Evidence, what: str) -> None:

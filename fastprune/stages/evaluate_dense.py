@@ -29,7 +29,7 @@ def evaluate_dense(
     ----------
     model, evaluation : Path
     dense : Path
-        Output: ``outcomes.safetensors``, what the model made of every row.
+        Output: ``outcomes.parquet``, what the model made of every row.
     """
     begin = time.perf_counter()
     split, tokenizer = Split.load(evaluation), checkpoint.load_tokenizer(model)

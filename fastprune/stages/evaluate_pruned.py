@@ -39,7 +39,7 @@ def evaluate_pruned(
     ----------
     model, evaluation, chosen, searched, rearranged, pruned : Path
     measured : Path
-        Output: ``outcomes.safetensors``, what the pruned model made of every row.
+        Output: ``outcomes.parquet``, what the pruned model made of every row.
     every_stage : bool
         Also measure the dense model under the masks of the search and of the rearrangement.
     """

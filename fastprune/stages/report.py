@@ -8,11 +8,12 @@ from pathlib import Path
 from fastprune.data.outcomes import OUTCOMES, Outcomes
 from fastprune.model import checkpoint
 from fastprune.stages.folders import read_json, table_of_budget, write_json, write_record
+from fastprune.store import signatures
 from fastprune.store.artifacts import RECORD, makes
 from fastprune.store.output import new_folder
 
 
-@makes("report")
+@makes("report", signs=True)
 def report(
     *,
     model: Path,
@@ -32,7 +33,8 @@ def report(
     ----------
     model, dense, importance, chosen, searched, rearranged, pruned, measured : Path
     report : Path
-        Output: ``metrics.json``, ``outcomes.safetensors``, ``report.html`` and the pictures in it.
+        Output: ``metrics.json``, ``outcomes.parquet``, their ``signature.json`` where there is a key to sign
+        with, ``report.html`` and the pictures in it.
     """
     from fastprune.reports.report import plots, render  # matplotlib: only this stage draws
 
@@ -68,6 +70,7 @@ def report(
     with new_folder(report) as folder:
         write_json(folder / "metrics.json", metrics)
         outcomes.save(folder)
+        signatures.sign(folder, metrics, pruned)
         (folder / "report.html").write_text(render(metrics, manifest), encoding="utf-8")
         for name, figure in plots(metrics, manifest).items():
             figure.savefig(folder / f"{name}.png", dpi=150)

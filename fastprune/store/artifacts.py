@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fastprune.environment import choose_device, code_version, device_name
 from fastprune.errors import InputError
-from fastprune.store import copies, storage
+from fastprune.store import copies, keys, storage
 from fastprune.store.bounded import read_bytes, read_json
 from fastprune.store.damage import Damaged
 from fastprune.store.documents import Document
@@ -164,7 +164,7 @@ def common_origin(inputs: Mapping[str, Artifact]) -> dict[str, str | int]:
     return {what: value for what, (_, value) in origin.items()}
 
 
-def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) -> Callable:
+def makes(*outputs: str, reads: Iterable[str] = (), signs: bool = False, **origins: tuple[str, ...]) -> Callable:
     """Decorate a stage: its artifacts are checked, sealed, published and not made twice.
 
     Parameters
@@ -174,6 +174,8 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
         holds ``stage.json``, what the stage returns.
     reads : sequence of str
         Arguments that name files or models of the user's, told apart by their content.
+    signs : bool
+        What it makes is signed, if there is a key: what another key has signed is not taken for this one's.
     **origins : tuple of str
         Outputs whose origin the stage settles: the settings in ``stage.json`` that it consists of. Other outputs
         inherit that of the inputs.
@@ -206,6 +208,8 @@ def makes(*outputs: str, reads: Iterable[str] = (), **origins: tuple[str, ...]) 
                 "device": device_name(choose_device(str(settings.get("device", "cpu")))),
             }
             content = made | {"settings": settings | {name: _content(settings[name]) for name in reads}}
+            if signs and (key := keys.public_key()):
+                content["signed_by"] = key
             recipe = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
             root = os.environ.get("FASTPRUNE_ARTIFACT_ROOT")
             store = storage.open_store(root) if root else None
