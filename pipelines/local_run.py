@@ -11,7 +11,8 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 
 from kfp import local
@@ -49,7 +50,9 @@ def run(
         For what passes between the steps; kept when something fails, else removed. What a killed run left is removed by
         the next one.
     runner : kfp.local runner, optional
-        By default steps are processes of this Python (:mod:`pipelines.fork_server`).
+        By default steps are processes of this Python (:mod:`pipelines.fork_server`): SIGTERM, SIGINT and whatever else
+        ends this process ends the one that runs, and no other begins. Steps of another runner are heard of when KFP
+        does.
 
     Raises
     ------
@@ -96,16 +99,28 @@ def run(
 def _run_steps(sweep: Sweep, work: Path, runner: object, tracking_uri: str) -> dict:
     """Run every step with its folders below ``work``; return the pipeline's outputs. RuntimeError if a step fails."""
     os.environ.setdefault("TQDM_MININTERVAL", "10")  # bars become lines of the log
-    local.init(runner or local.SubprocessRunner(use_venv=False), pipeline_root=str(work))
+    temporary = work / "tmp"  # what is left there goes with the run
+    temporary.mkdir()
+    local.init(runner or local.SubprocessRunner(use_venv=False), pipeline_root=str(work), workspace_root=str(temporary))
     with (
-        nullcontext() if runner else forked_steps(),
         open(work / LOG, "w", encoding="utf-8") as log,
-        redirect_stdout(_Progress(log, sys.stdout)),
+        redirect_stdout(_Progress(log, sys.stdout)) as progress,
         warnings.catch_warnings(),
     ):
         for message in ("You may be attemping to run a task", ".*have no effect in the current local runner"):
             warnings.filterwarnings("ignore", message=message)
-        return define(sweep, fails=False)(tracking_uri=tracking_uri).outputs
+        if runner:
+            return _call(sweep, tracking_uri)
+        # KFP waits in ways that no signal ends: all steps of a loop run, and then the next ones. So it runs in a
+        # thread, and this one hears the signal.
+        with forked_steps(temporary) as stop, ThreadPoolExecutor(1) as thread, ExitStack() as at_the_end:
+            at_the_end.callback(stop)
+            at_the_end.callback(setattr, progress, "screen", log)  # KFP names steps that it would begin now
+            return thread.submit(_call, sweep, tracking_uri).result()
+
+
+def _call(sweep: Sweep, tracking_uri: str) -> dict:
+    return define(sweep, fails=False)(tracking_uri=tracking_uri).outputs
 
 
 def _gather(sweep: Sweep, outputs: dict, folder: Path, put: Callable) -> None:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,10 +38,13 @@ class Command:
     arguments : list of str
     folder : Path
         Where it runs, with its temporary folder in it.
+    variables : dict of str, optional
+        Of its environment, beside those of the test.
     """
 
     arguments: list[str]
     folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
     said: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +64,7 @@ class Command:
                 sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
                 os.chdir(self.folder)
                 tempfile.tempdir = str(self.folder / "tmp")
+                os.environ.update(self.variables, TMPDIR=tempfile.tempdir)
                 main(self.arguments, standalone_mode=True)
             except SystemExit as ended:
                 status = ended.code if isinstance(ended.code, int) else 0
@@ -69,6 +74,10 @@ class Command:
                 os._exit(status)
         return process
 
+    def begins(self, name: str) -> bool:
+        """Whether there is a file in its folder whose name begins so."""
+        return any(one.startswith(name) for one in os.listdir(self.folder))
+
     def run(self) -> float:
         """Run it to its end; return the seconds."""
         begin = time.perf_counter()
@@ -76,20 +85,22 @@ class Command:
         assert status == 0, self.said.read_text()
         return time.perf_counter() - begin
 
-    def kill(self, number: signal.Signals, moment: float, *, all_of_it: bool, after: str = "") -> bool:
+    def kill(
+        self, number: signal.Signals, moment: float, *, all_of_it: bool, when: Callable[[], bool] = lambda: True
+    ) -> bool:
         """Send a signal at a moment; return whether it came before the end.
 
         Parameters
         ----------
         moment : float
-            Seconds after the start, or after a hidden file appears whose name begins with ``after``.
+            Seconds after the start, or after ``when`` is so.
         all_of_it : bool
             To the whole group of processes, as a terminal does; else to the first one alone.
+        when : callable
         """
+        self.said.write_text("")
         process = self.start()
-        while after and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            if any(name.startswith(after) for name in os.listdir(self.folder)):
-                break
+        while not when() and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             time.sleep(0.0005)
         time.sleep(moment)
         (os.killpg if all_of_it else os.kill)(process, number)

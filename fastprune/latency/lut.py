@@ -19,6 +19,7 @@ from fastprune.model.model_inputs import longest_input
 from fastprune.settings import BATCH_TOKENS, THREADS
 from fastprune.store import copies
 from fastprune.store.bounded import parse_json, read_bytes
+from fastprune.store.partials import partial_file
 
 LONGEST, SHORTEST = 1e9, 1e-9
 """Milliseconds: no block takes more than eleven days, and no dense layer less than a picosecond."""
@@ -166,9 +167,9 @@ class LatencyTable:
         """Write JSON, whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".part")
-        draft.write_bytes(self.content)
-        draft.replace(path)
+        with partial_file(path) as draft:
+            draft.write_bytes(self.content)
+            draft.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:

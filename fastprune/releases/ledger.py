@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from fastprune.errors import InputError, Refused, Unreachable
 from fastprune.releases.words import line
-from fastprune.store import s3, storage
+from fastprune.store import s3, sharing, storage
 from fastprune.store.documents import Document
 from fastprune.store.secrets import shown
 
@@ -165,9 +165,13 @@ class StoreLedger:
     def _file_lock(self, folder: Path, model: str) -> Iterator[None]:
         from filelock import FileLock, Timeout
 
-        lock = FileLock(folder / f".{_folder(model)}.lock", timeout=WAIT)  # freed when its holder dies
+        file = folder / f".{_folder(model)}.lock"
+        lock = FileLock(file, timeout=WAIT)  # freed when its holder dies
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            sharing.make_folder(folder)
+            if not file.exists():
+                file.touch()
+                sharing.share(file, write=True)
             lock.acquire()
         except Timeout as error:
             raise Unreachable(f"{model}: another promotion has been under way for {WAIT} s; try again") from error

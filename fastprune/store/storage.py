@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fastprune.errors import InputError
+from fastprune.store import sharing
 from fastprune.store.bounded import read_bytes
 from fastprune.store.damage import Damaged, twice
 from fastprune.store.partials import partial_file
@@ -70,8 +71,10 @@ class LocalStore:
     root: Path
 
     def read(self, key: str) -> bytes | None:
+        file = inside(self.root, key)
         try:
-            return read_bytes(inside(self.root, key))
+            with sharing.told(file, "read"):
+                return read_bytes(file)
         except FileNotFoundError:
             return None
 
@@ -86,19 +89,22 @@ class LocalStore:
 
     def upload(self, file: Path, key: str, sha256: str) -> None:
         target = inside(self.root, key)
-        if target.is_file() and sha256_of(target) == sha256:
-            return
+        with sharing.told(target, "read"):
+            if target.is_file() and sha256_of(target) == sha256:
+                return
         with self._partial(key) as partial:
             shutil.copyfile(file, partial)
             os.replace(partial, target)
 
     def download(self, key: str, file: Path, *, size: int = 0, sha256: str = "") -> bool:
         source = inside(self.root, key)
-        if not source.is_file():
-            return False
+        with sharing.told(source, "read"):
+            if not source.is_file():
+                return False
 
         def copy() -> None:
-            shutil.copyfile(source, file)
+            with sharing.told(source, "read"):
+                shutil.copyfile(source, file)
             if sha256 and (digest := sha256_of(file)) != sha256:
                 raise Damaged(self.uri(key), f"its sha256 is {digest} where {sha256} belongs")
 
@@ -106,11 +112,19 @@ class LocalStore:
         return True
 
     def delete(self, key: str) -> None:
-        inside(self.root, key).unlink(missing_ok=True)
+        with sharing.told(inside(self.root, key), "removed"):
+            inside(self.root, key).unlink(missing_ok=True)
 
     def keys(self, prefix: str) -> list[str]:
-        files = (path for path in inside(self.root, prefix.removesuffix("/")).rglob("*") if path.is_file())
-        return sorted(str(path.relative_to(self.root)) for path in files if not path.name.startswith("."))
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):  # what may not be looked at is not empty
+                raise error
+
+        top = inside(self.root, prefix.removesuffix("/"))
+        with sharing.told(top, "read"):
+            files = [Path(folder, name) for folder, _, names in os.walk(top, onerror=refuse) for name in names]
+            files = [file for file in files if file.is_file() and not file.name.startswith(".")]
+        return sorted(str(file.relative_to(self.root)) for file in files)
 
     def uri(self, key: str) -> str:
         return str(inside(self.root, key))
@@ -120,8 +134,10 @@ class LocalStore:
         target = inside(self.root, key)
         with ExitStack() as held:
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial = held.enter_context(partial_file(target))
+                with sharing.told(target, "written"):
+                    sharing.make_folder(target.parent)
+                    partial = held.enter_context(partial_file(target))
+                    sharing.share(partial)
             except OSError as error:
                 raise InputError(
                     f"{target}: cannot be written ({error.strerror}); name a folder that you may write to"

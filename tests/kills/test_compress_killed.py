@@ -30,25 +30,42 @@ def taken(folder):
     return {str(path): content for path, content in files.items() if path.name != "metrics.json"}
 
 
+def kill_and_complete(reference, number, count, moment, all_of_it):
+    """Kill it once, check what is there, and complete it; return whether the signal came before the end."""
+    command, _, expected = reference
+    if count % 2:  # while the result is written
+        came = command.kill(number, moment / 20, all_of_it=all_of_it, when=lambda: command.begins(f".{OUT}-"))
+    else:
+        came = command.kill(number, moment, all_of_it=all_of_it)
+    if not came or (command.folder / OUT).exists():  # it was done already
+        assert taken(command.folder) == expected
+    elif number != signal.SIGKILL:
+        assert files_under(command.folder).keys() == {command.folder.joinpath("tmp").relative_to(command.folder)}
+        assert "Aborted" in command.said.read_text() and "Traceback" not in command.said.read_text()
+    command.run()
+    assert taken(command.folder) == expected
+    assert [path.name for path in command.folder.rglob("*")] == ["tmp"], "something is left"
+    return came
+
+
+@pytest.mark.parametrize("number", COUNTS, ids=lambda number: number.name)
+def test_killed(reference, number):
+    """One while the result is written, the others in the middle of the work."""
+    _, seconds, _ = reference
+    if number == signal.SIGKILL:
+        kill_and_complete(reference, number, 1, 0.0, False)
+    else:
+        assert kill_and_complete(reference, number, 0, seconds / 3, number == signal.SIGTERM)
+
+
 @pytest.mark.faults
 @pytest.mark.skipif(not LONG, reason="minutes: make test-faults")
 @pytest.mark.parametrize("number", COUNTS, ids=lambda number: number.name)
 def test_killed_at_random(reference, number):
-    command, seconds, expected = reference
-    killed = 0
-    for count, (moment, all_of_it) in enumerate(moments(number, seconds)):
-        if count % 2:  # while the result is written
-            came = command.kill(number, moment / 20, all_of_it=all_of_it, after=f".{OUT}-")
-        else:
-            came = command.kill(number, moment, all_of_it=all_of_it)
-        killed += came
-        if not came or (command.folder / OUT).exists():  # it was done already
-            assert taken(command.folder) == expected
-        elif number != signal.SIGKILL:
-            assert files_under(command.folder).keys() == {command.folder.joinpath("tmp").relative_to(command.folder)}
-            assert "Aborted" in command.said.read_text() and "Traceback" not in command.said.read_text()
-        command.run()
-        assert taken(command.folder) == expected
-        assert [path.name for path in command.folder.rglob("*")] == ["tmp"], "something is left"
+    _, seconds, _ = reference
+    killed = sum(
+        kill_and_complete(reference, number, count, moment, all_of_it)
+        for count, (moment, all_of_it) in enumerate(moments(number, seconds))
+    )
     assert killed >= COUNTS[number] / 3
     print(f"{number.name}: {COUNTS[number]} sent, {killed} before the end, all completed with the same bytes")
