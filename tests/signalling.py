@@ -74,10 +74,6 @@ class Command:
                 os._exit(status)
         return process
 
-    def begins(self, name: str) -> bool:
-        """Whether there is a file in its folder whose name begins so."""
-        return any(one.startswith(name) for one in os.listdir(self.folder))
-
     def run(self) -> float:
         """Run it to its end; return the seconds."""
         begin = time.perf_counter()

@@ -1,5 +1,6 @@
 """``fastprune compress``, killed at random moments: starting again completes it with the same bytes; nothing stays."""
 
+import os
 import shutil
 import signal
 
@@ -30,13 +31,14 @@ def taken(folder):
     return {str(path): content for path, content in files.items() if path.name != "metrics.json"}
 
 
-def kill_and_complete(reference, number, count, moment, all_of_it):
+def in_the_writing(command):
+    return lambda: any(name.startswith(f".{OUT}-") for name in os.listdir(command.folder))
+
+
+def kill_and_complete(reference, number, moment, all_of_it, when):
     """Kill it once, check what is there, and complete it; return whether the signal came before the end."""
     command, _, expected = reference
-    if count % 2:  # while the result is written
-        came = command.kill(number, moment / 20, all_of_it=all_of_it, when=lambda: command.begins(f".{OUT}-"))
-    else:
-        came = command.kill(number, moment, all_of_it=all_of_it)
+    came = command.kill(number, moment, all_of_it=all_of_it, when=when)
     if not came or (command.folder / OUT).exists():  # it was done already
         assert taken(command.folder) == expected
     elif number != signal.SIGKILL:
@@ -51,21 +53,22 @@ def kill_and_complete(reference, number, count, moment, all_of_it):
 @pytest.mark.parametrize("number", COUNTS, ids=lambda number: number.name)
 def test_killed(reference, number):
     """One while the result is written, the others in the middle of the work."""
-    _, seconds, _ = reference
+    command, _, _ = reference
     if number == signal.SIGKILL:
-        kill_and_complete(reference, number, 1, 0.0, False)
+        kill_and_complete(reference, number, 0.0, False, in_the_writing(command))
     else:
-        assert kill_and_complete(reference, number, 0, seconds / 3, number == signal.SIGTERM)
+        has_begun = command.said.stat  # it is emptied before, and bars are the first that is said
+        assert kill_and_complete(reference, number, 0.0, number == signal.SIGTERM, lambda: has_begun().st_size > 0)
 
 
 @pytest.mark.faults
 @pytest.mark.skipif(not LONG, reason="minutes: make test-faults")
 @pytest.mark.parametrize("number", COUNTS, ids=lambda number: number.name)
 def test_killed_at_random(reference, number):
-    _, seconds, _ = reference
-    killed = sum(
-        kill_and_complete(reference, number, count, moment, all_of_it)
-        for count, (moment, all_of_it) in enumerate(moments(number, seconds))
-    )
+    command, seconds, _ = reference
+    killed = 0
+    for count, (moment, all_of_it) in enumerate(moments(number, seconds)):
+        place = (moment / 20, all_of_it, in_the_writing(command)) if count % 2 else (moment, all_of_it, lambda: True)
+        killed += kill_and_complete(reference, number, *place)
     assert killed >= COUNTS[number] / 3
     print(f"{number.name}: {COUNTS[number]} sent, {killed} before the end, all completed with the same bytes")
