@@ -57,6 +57,7 @@ class Command:
             status = 70
             try:
                 os.setsid()
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
                 output = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 for number in (1, 2):
                     os.dup2(output, number)
