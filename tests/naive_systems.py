@@ -3,6 +3,7 @@
 import torch
 from tiny_models import logits_of
 
+from fastprune.model.architectures import norm_of
 from fastprune.model.masks import Masks, masked
 
 LENGTHS = [[9, 4, 7], [6], [3, 8]]
@@ -30,10 +31,20 @@ def inputs_of_modules(encoder, masks, batch, *modules):
     return [seen[module] for module in modules]
 
 
+def ends_of(encoder, index, kind):
+    """The modules of the dense model that read the stream ahead of a block and behind it."""
+    blocks = [block for layer in encoder.layers for block in layer.blocks]
+    place = 2 * index + KINDS.index(kind)
+    block, inside = blocks[place], set(encoder.model.modules())
+    into = block.before if block.before in inside else list(block.reads.values())[-1]
+    ahead = blocks[place + 1].before if place + 1 < len(blocks) else norm_of(encoder.model)
+    return into, block.after if block.after in inside else ahead
+
+
 def naive_system(encoder, masks, teacher_masks, batches, index, kind, *, first_token):
     """Rows X [tokens, units * width] and targets [tokens, D] of one system, from whole dense models."""
     block = getattr(encoder.layers[index], kind)
-    projection, norm, residual = block.writes, block.after, list(block.reads.values())[-1]
+    projection, (residual, norm) = block.writes, ends_of(encoder, index, kind)
     if kind == "ffn":
         teacher_masks = every_filter(teacher_masks, index)
     rows, targets = [], []

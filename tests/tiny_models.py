@@ -12,6 +12,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    ModernBertConfig,
     MPNetConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -32,6 +33,8 @@ FAMILIES = {
     "mpnet": ("MPNet", MPNetConfig, hf.mpnet),
     "deberta-v2": ("DebertaV2", DebertaV2Config, hf.deberta_v2),
     "deberta-v2, keys shared": ("DebertaV2", DebertaV2Config, hf.deberta_v2),
+    "modernbert": ("ModernBert", ModernBertConfig, hf.modernbert),
+    "modernbert, biases": ("ModernBert", ModernBertConfig, hf.modernbert),
 }
 PROBLEMS = ("classification", "regression", "question-answering")
 VOCABULARY = 50
@@ -76,11 +79,14 @@ def build(
         "position_buckets": 8,
         "pooler_hidden_size": 16,
     }
+    modern = {"local_attention": 4, "cls_token_id": 0, "sep_token_id": 2}  # a token attends to two on either side
     names |= {
         "electra": {"embedding_size": 12},
         "mpnet": {"relative_attention_num_buckets": 32},
         "deberta-v2": {**relative, "norm_rel_ebd": "layer_norm", "type_vocab_size": 0},
         "deberta-v2, keys shared": {**relative, "share_att_key": True},
+        "modernbert": modern,
+        "modernbert, biases": modern | dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias"), True),
     }.get(family, {})
     num_labels = {"classification": 3, "regression": 1, "question-answering": 2}[problem]
     config = config_class(

@@ -31,7 +31,7 @@ from fastprune.model.architectures import Encoder, describe, layers_of, usual_at
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 from fastprune.settings import THREADS
-from fastprune.tuning.layerwise import layer_input
+from fastprune.tuning.layerwise import layer_inputs
 
 LAYERS = 4
 """Number of layers run one after the other, so that their weights come from the same memory as a model's do."""
@@ -278,12 +278,12 @@ class Bench:
     def __init__(self, model, batch_size: int, seq_len: int):
         self.encoder: Encoder = describe(model)
         self.batch = {name: values.to(model.device) for name, values in full_batch(batch_size, seq_len).items()}
-        self.states, self.options = layer_input(self.encoder, self.batch)
+        self.states, self.options = layer_inputs(self.encoder, self.batch)
 
     def run(self, layers) -> None:
         states = self.states
-        for layer in layers:
-            states = layer.module(states, **self.options)
+        for layer, options in zip(layers, self.options, strict=True):
+            states = layer.module(states, **options)
             states = states[0] if isinstance(states, tuple) else states
 
     def sliced(self, heads: int, filters: int) -> Callable[[], None]:

@@ -27,30 +27,35 @@ Kind = Literal["attention", "ffn"]
 
 @dataclass(frozen=True)
 class Block:
-    """Half a layer: ``stream -> after(stream + writes(mix(stream)))``.
+    """Half a layer: ``stream -> after(stream + writes(mix(before(stream))))``.
 
     Attributes
     ----------
     kind : {"attention", "ffn"}
         Whether its units are heads or filters.
     reads : dict of Linear
-        The maps that read the stream, by name. A unit owns rows of each.
+        The maps that read the normed stream, by name. A unit owns rows of each.
+    parts : int
+        Maps that each of them holds, one below the other. A unit owns rows of every part.
     follows : tuple of Linear
         More maps of which a unit owns rows; they do not read the stream.
     writes : Linear
         Reads the units ``[..., n]``, and writes into the stream. Masks act on its inputs.
-    after : Module
-        The norm behind the sum.
+    before, after : Module
+        The norms before the maps and behind the sum; where there is none, the identity.
     mix : Module
-        What is run with the stream up to the inputs of ``writes``. Attention's needs the options of its layer too.
+        What is run with the normed stream up to the inputs of ``writes``. Attention's needs the options of its layer
+        too.
     solved : tuple of str
         Names of the ``reads`` that read nothing but the stream, so that they can be solved for on it.
     """
 
     kind: Kind
     reads: Mapping[str, nn.Linear]
+    parts: int
     follows: tuple[nn.Linear, ...]
     writes: nn.Linear
+    before: nn.Module
     after: nn.Module
     mix: nn.Module
     solved: tuple[str, ...]
@@ -59,6 +64,11 @@ class Block:
     def cut(self) -> tuple[nn.Linear, ...]:
         """The maps of which a unit owns rows."""
         return (*self.reads.values(), *self.follows)
+
+    def rows(self, kept: Tensor) -> Tensor:
+        """Rows of each of the ``reads`` that belong to the columns ``kept`` [k] of a dense block's ``writes``."""
+        columns = self.writes.in_features
+        return (kept + columns * torch.arange(self.parts, device=kept.device)[:, None]).flatten()  # [parts * k]
 
 
 @dataclass(frozen=True)
@@ -76,13 +86,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Encoder:
-    """The prunable part of a model, and its dense shape."""
+    """The prunable part of a model, and its dense shape.
+
+    ``windows`` says of each layer how many tokens a token attends to; None: to all.
+    """
 
     model: transformers.PreTrainedModel
     layers: tuple[Layer, ...]
     num_heads: int
     num_filters: int
     hidden_size: int
+    windows: tuple[int | None, ...]
 
     @property
     def num_layers(self) -> int:
@@ -165,6 +179,7 @@ def describe(model: transformers.PreTrainedModel) -> Encoder:
         model.config.num_attention_heads,
         intermediate_size(model.config),
         model.config.hidden_size,
+        windows_of(model.config),
     )
     check_linears(
         {
@@ -183,7 +198,7 @@ def _shapes(block: Block, encoder: Encoder) -> list[tuple[str, nn.Linear, int, i
     units = stream if block.kind == "attention" else encoder.num_filters
     more = {f"{block.kind}'s {place}. map of positions": linear for place, linear in enumerate(block.follows, 1)}
     return [
-        *((name, linear, stream, units) for name, linear in {**block.reads, **more}.items()),
+        *((name, linear, stream, block.parts * units) for name, linear in {**block.reads, **more}.items()),
         (f"{block.kind}_output", block.writes, units, stream),
     ]
 
@@ -210,9 +225,11 @@ def _block(kind: Kind, paths: BlockPaths, layer: nn.Module, shared: tuple[str, .
     return Block(
         kind,
         {name: linear(path) for name, path in paths.reads.items()},
+        paths.parts,
         tuple(linear(path) for path in present),
         linear(paths.writes),
-        at(paths.after),
+        _norm(layer, paths.before),
+        _norm(layer, paths.after),
         at(paths.mix),
         tuple(name for name in paths.reads if name not in shared),
     )
@@ -223,7 +240,30 @@ def task_head_of(model: transformers.PreTrainedModel) -> tuple[tuple[nn.Linear, 
     family = FAMILIES[model.config.model_type]
     head = family.heads[str(head_of(type(model).__name__))]
     between = getattr(model.config, head.between.lower()) if head.between.isupper() else head.between
-    return tuple(attrgetter(path)(model) for path in head.maps), _FUNCTIONS.get(between) or ACT2FN[between]
+    function, norm = _FUNCTIONS.get(between) or ACT2FN[between], _norm(model, head.norm)
+    return tuple(attrgetter(path)(model) for path in head.maps), lambda values: norm(function(values))
+
+
+def norm_of(model: transformers.PreTrainedModel) -> nn.Module:
+    """The norm behind the last layer, which the task head reads through; the identity where there is none."""
+    return _norm(getattr(model, model.base_model_prefix), FAMILIES[model.config.model_type].norm)
+
+
+def _norm(within: nn.Module, path: str) -> nn.Module:
+    return within.get_submodule(path) if path else nn.Identity()
+
+
+def kinds_of(config) -> list[str] | None:
+    """What each layer attends to, where layers differ in that."""
+    name = FAMILIES[config.model_type].layer_kinds
+    return list(getattr(config, name)) if name else None
+
+
+def windows_of(config) -> tuple[int | None, ...]:
+    """Of each layer how many tokens a token attends to: half of the window on both sides, and itself."""
+    kinds = kinds_of(config) or [""] * config.num_hidden_layers
+    width = getattr(config, FAMILIES[config.model_type].window or "-", 0) // 2 * 2 + 1
+    return tuple(width if kind == "sliding_attention" else None for kind in kinds)
 
 
 def usual_attention(model_type: str | None) -> str:

@@ -31,6 +31,9 @@ CODE = ("modeling_fastprune.py", "families.py")
 FILE_BYTES = 64 << 20
 """No file of a tokenizer is longer."""
 
+TOKENIZER_FILES = ("tokenizer*", "*vocab*", "*.model")
+"""A folder with no file of such a name has no tokenizer."""
+
 SWITCHES = {
     "chunk_size_feed_forward": 0,
     "output_attentions": False,
@@ -176,14 +179,20 @@ def read_object(file: Path) -> dict:
 
 def load_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer beside a model. Raises InputError when there is none."""
+    folder, missing = (
+        Path(local(name)),
+        f"{name}: there are no tokenizer files beside the model; save its tokenizer there",
+    )
     _check_folder(local(name))
+    if folder.is_dir() and not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
+        raise InputError(missing)
     with _reading(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(local(name), trust_remote_code=False)
     # Where its files are missing, transformers invents a tokenizer that knows little but its special tokens.
-    folder, files = Path(local(name)), [*getattr(tokenizer, "vocab_files_names", {}).values()]
+    files = [*getattr(tokenizer, "vocab_files_names", {}).values()]
     invented = bool(files) and folder.is_dir() and not any((folder / file).is_file() for file in files)
     if invented or len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise InputError(f"{name}: there are no tokenizer files beside the model; save its tokenizer there")
+        raise InputError(missing)
     check_tokenizer(tokenizer, name)
     return tokenizer
 

@@ -3,7 +3,9 @@
 A layer is two blocks, attention and FFN. A block reads the residual stream by linear maps, mixes what they put out into
 its units (heads, or filters), and writes the units back by one more:
 
-    stream -> after(stream + writes(mix(stream)))
+    stream -> after(stream + writes(mix(before(stream))))
+
+A norm stands behind the sum (BERT) or before the maps (ModernBERT); the other of the two is then the identity.
 
 Masks, MACs, importance, the walk, surgery, look-up tables and the saved modelling file all work from this table. A copy
 of the file is saved with every pruned model: it needs nothing but Python.
@@ -22,18 +24,24 @@ class BlockPaths:
         The linear maps that read the stream, by name. A unit owns rows of each.
     writes : str
         The linear map back into the stream. A unit owns columns of it.
-    after : str
-        The norm behind the sum.
+    before, after : str
+        The norms before the maps and behind the sum; without a path there is none.
     mix : str
-        What is run to get from the stream to the units; without a path the layer itself, with its attention mask.
+        What is run to get from the normed stream to the units; without a path the layer itself, with its attention
+        mask.
+    parts : int
+        How many maps each of the ``reads`` holds, one below the other: three of a fused query, key and value, two of
+        a gated FFN. A unit owns rows of every part.
     follows : tuple of str
         More linear maps of which a unit owns rows, and which do not read the stream (projections of positions).
     """
 
     reads: dict
     writes: str
-    after: str
+    after: str = ""
+    before: str = ""
     mix: str = ""
+    parts: int = 1
     follows: tuple = ()
 
 
@@ -47,10 +55,13 @@ class Head:
         Their paths within the model, in order.
     between : str
         What stands between two, by transformers' name of the function; a name in capitals is the configuration's.
+    norm : str
+        Path within the model of a norm behind that.
     """
 
     maps: tuple
     between: str = ""
+    norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,14 +79,20 @@ class Family:
         Path within the layer of the module that splits its projections into heads.
     head_counts : tuple of str
         Attributes of that module: the number of heads, and their size together.
-    classifier : Head
-        From the first token's state to the logits of a text.
+    heads : dict of Head
+        By how the names of its classes in transformers end.
+    norm : str
+        Path within the base model of the norm behind the last layer; without one the last block ends the encoder.
     filters : str
         The configuration's name for the number of filters.
     head_bias : str
         Attention's argument with a plane for each head of the dense model [B, H, T, T]: kept heads need their own.
     positions_shared : str
         A switch of the configuration: with it query and key project the positions too, not the stream alone.
+    layer_kinds : str
+        The configuration's name for a list of what each layer attends to. Then its layers get different arguments.
+    window : str
+        The configuration's name for how many tokens a layer of the kind ``sliding_attention`` attends to.
     attentions : tuple of str
         Its attention implementations, the usual one first.
     """
@@ -86,16 +103,14 @@ class Family:
     ffn: BlockPaths
     heads_of: str
     head_counts: tuple
-    classifier: Head
+    heads: dict
+    norm: str = ""
     filters: str = "intermediate_size"
     head_bias: str = ""
     positions_shared: str = ""
+    layer_kinds: str = ""
+    window: str = ""
     attentions: tuple = ("sdpa", "eager")
-
-    @property
-    def heads(self):
-        """By the ends of the names of its classes in transformers."""
-        return {"ForSequenceClassification": self.classifier, "ForQuestionAnswering": Head(("qa_outputs",))}
 
 
 _NAMES = ("query", "key", "value")
@@ -104,11 +119,16 @@ _ATTENTION = BlockPaths(
     {name: f"attention.self.{name}" for name in _NAMES}, "attention.output.dense", "attention.output.LayerNorm"
 )
 _COUNTS = ("num_attention_heads", "all_head_size")
+_MODERN = Head(("head.dense", "classifier"), "CLASSIFIER_ACTIVATION", norm="head.norm")
 _DENSE = ("classifier.dense", "classifier.out_proj")
 
 
+def _heads(classifier, answers=Head(("qa_outputs",))):
+    return {"ForSequenceClassification": classifier, "ForQuestionAnswering": answers}
+
+
 def _bert(name, classifier):
-    return Family(name, "encoder.layer", _ATTENTION, _FFN, "attention.self", _COUNTS, classifier)
+    return Family(name, "encoder.layer", _ATTENTION, _FFN, "attention.self", _COUNTS, _heads(classifier))
 
 
 FAMILIES = {
@@ -124,7 +144,7 @@ FAMILIES = {
         BlockPaths({"ffn_input": "ffn.lin1"}, "ffn.lin2", "output_layer_norm", mix="ffn"),
         "attention",
         ("n_heads", "dim"),
-        Head(("pre_classifier", "classifier"), "relu"),
+        _heads(Head(("pre_classifier", "classifier"), "relu")),
         filters="hidden_dim",
     ),
     "mpnet": Family(
@@ -134,7 +154,7 @@ FAMILIES = {
         _FFN,
         "attention.attn",
         _COUNTS,
-        Head(_DENSE, "tanh"),
+        _heads(Head(_DENSE, "tanh")),
         head_bias="position_bias",
         attentions=("eager",),
     ),
@@ -150,9 +170,21 @@ FAMILIES = {
         _FFN,
         "attention.self",
         _COUNTS,
-        Head(("pooler.dense", "classifier"), "POOLER_HIDDEN_ACT"),
+        _heads(Head(("pooler.dense", "classifier"), "POOLER_HIDDEN_ACT")),
         positions_shared="share_att_key",
         attentions=("eager",),
+    ),
+    "modernbert": Family(
+        "ModernBert",
+        "layers",
+        BlockPaths({"query_key_value": "attn.Wqkv"}, "attn.Wo", before="attn_norm", mix="attn", parts=3),
+        BlockPaths({"ffn_input": "mlp.Wi"}, "mlp.Wo", before="mlp_norm", mix="mlp", parts=2),
+        "attn",
+        ("num_heads", "all_head_size"),
+        _heads(_MODERN, _MODERN),
+        norm="final_norm",
+        layer_kinds="layer_types",
+        window="local_attention",
     ),
 }
 """By transformers' ``model_type``."""

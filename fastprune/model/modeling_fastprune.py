@@ -25,13 +25,14 @@ class NoUnits(nn.Linear):
 
 
 class BiasAlone(nn.Linear):
-    """The output projection of a block that keeps nothing: its bias, without a product over nothing.
+    """The output projection of a block that keeps nothing: its bias or zeros, without a product over nothing.
 
     Quantisers and exporters, which cannot do with matrices of no rows or columns, leave it as it is.
     """
 
     def forward(self, input):
-        return self.bias.expand(*input.shape[:-1], self.out_features)
+        bias = input.new_zeros(()) if self.bias is None else self.bias
+        return bias.expand(*input.shape[:-1], self.out_features)
 
 
 class NoMix(nn.Module):

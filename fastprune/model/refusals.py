@@ -86,6 +86,11 @@ def check_positions(config: transformers.PreTrainedConfig) -> None:
             "the model has a convolution beside its first layer (conv_kernel_size), which fastprune does not walk "
             "through; supported: DeBERTa without it, such as deberta-v3-base"
         )
+    if getattr(config, "classifier_pooling", "cls") != "cls":
+        raise InputError(
+            f"the model's classifier reads the {config.classifier_pooling} of all tokens (classifier_pooling); "
+            "supported: 'cls', the first token"
+        )
 
 
 def check_class(model: object) -> None:
@@ -130,15 +135,16 @@ def check_linears(linears: Mapping[str, tuple[object, int, int]]) -> None:
                 f"{place} is a {type(module).__module__}.{type(module).__name__} and no torch.nn.Linear; "
                 "give the plain float32 model: merge adapters, and quantise after pruning"
             )
-        parameters = module._parameters
-        if parameters.get("weight") is None or parameters.get("bias") is None:
+        own = module._parameters
+        if own.get("weight") is None or (module.bias is not None and own.get("bias") is None):
             raise InputError(f"{place} has no weight or no bias of its own; make parametrisations permanent first")
-        if tuple(module.weight.shape) != (outputs, inputs) or tuple(module.bias.shape) != (outputs,):
+        parameters = [parameter for parameter in (module.weight, module.bias) if parameter is not None]
+        if [tuple(parameter.shape) for parameter in parameters] != [(outputs, inputs), (outputs,)][: len(parameters)]:
             raise InputError(
                 f"{place} has the weight {list(module.weight.shape)} and the configuration gives "
                 f"{[outputs, inputs]}: heads were pruned already, or the layer is of another kind"
             )
-        for parameter in (module.weight, module.bias):
+        for parameter in parameters:
             if id(parameter) in places:
                 raise InputError(
                     f"{place} and {places[id(parameter)]} share their weights, so that cutting one cuts both; "

@@ -48,7 +48,9 @@ def slice_model(encoder: Encoder, masks: Masks) -> transformers.PreTrainedModel:
         for source, target, scales in ((old.attention, new.attention, columns), (old.ffn, new.ffn, filters)):
             scales = scales.to(dense.device)
             kept = scales.nonzero().flatten()
-            for pair in zip(source.cut, target.cut, strict=True):
+            for name, linear in source.reads.items():
+                _cut_rows(linear, target.reads[name], source.rows(kept))
+            for pair in zip(source.follows, target.follows, strict=True):
                 _cut_rows(*pair, kept)
             _cut_columns(source.writes, target.writes, kept, scales)
             cut |= {id(parameter) for linear in (*target.cut, target.writes) for parameter in linear.parameters()}

@@ -49,7 +49,8 @@ def search_macs(head_importance: Tensor, filter_importance: Tensor, macs: MacMod
 
     All heads cost the same and all filters cost the same, so for each number of heads the best choice is the most
     important heads and as many of the most important filters as the rest of the budget buys. Trying every
-    number of heads gives the exact optimum of the diagonal objective (paper, eq. 9).
+    number of heads gives the exact optimum of the diagonal objective (paper, eq. 9). Where heads of some layers attend
+    to a window and cost less, every pair of numbers is tried.
 
     Parameters
     ----------
@@ -74,25 +75,34 @@ def search_macs(head_importance: Tensor, filter_importance: Tensor, macs: MacMod
     check_keep_ratio(keep_ratio)
     check_importance(head_importance, filter_importance)
     budget = keep_ratio * macs.total
-    if budget < min(macs.per_head, macs.per_filter):
-        smallest = min(macs.per_head, macs.per_filter) / macs.total
+    prices = sorted({macs.per_head - less for less in macs.spared})
+    if budget < min(*prices, macs.per_filter):
+        smallest = min(*prices, macs.per_filter) / macs.total
         raise InputError(
             f"keep_ratio {keep_ratio} keeps nothing at all: a single head or filter of this model "
             f"is {smallest:.2g} of its MACs; raise keep_ratio"
         )
-    head_values, head_order = head_importance.double().flatten().sort(descending=True, stable=True)
     filter_values, filter_order = filter_importance.double().flatten().sort(descending=True, stable=True)
+    heads, filters = (torch.zeros_like(head_importance).flatten(), torch.zeros_like(filter_importance).flatten())
 
-    num_heads = torch.arange(len(head_values) + 1, dtype=torch.float64)  # [L * H + 1], as all up to kept_importance
-    left = budget - num_heads * macs.per_head
+    # One axis for the heads of each price: [heads + 1], or [heads + 1, other heads + 1], all up to kept_importance.
+    cost, value, orders = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), []
+    for price in prices:
+        own = torch.tensor([macs.per_head - less == price for less in macs.spared])
+        numbers = own[:, None].expand_as(head_importance).flatten().nonzero().flatten()
+        head_values, order = head_importance.double().flatten()[numbers].sort(descending=True, stable=True)
+        orders.append(numbers[order])
+        cost = cost[..., None] + torch.arange(len(order) + 1, dtype=torch.float64) * price
+        value = value[..., None] + prefix_sums(head_values)
+    left = budget - cost
     affordable = left >= 0
     num_filters = (left / macs.per_filter).floor().clamp(0, len(filter_values)).long()
-    kept_importance = prefix_sums(head_values) + prefix_sums(filter_values)[num_filters]
-    best = int(kept_importance.masked_fill(~affordable, -1).argmax())
+    kept_importance = value + prefix_sums(filter_values)[num_filters]
+    best = kept_importance.masked_fill(~affordable, -1).argmax()
 
-    heads, filters = (torch.zeros_like(head_importance).flatten(), torch.zeros_like(filter_importance).flatten())
-    heads[head_order[:best]] = 1
-    filters[filter_order[: num_filters[best]]] = 1
+    for order, number in zip(orders, torch.unravel_index(best, cost.shape), strict=True):
+        heads[order[: int(number)]] = 1
+    filters[filter_order[: num_filters.flatten()[best]]] = 1
     return Masks(heads.view_as(head_importance).float(), filters.view_as(filter_importance).float())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,7 @@ import transformers
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastprune.model.architectures import Block, Encoder, layers_of, task_head_of
+from fastprune.model.architectures import Block, Encoder, kinds_of, layers_of, norm_of, task_head_of
 from fastprune.model.finite import check_finite
 from fastprune.model.losses import inputs_of
 from fastprune.model.masks import Masks
@@ -61,13 +62,20 @@ class Moments:
 
     def through(self, linear: nn.Linear) -> Moments:
         """Against what ``linear`` makes of the targets."""
-        return Moments(self.gram, self.cross @ linear.weight.double().T + self.gram[:, -1:] * linear.bias.double())
+        cross = self.cross @ linear.weight.double().T
+        return Moments(self.gram, cross if linear.bias is None else cross + self.gram[:, -1:] * linear.bias.double())
+
+    def without_means(self) -> Moments:
+        """As if inputs and targets had no means: what a map without a bias is solved for on."""
+        gram, cross = self.gram.clone(), self.cross.clone()
+        gram[-1, :-1], gram[:-1, -1], cross[-1] = 0, 0, 0
+        return Moments(gram, cross)
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.gram + other.gram, self.cross + other.cross)
 
 
-Map = Literal["query", "key", "value", "attention", "ffn_input", "ffn", "head"]
+Map = Literal["query", "key", "value", "query_key_value", "attention", "ffn_input", "ffn", "head"]
 """A linear map of a layer, or of the task head."""
 
 
@@ -122,7 +130,7 @@ class Teacher:
         encoder.model.eval()
         self.encoder, self.masks = encoder, masks
         self.pads = [batch["attention_mask"].bool().to(encoder.device) for batch in batches]
-        entries = [layer_input(encoder, batch) for batch in batches]
+        entries = [layer_inputs(encoder, batch) for batch in batches]
         self.states = [states for states, _ in entries]
         self.options = [options for _, options in entries]
         size = 2 * encoder.num_layers * sum(states.numel() * states.element_size() for states in self.states)
@@ -130,7 +138,7 @@ class Teacher:
         self._kept: list[list[Tensor]] | None = None
 
     def targets(self) -> Iterator[list[Tensor]]:
-        """What one block after the other adds up to before its norm, a tensor [B, T, D] per batch.
+        """What one block after the other adds up to, ahead of a norm behind it, a tensor [B, T, D] per batch.
 
         Without ``keep``, only one block's are held at a time.
         """
@@ -150,18 +158,18 @@ class Teacher:
     def _run(self) -> Iterator[list[Tensor]]:
         """Under masks, as published, the target of an FFN has all filters, and only the way on from it has not."""
         states = list(self.states)
-        for layer, (heads, filters) in zip(self.encoder.layers, self._masks(), strict=True):
+        for index, (layer, (heads, filters)) in enumerate(zip(self.encoder.layers, self._masks(), strict=True)):
             attention, ffn = layer.blocks
             targets = []
             for step, options in enumerate(self.options):
-                context = _units(attention, states[step], options)
+                context = _units(attention, states[step], options[index])
                 context = context if heads is None else context * heads
                 targets.append(attention.writes(context) + states[step])
                 states[step] = attention.after(targets[step])
             yield targets
             targets = []
-            for step, options in enumerate(self.options):
-                activation = _units(ffn, states[step], options)
+            for step in range(len(states)):
+                activation = _units(ffn, states[step], {})
                 targets.append(ffn.writes(activation) + states[step])
                 way_on = targets[step] if filters is None else ffn.writes(activation * filters) + states[step]
                 states[step] = ffn.after(way_on)
@@ -229,19 +237,20 @@ def walk(
         if every_map and number > 0:
             attending = block.kind == "attention"  # keys and values are wanted of every token
             read = [read_tokens(pad) for pad in pads] if attending else rows
-            yield from _systems(index, {name: block.reads[name] for name in block.solved}, states, wanted, read, held)
+            solved = {name: block.reads[name] for name in block.solved}
+            yield from _systems(index, solved, block.before, states, wanted, read, held)
         # A head's context costs far more to make again than a filter's activation.
         cached = block.kind == "attention" or _bytes(tokens, block.writes, states[0]) <= CACHE_BYTES
         kept = []
         moments, apart = Moments.zeros(block.writes), Moments.zeros(block.writes)
         for step, options in enumerate(teacher.options):
-            units = _units(block, states[step], options)
+            units = _units(block, states[step], options[index])
             _add(moments, apart, rows[step], held[step], units, targets[step] - states[step])
             if cached:
                 kept.append(units)
         yield System(index, block.kind, block.writes, moments, apart)
         for step, options in enumerate(teacher.options):
-            units = kept[step] if cached else _units(block, states[step], options)
+            units = kept[step] if cached else _units(block, states[step], options[index])
             states[step] = block.after(block.writes(units) + states[step])
         del kept, units
         if every_map:
@@ -250,10 +259,13 @@ def walk(
     if every_map:
         linears, between = task_head_of(student)
         originals, _ = task_head_of(teacher.encoder.model)
+        norm = norm_of(student)
+        states, wanted = ([norm(state) for state in some] for some in (states, wanted))
         for index, (linear, original) in enumerate(zip(linears, originals, strict=True)):
-            yield from _systems(index, {"head": linear}, states, wanted, rows, held)
-            states = [between(linear(state)) for state in states]
-            wanted = [between(original(state)) for state in wanted]
+            yield from _systems(index, {"head": linear}, nn.Identity(), states, wanted, rows, held)
+            if index < len(linears) - 1:
+                states = [between(linear(state)) for state in states]
+                wanted = [between(original(state)) for state in wanted]
 
 
 def _bytes(tokens: int, linear: nn.Linear, like: Tensor) -> int:
@@ -264,18 +276,22 @@ def _bytes(tokens: int, linear: nn.Linear, like: Tensor) -> int:
 def _systems(
     index: int,
     linears: Mapping[Map, nn.Linear],
+    norm: nn.Module,
     states: list[Tensor],
     wanted: list[Tensor],
     rows: list[Tensor],
     held: list[Tensor],
 ) -> Iterator[System]:
-    """Of linear maps that all read ``states`` where the teacher's read ``wanted``, their weights still its own."""
+    """Of linear maps that all read the norm of ``states`` where the teacher's read that of ``wanted``.
+
+    The weights of maps and norm are still the teacher's.
+    """
     if not linears:
         return
     first = next(iter(linears.values()))
     moments, apart = (Moments.zeros(first, first.in_features) for _ in range(2))
     for step, state in enumerate(states):
-        _add(moments, apart, rows[step], held[step], state, wanted[step])
+        _add(moments, apart, rows[step], held[step], norm(state), norm(wanted[step]))
     for kind, linear in linears.items():
         if linear.out_features:
             yield System(index, kind, linear, moments.through(linear), apart.through(linear))
@@ -306,19 +322,41 @@ def _input_of(module: nn.Module, run) -> tuple[tuple, dict]:
     return seen[0]
 
 
-def layer_input(encoder: Encoder, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict]:
-    """Hidden states into the first layer [B, T, D], and the attention arguments that every layer gets."""
+def layer_inputs(encoder: Encoder, batch: Mapping[str, Tensor]) -> tuple[Tensor, list[dict]]:
+    """Hidden states into the first layer [B, T, D], and the attention arguments that each layer gets."""
     inputs = inputs_of(batch, encoder.device)
-    first = encoder.layers[0].module
-    args, kwargs = _input_of(first, lambda: encoder.model(**inputs))
-    names = inspect.signature(first.forward).parameters  # some encoders pass masks and biases by position
-    return args[0], dict(zip(list(names)[1:], args[1:])) | kwargs
+    modules = [layer.module for layer in encoder.layers]
+    if kinds_of(encoder.model.config) is None:
+        calls = [_input_of(modules[0], lambda: encoder.model(**inputs))] * len(modules)
+    else:
+        with _handing_on(modules) as calls:
+            encoder.model(**inputs)
+    names = list(inspect.signature(modules[0].forward).parameters)  # some encoders pass masks and biases by position
+    return calls[0][0][0], [dict(zip(names[1:], args[1:])) | kwargs for args, kwargs in calls]
+
+
+@contextmanager
+def _handing_on(layers: Sequence[nn.Module]) -> Iterator[list[tuple[tuple, dict]]]:
+    """Inside a ``with`` block layers hand on what they get; their arguments are noted in the list."""
+    calls: list[tuple[tuple, dict]] = []
+
+    def hand_on(states: Tensor, *args, **kwargs) -> Tensor:
+        calls.append(((states, *args), kwargs))
+        return states
+
+    try:
+        for layer in layers:
+            layer.forward = hand_on
+        yield calls
+    finally:
+        for layer in layers:
+            del layer.forward
 
 
 def _units(block: Block, states: Tensor, options: Mapping) -> Tensor:
     """The inputs of a block's output projection [B, T, n]: the heads' contexts, or the filters' activations."""
     options = options if block.kind == "attention" else {}
-    args, _ = _input_of(block.writes, lambda: block.mix(states, **options))
+    args, _ = _input_of(block.writes, lambda: block.mix(block.before(states), **options))
     return args[0][..., : block.writes.in_features]  # without units, the states go through
 
 

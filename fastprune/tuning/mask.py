@@ -78,7 +78,7 @@ def tune_masks(
 
 
 def scale_system(
-    moments: Moments, weight: Tensor, bias: Tensor, units: int, *, constant: bool
+    moments: Moments, weight: Tensor, bias: Tensor | None, units: int, *, constant: bool
 ) -> tuple[Tensor, Tensor]:
     """Normal equations of the scales, from the moments of the projection's inputs.
 
@@ -91,7 +91,7 @@ def scale_system(
     moments : Moments
         Of n inputs against the target, bias included.
     weight : Tensor [D, n]
-    bias : Tensor [D]
+    bias : Tensor [D], optional
     units : int
         Columns per unit: the head size for attention, 1 for filters.
     constant : bool
@@ -102,10 +102,12 @@ def scale_system(
     ATA : Tensor [k, k] float64
     ATB : Tensor [k] float64
     """
-    weight, bias = weight.double(), bias.double()
+    weight = weight.double()
     n = weight.shape[1]
     gram, sums, tokens = moments.gram[:n, :n], moments.gram[:n, n], moments.gram[n, n]  # [n, n], [n], []
-    cross = moments.cross - moments.gram[:, n:] * bias  # [n + 1, D]: against the target without the bias
+    cross = moments.cross  # [n + 1, D]
+    if bias is not None:
+        cross = cross - moments.gram[:, n:] * bias.double()  # against the target without the bias
 
     def per_unit(values: Tensor) -> Tensor:  # [n, ...] -> [k, ...]
         return values.unflatten(0, (-1, units)).sum(1)

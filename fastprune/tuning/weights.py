@@ -66,11 +66,14 @@ def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progres
     ):
         weight, bias = solve_weights(system.moments, system.held_back, system.projection.weight, system.projection.bias)
         system.projection.weight.copy_(weight)
-        system.projection.bias.copy_(bias)
+        if bias is not None:
+            system.projection.bias.copy_(bias)
     return Tuned(student, masks)
 
 
-def solve_weights(moments: Moments, held_back: Moments, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def solve_weights(
+    moments: Moments, held_back: Moments, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """Ridge regression towards ``weight``: its strength is chosen on ``held_back``, the solution uses all tokens.
 
     Parameters
@@ -78,19 +81,22 @@ def solve_weights(moments: Moments, held_back: Moments, weight: Tensor, bias: Te
     moments, held_back : Moments
         Of n inputs against D outputs. Without held-back tokens the middle strength is taken.
     weight : Tensor [D, n]
-    bias : Tensor [D]
+    bias : Tensor [D], optional
 
     Returns
     -------
     weight : Tensor [D, n] float64
     bias : Tensor [D] float64
+        None where there was none: nothing is then solved for but the weights.
     """
-    start = torch.cat([weight, bias[:, None]], dim=1).double()
     everything = moments + held_back
     if weight.shape[1] == 0:
-        return weight, everything.cross[0] / everything.gram[0, 0]
+        return weight, None if bias is None else everything.cross[0] / everything.gram[0, 0]
+    if bias is None:
+        moments, held_back, everything = (part.without_means() for part in (moments, held_back, everything))
+    start = torch.cat([weight, (weight.new_zeros(len(weight)) if bias is None else bias)[:, None]], dim=1).double()
     solution = ridge(everything, start, best_strength(moments, held_back, start))
-    return solution[:, :-1], solution[:, -1]
+    return solution[:, :-1], None if bias is None else solution[:, -1]
 
 
 def best_strength(moments: Moments, held_back: Moments, start: Tensor) -> float:

@@ -20,7 +20,7 @@ def assert_same(got, want, **tolerances):
 
 
 @torch.no_grad()
-def finite_differences(model, example, step=1e-4):
+def finite_differences(model, example, step):
     """Central differences of transformers' own loss, the columns of the output projections being scaled."""
 
     def slope(columns):
@@ -45,7 +45,7 @@ def finite_differences(model, example, step=1e-4):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rows_are_single_example_gradients(family, problem):
     model = build(family, problem, num_layers=2, num_filters=6).double()
     batches = random_batches(model, problem, LENGTHS)
@@ -54,10 +54,12 @@ def test_rows_are_single_example_gradients(family, problem):
             batch["labels"] = batch["labels"].double()
     fisher = fisher_of(model, batches, problem)
     assert fisher.head_grads.shape == (5, 2, 4) and fisher.filter_grads.shape == (5, 2, 6)
+    rounds = family.startswith(("deberta", "modernbert"))  # their attention is in float32 whatever the model is in
+    step, near = (5e-3, 2e-4) if rounds else (1e-4, 1e-6)
     for row, example in enumerate(one_by_one(batches, problem)):
-        heads, filters = finite_differences(model, example)
-        torch.testing.assert_close(fisher.head_grads[row], heads.float(), rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(fisher.filter_grads[row], filters.float(), rtol=1e-4, atol=1e-6)
+        heads, filters = finite_differences(model, example, step)
+        torch.testing.assert_close(fisher.head_grads[row], heads.float(), rtol=100 * near, atol=near)
+        torch.testing.assert_close(fisher.filter_grads[row], filters.float(), rtol=100 * near, atol=near)
     assert fisher.head_grads.abs().max() > 1e-2 and fisher.filter_grads.abs().max() > 1e-2
 
 

@@ -30,10 +30,11 @@ def test_describe(family, problem):
         "query": ("query", "query_proj", "q_lin", "attn.q"),
         "key": ("key", "key_proj", "k_lin", "attn.k"),
         "value": ("value", "value_proj", "v_lin", "attn.v"),
+        "query_key_value": ("attn.Wqkv",),
         "follows": ("pos_key_proj", "pos_query_proj"),
-        "attention": ("attention.output.dense", "out_lin", "attn.o"),
-        "ffn_input": ("intermediate.dense", "lin1"),
-        "ffn": ("output.dense", "lin2"),
+        "attention": ("attention.output.dense", "out_lin", "attn.o", "attn.Wo"),
+        "ffn_input": ("intermediate.dense", "lin1", "mlp.Wi"),
+        "ffn": ("output.dense", "lin2", "mlp.Wo"),
     }
     names = {id(module): name for name, module in model.named_modules()}
     for index, layer in enumerate(encoder.layers):
@@ -44,10 +45,15 @@ def test_describe(family, problem):
                 assert names[id(linear)].endswith(roles[role]) and f".{index}." in names[id(linear)]
                 found.append(id(linear))
             assert block.cut == (*block.reads.values(), *block.follows)
-        assert names[id(layer.ffn.after)].endswith(("output.LayerNorm", "output_layer_norm"))
-        assert names[id(layer.attention.after)].endswith(
-            ("attention.output.LayerNorm", "attention.LayerNorm", "sa_layer_norm")
-        )
+        norms = {
+            "attention": ("attention.output.LayerNorm", "attention.LayerNorm", "sa_layer_norm", "attn_norm"),
+            "ffn": ("output.LayerNorm", "output_layer_norm", "mlp_norm"),
+        }
+        for block in layer.blocks:
+            (norm,) = [names[id(module)] for module in (block.before, block.after) if id(module) in names]
+            assert norm.endswith(norms[block.kind]) and (id(block.before) in names) == (
+                ".attn" in norm or ".mlp" in norm
+            )
         linears = [id(module) for module in layer.module.modules() if isinstance(module, torch.nn.Linear)]
         assert sorted(found) == sorted(linears)
 
@@ -158,6 +164,27 @@ def test_macs_are_those_that_torch_counts(kept):
     assert sum(flops.values()) / 2 == macs.of_masks(masks)
     assert macs.of_masks(Masks.ones(encoder)) == macs.total
     assert macs.kept(masks) == macs.of_masks(masks) / macs.total
+
+
+@pytest.mark.parametrize("tokens", [3, 11])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_macs_by_hand(family, tokens):
+    """Of the sliced model's own matrices: linear maps read all tokens, and a token attends to a window or to all."""
+    encoder = describe(build(family, num_layers=4))
+    masks = random_masks(encoder)
+    count = 0
+    for index, layer in enumerate(layers_of(slice_model(encoder, masks))):
+        for name, linear in layer.module.named_modules():
+            if isinstance(linear, torch.nn.Linear) and "pos_" not in name:  # positions are the same for all texts
+                count += tokens * linear.in_features * linear.out_features
+        sliding = family.startswith("modernbert") and index in (1, 2)
+        count += 2 * tokens * (min(tokens, 5) if sliding else tokens) * layer.attention.writes.in_features
+    assert MacModel.of(encoder, float(tokens)).of_masks(masks) == count
+
+
+def test_a_classifier_of_the_mean_is_refused():
+    with pytest.raises(InputError, match="classifier reads the mean of all tokens"):
+        describe(build("modernbert", classifier_pooling="mean"))
 
 
 def test_several_labels_at_once_are_refused():

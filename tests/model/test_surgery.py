@@ -57,14 +57,16 @@ def test_it_is_really_smaller(family):
     masks = random_masks(encoder)
     sliced = slice_model(encoder, masks)
     for layer, heads, filters in zip(layers_of(sliced), masks.head_counts, masks.filter_counts, strict=True):
-        for projection in layer.attention.cut:
-            assert projection.weight.shape == (4 * heads, 16) and projection.bias.shape == (4 * heads,)
-        assert layer.attention.writes.weight.shape == (16, 4 * heads)
-        assert layer.ffn.reads["ffn_input"].weight.shape == (filters, 16)
-        assert layer.ffn.writes.weight.shape == (16, filters)
+        for block, columns in ((layer.attention, 4 * heads), (layer.ffn, filters)):
+            for projection in block.cut:
+                assert projection.weight.shape == (block.parts * columns, 16)
+                assert projection.bias is None or projection.bias.shape == (block.parts * columns,)
+            assert block.writes.weight.shape == (16, columns)
     pruned_heads, pruned_filters = (int((mask == 0).sum()) for mask in (masks.heads, masks.filters))
-    rows = len(encoder.layers[0].attention.cut)
-    per_head, per_filter = (rows + 1) * (4 * 16) + rows * 4, 2 * 16 + 1
+    attention, ffn = encoder.layers[0].blocks
+    rows, columns = len(attention.cut) * attention.parts, ffn.parts
+    biased = ffn.reads["ffn_input"].bias is not None
+    per_head, per_filter = (rows + 1) * (4 * 16) + rows * 4 * biased, (columns + 1) * 16 + columns * biased
     assert model.num_parameters() - sliced.num_parameters() == pruned_heads * per_head + pruned_filters * per_filter
     assert not sliced.training
     assert sliced.config.kept_heads == masks.head_counts and sliced.config.kept_filters == masks.filter_counts

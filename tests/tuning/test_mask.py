@@ -38,7 +38,7 @@ def naive_tuning(encoder, masks, teacher_masks, batches, problem):
             projection = layer.attention.writes if attention else layer.ffn.writes
             kept = row.repeat_interleave(units) != 0
             tall = tall_matrix(rows[:, kept], projection.weight.double()[:, kept], units, attention)
-            target = (targets - projection.bias).flatten()
+            target = (targets if projection.bias is None else targets - projection.bias).flatten()
             scales, _ = solve_scales(tall.T @ tall, tall.T @ target)
             row[row != 0] = scales[: int(row.count_nonzero())].float()
     return masks

@@ -141,3 +141,20 @@ def test_one_held_back_token_and_one_other():
         for w, b in ((weight, bias), (linear.weight, linear.bias))
     )
     assert weight.isfinite().all() and got <= before
+
+
+@torch.no_grad()
+def test_a_map_without_a_bias_is_solved_for_without_a_constant():
+    """Against the normal equations of the bare inputs, whose means are far from zero; nothing takes up the mean."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randn(70, 5, generator=generator) + 2, torch.randn(70, 3, generator=generator) - 3
+    start = torch.randn(3, 5, generator=generator)
+    nothing = moments_of(inputs[:0], targets[:0])
+    weight, bias = solve_weights(moments_of(inputs, targets), nothing, start, None)
+    x, b = inputs.double(), targets.double()
+    penalty = RIDGES[len(RIDGES) // 2] * x.square().mean() * len(x) * torch.eye(5, dtype=torch.float64)
+    want = torch.linalg.solve(x.T @ x + penalty, x.T @ b + penalty @ start.double().T).T
+    torch.testing.assert_close(weight, want, rtol=1e-4, atol=1e-6)
+    assert bias is None
+    empty, none = solve_weights(moments_of(inputs[:, :0], targets), nothing, start[:, :0], None)
+    assert empty.shape == (3, 0) and none is None

@@ -16,7 +16,7 @@ from fastprune.tuning.layerwise import Teacher, walk
 from fastprune.tuning.weights import reconstruct_weights
 
 LENGTHS = [[9, 7, 7, 4], [3, 9, 5, 6], [8, 9, 2, 9], [7, 3, 6, 5]]
-INPUTS = ("query", "key", "value", "ffn_input", "head")
+INPUTS = ("query", "key", "value", "query_key_value", "ffn_input", "head")
 
 
 def seen_by(model, linear, batches, first_token):
@@ -41,9 +41,9 @@ def original_of(encoder, masks, system):
         linear = task_head_of(encoder.model)[0][system.index]
         return linear, torch.arange(linear.out_features)
     heads = masks.heads[system.index].repeat_interleave(encoder.head_size)
-    kept = masks.filters[system.index] if system.kind == "ffn_input" else heads
-    layer = encoder.layers[system.index]
-    return {**layer.attention.reads, **layer.ffn.reads}[system.kind], kept.nonzero().flatten()
+    attention, ffn = encoder.layers[system.index].blocks
+    block, kept = (ffn, masks.filters[system.index]) if system.kind == "ffn_input" else (attention, heads)
+    return block.reads[system.kind], block.rows(kept.nonzero().flatten())
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -69,8 +69,10 @@ def test_every_map_is_to_put_out_what_the_dense_model_does(family, problem):
             torch.testing.assert_close(system.moments.cross, reads.T @ puts[:, kept], rtol=1e-4, atol=1e-3)
         with torch.no_grad():  # what comes later has to see it
             system.projection.weight.mul_(0.7)
-    heads = [("head", 0)] if problem == "question-answering" else [("head", 0), ("head", 1)]
-    attending = [(name, 2) for name in ("query", "key", "value") if "keys shared" not in family or name == "value"]
+    heads = [("head", index) for index in range(len(task_head_of(model)[0]))]
+    names = list(encoder.layers[2].attention.reads)
+    assert names == (["query_key_value"] if family.startswith("modernbert") else ["query", "key", "value"])
+    attending = [(name, 2) for name in names if "keys shared" not in family or name == "value"]
     whole = [*attending, ("attention", 2), ("ffn_input", 2), ("ffn", 2)]
     assert seen == [("attention", 0), ("ffn_input", 0), ("ffn", 0), ("attention", 1), ("ffn", 1), *whole, *heads]
 
