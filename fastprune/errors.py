@@ -55,6 +55,8 @@ EXTRAS = {
     "mlflow": ("cryptography", "mlflow", "pandas", "psutil", "requests", "sqlalchemy"),
     "s3": ("boto3", "botocore"),
     "postgresql": ("psycopg",),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
+    "openvino": ("openvino",),
     "report": ("jinja2", "markupsafe", "matplotlib"),
 }
 """What each extra of the package brings, by the names of the modules."""

@@ -1,0 +1,85 @@
+"""``fastprune export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fastprune.cli.group import command
+
+
+@command()
+@click.argument("model")
+@click.option("--format", type=click.Choice(["onnx", "openvino"]), default="onnx", help="What is written.")
+@click.option("--quantize", type=click.Choice(["int8", "fp16"]), help="int8 for CPUs, fp16 for GPUs.")
+@click.option("--opset", type=int, default=18, help="Of ONNX: 18 to 23.")
+@click.option("--eval-file", type=click.Path(path_type=Path), help="Labelled rows: the metric before and after.")
+@click.option(
+    "--train-file",
+    type=click.Path(path_type=Path),
+    help="With int8: rows on which weights are found that must stay in float32; labels are not read.",
+)
+@click.option("--text-column", "-A", "text_columns", multiple=True, help="Column of the text; twice for pairs.")
+@click.option("--label-column", "-Y", help="Column of the label.")
+@click.option("--metric", help="By default accuracy, pearson or squad_f1.")
+@click.option("--max-length", type=click.IntRange(min=8), help="Cut texts after this many tokens.")
+@click.option("--output-dir", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+def export(
+    model: str,
+    format: str,
+    quantize: str | None,
+    opset: int,
+    eval_file: Path | None,
+    train_file: Path | None,
+    text_columns: tuple[str, ...],
+    label_column: str | None,
+    metric: str | None,
+    max_length: int | None,
+    output_dir: Path,
+) -> None:
+    """Write MODEL, a folder that fastprune saved or a dense one, as a runtime serves it, checked and measured."""
+    from fastprune.export import exporting, rows
+    from fastprune.store.output import check_output
+
+    check_output(output_dir)
+    task = (
+        rows.task_of(model, text_columns, label_column or "", metric, max_length) if eval_file or train_file else None
+    )
+    record = exporting.export(
+        model,
+        output_dir,
+        format=format,
+        quantize=quantize or "",
+        opset=opset,
+        evaluation=rows.read_rows(model, eval_file, task) if eval_file and task else None,
+        sample=(
+            rows.read_rows(model, train_file, task, labelled=False, count=exporting.SAMPLE_ROWS)
+            if train_file and task and quantize == "int8"
+            else None
+        ),
+    )
+    click.echo(summary(record))
+    click.echo(f"saved in {output_dir}")
+
+
+def summary(record: dict) -> str:
+    """A few lines for the terminal, from the content of ``export.json``."""
+    size = record["megabytes"]
+    lines = [
+        f"{'outputs':<12}differ by at most {record['max_difference']:.2g} from PyTorch's",
+        f"{'megabytes':<12}{size['source']:.1f} -> {size['exported']:.1f}",
+    ]
+    if metric := record.get("metric"):
+        name = metric["pytorch"]["name"]
+        lines.append(
+            f"{name:<12}{metric['pytorch']['value']:.4f} -> {metric['exported']['value']:.4f}   "
+            f"(the same answer in {record['agreement']:.2%} of {metric['pytorch']['rows']:,} rows)"
+        )
+    for key in ("batch_1", "batch_8"):
+        times = record["latency"][key]
+        one, other = times["pytorch"]["p50_ms"], times["exported"]["p50_ms"]
+        lines.append(f"{'latency':<12}{one:.1f} -> {other:.1f} ms   ({one / other:.2f}x, {key.replace('_', ' ')})")
+    if left := record["left_in_float32"]:
+        lines.append(f"{'in float32':<12}{', '.join(left)}")
+    return "\n".join(lines)

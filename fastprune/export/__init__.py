@@ -1,0 +1,1 @@
+"""From a saved folder to what people serve: ONNX and OpenVINO, int8 and float16, measured in turn with the original."""

@@ -1,0 +1,193 @@
+"""A saved folder becomes a folder that a runtime serves, with the record of what was checked."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import transformers
+from torch import nn
+
+from fastprune.data import Split
+from fastprune.environment import code_version, device_name
+from fastprune.errors import InputError
+from fastprune.export import measure, quantization
+from fastprune.export.onnx_file import OPSET, check_opset, input_names, write_onnx
+from fastprune.export.quantization import QUANTIZATIONS
+from fastprune.export.runtimes import RECORD, load_model, load_runtime, megabytes_of
+from fastprune.model import checkpoint
+from fastprune.store.output import check_output, new_folder
+
+FORMATS = ("onnx", "openvino")
+
+PARITY = 1e-3
+"""Greatest difference of an output in float32, absolute or relative."""
+
+SAMPLE_ROWS = 64
+"""Rows on which the weights that int8 hurts are found."""
+
+LATENCY_BATCHES = (1, 8)
+
+_RUNTIMES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
+
+
+def export(
+    folder: str | Path,
+    output_dir: str | Path,
+    *,
+    format: str = "onnx",
+    quantize: str = "",
+    opset: int = OPSET,
+    evaluation: Split | None = None,
+    sample: Split | None = None,
+) -> dict:
+    """Write a model as a runtime reads it, check it against the original, and measure both.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of a pruned model, or a dense one.
+    output_dir : str or Path
+        Must not exist. Gets ``model.onnx`` (or ``model.xml`` and ``model.bin``), configuration, tokenizer and
+        ``export.json``.
+    format : {"onnx", "openvino"}
+    quantize : {"", "int8", "fp16"}
+    opset : int
+        Of ONNX.
+    evaluation : Split, optional
+        Labelled rows: the metric of both forms, and their agreement.
+    sample : Split, optional
+        Rows, labelled or not, on which the weights that int8 hurts are found; they stay in float32.
+
+    Returns
+    -------
+    dict
+        The content of ``export.json``.
+
+    Raises
+    ------
+    InputError
+        A choice that is not known, a folder of no model, a damaged one, or an exported model that does not put out
+        what the original does.
+    """
+    _check_choices(format, quantize, opset)
+    check_output(output_dir)
+    model, tokenizer = load_model(folder), checkpoint.load_tokenizer(folder)
+    pad = tokenizer.pad_token_id
+    with new_folder(output_dir) as made:
+        file, left = _write(model, made, format, quantize, opset, sample, pad)
+        write_config(model, made)
+        tokenizer.save_pretrained(made)
+        runtime = load_runtime(file, model.config)
+        real = [] if evaluation is None else measure.real_batches(evaluation, 8, 4, pad)
+        apart = measure.difference(model, runtime, [*measure.probes(model.config), *real])
+        if not quantize and not apart <= PARITY:
+            raise InputError(
+                f"{folder}: the exported model's outputs differ by {apart:.3g} from PyTorch's, more than {PARITY:g}; "
+                "nothing was written: try another --opset, and report it"
+            )
+        record = {
+            "schema_version": 1,
+            "format": format,
+            "quantize": quantize or None,
+            "opset": opset,
+            "file": file.name,
+            "inputs": input_names(model.config),
+            "source": str(folder),
+            "weights_sha256": checkpoint.digest(model),
+            "left_in_float32": left,
+            "max_difference": apart,
+            "megabytes": {"source": megabytes_of(Path(folder)), "exported": megabytes_of(made)},
+            **_figures(model, runtime, evaluation, pad),
+            "versions": code_version() | {name: version(name) for name in _RUNTIMES[format]},
+        }
+        (made / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record
+
+
+def _check_choices(format: str, quantize: str, opset: int) -> None:
+    if format not in FORMATS:
+        raise InputError(f"format {format!r} is not known; use one of {', '.join(FORMATS)}")
+    if quantize and quantize not in QUANTIZATIONS:
+        raise InputError(f"quantize {quantize!r} is not known; use one of {', '.join(QUANTIZATIONS)}")
+    check_opset(opset)
+    if format == "openvino":
+        import openvino  # noqa: F401 (an extra that is not installed is told before the work)
+
+
+def _write(
+    model: transformers.PreTrainedModel,
+    made: Path,
+    format: str,
+    quantize: str,
+    opset: int,
+    sample: Split | None,
+    pad_token_id: int,
+) -> tuple[Path, list[str]]:
+    """The model's file, and the weights that were left in float32."""
+    left: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = Path(scratch, "float32.onnx")
+        write_onnx(model, plain, opset)
+        target = made / "model.onnx" if format == "onnx" else Path(scratch, "model.onnx")
+        if quantize == "int8":
+            if sample is not None:
+                batches = measure.real_batches(sample, 8, SAMPLE_ROWS // 8, pad_token_id)
+                left = quantization.weights_that_hurt(
+                    plain, Path(scratch), lambda file: _outputs(load_runtime(file, model.config), batches)
+                )
+            quantization.quantize_int8(plain, target, left)
+        elif quantize == "fp16" and format == "onnx":
+            quantization.halve(plain, target)
+        else:
+            target.write_bytes(plain.read_bytes())
+        if format == "onnx":
+            return target, left
+        import openvino
+
+        openvino.save_model(
+            openvino.convert_model(str(target)), str(made / "model.xml"), compress_to_fp16=quantize == "fp16"
+        )
+        return made / "model.xml", left
+
+
+def _outputs(runtime: nn.Module, batches: Sequence[measure.Batch]) -> np.ndarray:
+    """All outputs on batches, [numbers] or [rows, classes]."""
+    found = [value for batch in batches for value in measure.run(runtime, batch).values()]
+    if all(value.ndim == 2 and value.shape[1] == found[0].shape[1] for value in found):
+        return np.concatenate(found)
+    return np.concatenate([value.ravel() for value in found])
+
+
+def write_config(model: transformers.PreTrainedModel, folder: Path) -> None:
+    """The configuration without the names of code that is not in the folder."""
+    document = model.config.to_dict()
+    for name in ("auto_map", "source_switches", "source_dtype", "_name_or_path"):
+        document.pop(name, None)
+    text = json.dumps(document, indent=2, sort_keys=True, default=str)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _figures(model: nn.Module, runtime: nn.Module, evaluation: Split | None, pad_token_id: int) -> dict:
+    """Metric, agreement and milliseconds of both forms."""
+    models = {"pytorch": model, "exported": runtime}
+    figures: dict = {}
+    if evaluation is not None:
+        figures["metric"] = {name: measure.judge(one, evaluation, pad_token_id) for name, one in models.items()}
+        answers = [measure.predictions(one, evaluation, pad_token_id) for one in models.values()]
+        figures["agreement"] = measure.agreement(*answers)
+    figures["latency"] = {"threads": 1, "device": device_name(model.device)}  # type: ignore[arg-type]
+    for size in LATENCY_BATCHES:
+        batches = (
+            [{name: value.repeat(size, 1) for name, value in measure.probes(model.config)[1].items()}] * 10
+            if evaluation is None
+            else measure.real_batches(evaluation, size, 20, pad_token_id)
+        )
+        speeds = measure.time_in_turn(models, batches)
+        figures["latency"][f"batch_{size}"] = {name: asdict(speed) for name, speed in speeds.items()}
+    return figures

@@ -1,0 +1,141 @@
+"""What is compared between two forms of a model: outputs, predictions, the metric, milliseconds in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastprune.data import Split, collate, order_rows
+from fastprune.data.evaluation import evaluate
+from fastprune.latency.timing import steady_allocator, torch_threads
+from fastprune.model.losses import inputs_of
+from fastprune.model.model_inputs import longest_input
+
+Batch = dict[str, Tensor]
+
+
+@torch.inference_mode()
+def run(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """All outputs of a batch by name; those of padding are zero."""
+    mask = batch["attention_mask"]
+    found = {}
+    for name, value in model(**inputs_of(batch, "cpu")).items():
+        if isinstance(value, Tensor):
+            value = value.float()
+            if value.shape[:2] == mask.shape and mask.shape[1] > 1:
+                value = value * mask.reshape(*mask.shape, *[1] * (value.dim() - 2))
+            found[name] = value.numpy()
+    return found
+
+
+def difference(one: nn.Module, other: nn.Module, batches: Sequence[Batch]) -> float:
+    """The greatest between outputs of two models, absolute, or relative to values beyond 1."""
+    worst = 0.0
+    for batch in batches:
+        expected, found = run(one, batch), run(other, batch)
+        for name, values in expected.items():
+            apart = np.abs(values - found[name]) / np.maximum(1.0, np.abs(values))
+            worst = max(worst, float(apart.max()) if np.isfinite(apart).all() else float("inf"))
+    return worst
+
+
+def probes(config) -> list[Batch]:
+    """Batches of one token, of unlike lengths with padding, and of all the positions that the model has."""
+    most, generator = longest_input(config), torch.Generator().manual_seed(0)
+    batches = []
+    for lengths in ([1], [min(7, most)], [min(size, most) for size in (12, 3, 9)], [most, min(5, most)]):
+        ids = torch.randint(0, config.vocab_size, (len(lengths), max(lengths)), generator=generator)
+        mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+        padding = getattr(config, "pad_token_id", None) or 0
+        ids[ids == padding] = (padding + 1) % config.vocab_size
+        ids[mask == 0] = padding
+        batch = {"input_ids": ids, "attention_mask": mask}
+        if getattr(config, "type_vocab_size", 1) > 1:
+            batch["token_type_ids"] = torch.zeros_like(ids)
+        batches.append(batch)
+    return batches
+
+
+def predictions(model: nn.Module, split: Split, pad_token_id: int, batch_size: int = 32) -> list[tuple[int, ...]]:
+    """The answer of every row: the class, or the first and the last token; the number where it is but one."""
+    answers: dict[int, tuple] = {}
+    for rows in order_rows(split, batch_size):
+        outputs = run(model, collate(split, rows, pad_token_id))
+        for place, row in enumerate(rows.tolist()):
+            values = [value[place] for value in outputs.values()]
+            answers[row] = tuple(
+                round(float(value[0]), 2) if value.shape == (1,) else tuple(np.atleast_1d(value.argmax(-1)).tolist())
+                for value in values
+            )
+    return [answers[row] for row in range(len(split))]
+
+
+def agreement(one: Sequence, other: Sequence) -> float:
+    """The share of rows with the same answer; of a regression, to the second decimal."""
+    return float(np.mean([first == second for first, second in zip(one, other, strict=True)]))
+
+
+def judge(model: nn.Module, split: Split, pad_token_id: int) -> dict:
+    """The metric of a model on labelled rows; of an accuracy its standard error too."""
+    measured = evaluate(model, split, pad_token_id=pad_token_id, progress=False)
+    judged = {"name": split.task.metric, "value": measured["metric"], "rows": measured["n"]}
+    if split.task.metric == "accuracy":
+        judged["standard_error"] = float(np.sqrt(measured["metric"] * (1 - measured["metric"]) / measured["n"]))
+    return judged
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Milliseconds of a batch, and rows a second."""
+
+    batch_size: int
+    p50_ms: float
+    p95_ms: float
+    rows_per_second: float
+
+
+def time_in_turn(
+    models: Mapping[str, nn.Module], batches: Sequence[Batch], *, rounds: int = 3, threads: int = 1
+) -> dict[str, Speed]:
+    """Time models side by side, batch by batch (A B, A B ...), so that a busy machine slows all of them.
+
+    Parameters
+    ----------
+    models
+        By name. A runtime with threads of its own must have been given as many.
+    batches
+        Each is run once by every model in each round, after one round that is not timed.
+    threads
+        Of torch.
+    """
+    inputs = [inputs_of(batch, "cpu") for batch in batches]
+    times: dict[str, list[float]] = {name: [] for name in models}
+    with steady_allocator(), torch_threads(threads), torch.inference_mode():
+        for repeat in range(-1, rounds):
+            for batch in inputs:
+                for name, model in models.items():
+                    begin = time.perf_counter()
+                    model(**batch)
+                    if repeat >= 0:
+                        times[name].append((time.perf_counter() - begin) * 1e3)
+    size = max(len(batch["input_ids"]) for batch in inputs)
+    rows = rounds * sum(len(batch["input_ids"]) for batch in inputs)
+    speeds = {}
+    for name, spent in times.items():
+        p50, p95 = map(float, np.percentile(spent, [50, 95]))
+        speeds[name] = Speed(size, p50, p95, 1e3 * rows / sum(spent))
+    return speeds
+
+
+def real_batches(split: Split, batch_size: int, count: int, pad_token_id: int) -> list[Batch]:
+    """Batches of rows drawn at random, as requests come: lengths are mixed, and padded to the longest."""
+    rows = np.random.default_rng(0).permutation(len(split))[: batch_size * count]
+    return [
+        collate(split, rows[first : first + batch_size], pad_token_id)
+        for first in range(0, len(rows) - len(rows) % batch_size or len(rows), batch_size)
+    ]

@@ -1,0 +1,48 @@
+"""The rows of a file for a folder that may be dense, pruned or exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastprune.data import Split, encode, read_table
+from fastprune.data.preparation import table_task
+from fastprune.data.splits import draw_rows
+from fastprune.data.tasks import Task
+from fastprune.errors import InputError
+from fastprune.export.runtimes import read_config
+from fastprune.model import checkpoint
+from fastprune.settings import METRICS
+from fastprune.store.bounded import read_json
+
+
+def task_of(
+    folder: str | Path,
+    text_columns: tuple[str, ...],
+    label_column: str | None,
+    metric: str | None = None,
+    max_length: int | None = None,
+) -> Task:
+    """What a table is for: of a pruned model by its manifest, of any other as when it is pruned."""
+    manifest = Path(folder) / checkpoint.MANIFEST
+    if not manifest.is_file():
+        return table_task(str(folder), text_columns, label_column, metric, max_length)
+    known = read_json(manifest)
+    try:
+        problem, columns, length = known["problem"], tuple(known["text_columns"]), known["max_length"]
+        first = METRICS[problem][0]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{manifest}: names no problem and no text columns; prune the model again") from error
+    label = label_column or ("answers" if problem == "question-answering" else None)
+    if label is None:
+        raise InputError("name the column of the labels: --label-column")
+    return Task(
+        known.get("task", "table"), problem, metric or first, text_columns or columns, label, max_length or length
+    )
+
+
+def read_rows(folder: str | Path, file: str | Path, task: Task, *, labelled: bool = True, count: int = 0) -> Split:
+    """The rows of a file as a folder's model reads them; with ``count``, as many of them drawn at random."""
+    table, path = read_table(file), Path(folder)
+    tokenizer = checkpoint.load_tokenizer(folder)
+    rows = draw_rows(len(table), count, 0) if count else None
+    return encode(table, tokenizer, task, read_config(path), rows=rows, labelled=labelled, for_evaluation=labelled)

@@ -1,0 +1,58 @@
+"""Which weights stay in float32, on graphs made by hand."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from fastprune.errors import InputError
+from fastprune.export.quantization import halve, quantize_int8, weights_of, weights_that_hurt
+
+
+def chain(tmp_path, spike):
+    """Two maps after each other; what goes into the second has an entry of ``spike``."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.standard_normal((16, 16)).astype("float32") for _ in range(2))
+    shift = np.zeros(16, "float32")
+    shift[3], second[3] = spike, 0
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["a"], "layer.first"),
+        helper.make_node("Add", ["a", "shift"], ["b"], "shift"),
+        helper.make_node("MatMul", ["b", "second"], ["y"], "layer.second"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 16]) for name in ("x", "y")]
+    weights = [numpy_helper.from_array(*pair) for pair in ((first, "first"), (second, "second"), (shift, "shift"))]
+    graph = helper.make_graph(nodes, "chain", values[:1], values[1:], weights)
+    file = tmp_path / "chain.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), file)
+    return file
+
+
+def outputs(file):
+    import onnxruntime
+
+    x = np.random.default_rng(1).standard_normal((64, 16)).astype("float32")
+    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+
+
+def test_only_the_weight_that_hurts_stays_in_float32(tmp_path):
+    file = chain(tmp_path, spike=2000.0)
+    assert weights_of(file) == ["layer.first", "layer.second"]
+    left = weights_that_hurt(file, tmp_path, outputs)
+    assert left == ["layer.second"]
+    quantize_int8(file, tmp_path / "int8.onnx", left)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    assert kinds.count("MatMulInteger") == 1 and kinds.count("MatMul") == 1
+    exact, moved = outputs(file), outputs(tmp_path / "int8.onnx")
+    assert 0 < np.sqrt(np.mean((moved - exact) ** 2)) < 0.05 * exact.std()
+
+
+def test_where_int8_does_no_harm_everything_is_quantised(tmp_path):
+    file = chain(tmp_path, spike=0.0)
+    assert weights_that_hurt(file, tmp_path, outputs) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chain.onnx"]
+
+
+def test_a_weight_too_large_for_float16_is_refused(tmp_path):
+    with pytest.raises(InputError, match="shift holds values too large for float16"):
+        halve(chain(tmp_path, spike=1e6), tmp_path / "half.onnx")
