@@ -57,7 +57,7 @@ test: $(VENV)/installed
 test-faults: export FASTPRUNE_FAULTS := long
 test-faults: export FASTPRUNE_SERVERS := required
 test-faults: $(VENV)/installed
-	@$(BIN)/python -m pytest tests/real_servers tests/fuzz tests/kills -m faults $(TEST_ARGS)
+	@$(BIN)/python -m pytest tests -m faults $(TEST_ARGS)
 
 lint: $(VENV)/installed
 	@$(BIN)/ruff check .

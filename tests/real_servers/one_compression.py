@@ -1,4 +1,4 @@
-"""One whole sweep in a process of its own, task by task, registered as ``eight``."""
+"""One whole sweep in a process of its own, task by task, and registered."""
 
 import sys
 from pathlib import Path

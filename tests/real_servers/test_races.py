@@ -7,13 +7,14 @@ import time
 from itertools import pairwise
 
 import pytest
+from faults import LONG
 from tiny_releases import LENIENT, variant
 
 from fastprune.releases import promotion, registration
 from fastprune.tracking import mlflow_store
 from tests.servers import BUCKET
 
-RACES = int(os.environ.get("FASTPRUNE_RACES", "30"))
+RACES = int(os.environ.get("FASTPRUNE_RACES", "30" if LONG else "10"))
 NAME = "raced"
 
 
@@ -35,6 +36,7 @@ def racer(uri, number, barrier, lanes, told):
             told[number].send(repr(error))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "s3"])
 def test_of_two_promotions_at_once_one_wins(kind, request, folders, tmp_path, monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "FASTPRUNE_LEDGER", "FASTPRUNE_ARTIFACT_ROOT"):
