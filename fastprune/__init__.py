@@ -9,6 +9,7 @@ _HOME = {
     "Compressed": "compression",
     "InputError": "errors",
     "Method": "settings",
+    "Problem": "problem",
     "Task": "data",
     "compress": "compression",
     "glue_task": "data",
@@ -23,4 +24,4 @@ def __getattr__(name: str):
     return getattr(import_module(f"fastprune.{_HOME[name]}"), name)
 
 
-__all__ = ["Budget", "Compressed", "InputError", "Method", "Task", "compress", "glue_task", "load"]
+__all__ = ["Budget", "Compressed", "InputError", "Method", "Problem", "Task", "compress", "glue_task", "load"]

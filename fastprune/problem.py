@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor
 
 from fastprune.errors import InputError
-from fastprune.settings import METRICS
+from fastprune.settings import METRICS, check_problem, own_problems
 
 if TYPE_CHECKING:
     import pandas
@@ -44,6 +44,8 @@ class Problem(ABC):
         Tokens at which texts are cut where nothing is said.
     positions : {"first", "every"}
         Which tokens of the last layer's output are read on.
+    usual : bool
+        Whether it is the problem of a model that it takes where none is named.
     cuts_first : bool
         Whether the first text may be cut where texts are too long.
     answers : Path
@@ -58,6 +60,7 @@ class Problem(ABC):
     task_name: ClassVar[str] = "table"
     max_length: ClassVar[int] = 128
     positions: ClassVar[Literal["first", "every"]] = "first"
+    usual: ClassVar[bool] = True
     cuts_first: ClassVar[bool] = True
     answers: ClassVar[Path]
 
@@ -100,7 +103,9 @@ class Problem(ABC):
         """The loss of each example [B], the same that transformers averages over a batch."""
 
     @abstractmethod
-    def score(self, outputs: Any, temperature: float, generator: torch.Generator) -> Tensor:
+    def score(
+        self, outputs: Any, batch: Mapping[str, Tensor], temperature: float, generator: torch.Generator
+    ) -> Tensor:
         """A scalar whose gradient has the Gauss-Newton matrix as its second moment, without any label.
 
         The Hessian of the divergence from the model's own predictions (softened by ``temperature``) with respect to
@@ -109,6 +114,8 @@ class Problem(ABC):
 
         Parameters
         ----------
+        batch : dict of Tensor
+            What went in. Labels are not read.
         generator : torch.Generator
             On the CPU, so that every device draws the same signs.
 
@@ -155,20 +162,39 @@ class Problem(ABC):
 
 
 def problem_of(name: str) -> Problem:
-    """The problem of that name. Raises InputError for an unknown one."""
-    if name not in METRICS:
-        raise InputError(f"unknown problem {name!r}; use one of {', '.join(METRICS)}")
-    return import_module(f"fastprune.problems.{name.replace('-', '_')}").PROBLEM
+    """The problem of that name, one of :mod:`fastprune.problems` or of an installed package.
+
+    Raises
+    ------
+    InputError
+        There is none of that name, or what a package brings by it is none.
+    """
+    if name in METRICS:
+        return import_module(f"fastprune.problems.{name.replace('-', '_')}").PROBLEM
+    check_problem(name)
+    problem = own_problems()[name].load()
+    if not isinstance(problem, Problem):
+        raise InputError(f"the entry point {name!r} gives a {type(problem).__name__}; it must be a fastprune.Problem")
+    return problem
+
+
+def problem_names() -> tuple[str, ...]:
+    """Of all problems: fastprune's own, then those of installed packages."""
+    return (*METRICS, *own_problems())
 
 
 def head_of(class_name: str) -> str | None:
     """How the name of a class that some problem takes ends, such as ``ForSequenceClassification``; None of no other."""
-    heads = {head for name in METRICS for head in problem_of(name).heads}
+    heads = {head for name in problem_names() for head in problem_of(name).heads}
     return next((head for head in heads if class_name.endswith(head)), None)
 
 
 def problem_for(config: transformers.PretrainedConfig) -> str | None:
     """The name of the problem that a model's configuration tells; None where it fits none."""
+    return next((name for name in problem_names() if problem_of(name).usual and fits(name, config)), None)
+
+
+def fits(name: str, config: transformers.PretrainedConfig) -> bool:
+    """Whether a model of this configuration is for the problem of that name."""
     head = head_of((config.architectures or [""])[0]) or "ForSequenceClassification"
-    fitting = (name for name in METRICS if head in problem_of(name).heads and problem_of(name).takes(config))
-    return next(fitting, None)
+    return head in problem_of(name).heads and problem_of(name).takes(config)

@@ -11,6 +11,7 @@ import pkgutil
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -53,6 +54,40 @@ METRICS = {problem.replace("_", "-"): _metrics(problem) for problem in _modules(
 
 A problem is a file of :mod:`fastprune.problems`.
 """
+
+
+def own_problems() -> dict[str, EntryPoint]:
+    """The problems that installed packages bring, by name: the entry points ``fastprune.problems``, not loaded.
+
+    Raises
+    ------
+    InputError
+        One has the name of another, or of one of fastprune's own.
+    """
+    own: dict[str, EntryPoint] = {}
+    for point in entry_points(group="fastprune.problems"):
+        if point.name in METRICS or own.get(point.name, point).value != point.value:
+            raise InputError(
+                f"the problem {point.name!r} of {point.value} has the name of another problem; rename its entry point"
+            )
+        own[point.name] = point
+    return own
+
+
+def check_problem(problem: str, metric: str = "") -> None:
+    """Raise InputError for a problem that nobody brings, or a metric that is not one of its, as far as is known."""
+    if problem and problem not in METRICS:
+        own = own_problems()
+        if problem not in own:
+            raise InputError(
+                f"unknown problem {problem!r}; use one of {', '.join([*METRICS, *own])}, or install the package that "
+                "brings it"
+            )
+        return  # its metrics are known where it can be loaded
+    known = METRICS[problem] if problem else tuple(dict.fromkeys(name for names in METRICS.values() for name in names))
+    if metric and metric not in known:
+        raise InputError(f"metric {metric!r} is not known; use one of {', '.join(known)}")
+
 
 SELECTIONS = _modules("importance", "selections")
 """What makes a unit important: each is a file of :mod:`fastprune.importance.selections`."""

@@ -22,6 +22,7 @@ from transformers import models as hf
 
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
+from fastprune.problem import problem_of
 
 FAMILIES = {
     "bert": ("Bert", BertConfig, hf.bert),
@@ -88,7 +89,7 @@ def build(
         "modernbert": modern,
         "modernbert, biases": modern | dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias"), True),
     }.get(family, {})
-    num_labels = {"classification": 3, "regression": 1, "question-answering": 2}[problem]
+    num_labels = {"classification": 3, "regression": 1, "question-answering": 2, "token-classification": 5}[problem]
     config = config_class(
         vocab_size=VOCABULARY,
         max_position_embeddings=40,
@@ -99,10 +100,10 @@ def build(
         **names,
         **options,
     )
-    head = "QuestionAnswering" if problem == "question-answering" else "SequenceClassification"
+    [head] = problem_of(problem).heads
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = getattr(module, f"{prefix}For{head}")(config).eval()
+        model = getattr(module, f"{prefix}{head}")(config).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 scale = 0.2 if "orm" not in name else 0.1

@@ -33,7 +33,8 @@ from fastprune.store.output import check_output
 )
 @click.option("--text-column-b", "-B", help="Column of the second text (context).")
 @click.option("--label-column", "-Y", help="Column of the label (answers).")
-@click.option("--metric", help="Primary metric; by default accuracy, pearson or squad_f1.")
+@click.option("--problem", help="What the model is asked; by default what its configuration tells.")
+@click.option("--metric", help="Primary metric; by default the first of the problem's.")
 @click.option("--max-length", type=click.IntRange(min=8), help="Cut texts after this many tokens.")
 @click.option(
     "--constraint",
@@ -102,6 +103,7 @@ def compress(
     text_columns: tuple[str, ...],
     text_column_b: str | None,
     label_column: str | None,
+    problem: str | None,
     metric: str | None,
     max_length: int | None,
     output_dir: Path | None,
@@ -121,9 +123,9 @@ def compress(
     if output_dir:
         check_output(output_dir)  # before any data is fetched
     if task_name:
-        if any((train_file, eval_file, text_columns, text_column_b, label_column, metric, max_length)):
+        if any((train_file, eval_file, text_columns, text_column_b, label_column, problem, metric, max_length)):
             raise InputError(
-                "--task brings its own data, columns, metric and length: use it without the options for those"
+                "--task brings its own data, columns, problem, metric and length: use it without the options for those"
             )
         task = glue_task(task_name)
         dataset, evaluation = load_glue(task_name)
@@ -133,7 +135,7 @@ def compress(
                 "no data: give --task, or --train-file and --eval-file with --text-column and --label-column"
             )
         columns = (*text_columns, *([text_column_b] if text_column_b else []))
-        task = table_task(model, columns, label_column, metric, max_length)
+        task = table_task(model, columns, label_column, metric, max_length, problem)
         dataset, evaluation = train_file, eval_file
     compressed = compression.compress(
         model, dataset=dataset, evaluation=evaluation, task=task, output_dir=output_dir, dry_run=dry_run, **settings

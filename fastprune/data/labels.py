@@ -62,13 +62,47 @@ def read_classes(
     InputError
         A row has no label or one that is not the model's, or the column can be read in two ways.
     """
-    names, values = class_names(config), table[column][:]
+    values = table[column][:]
+    for row, value in enumerate(values, start=1):
+        if isinstance(value, list):
+            raise InputError(
+                f"{source}: row {row} of column {column!r} is a list, and the model gives each row one label; for "
+                'several set problem_type "multi_label_classification" in its config.json'
+            )
+    rows = list(range(1, len(values) + 1))
+    return pa.array(read_values(values, table.features[column], rows, column, config, source))
+
+
+def read_values(
+    values: Sequence[Any],
+    kind: Any,
+    rows: Sequence[int],
+    column: str,
+    config: transformers.PretrainedConfig,
+    source: str = "the table",
+) -> np.ndarray:
+    """Class numbers [values] of the labels of a whole column, by the rule above.
+
+    Parameters
+    ----------
+    values : sequence
+        Rows may hold any number of them.
+    kind : feature of datasets
+        What the table says of them.
+    rows : sequence of int
+        The row that each value is of, counted from 1.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_classes`.
+    """
+    names = class_names(config)
     exact, folded = _lookup(names)
-    kind = table.features[column]
     if isinstance(kind, ClassLabel) and all(own in exact or own.casefold() in folded for own in kind.names):
         # The numbers are the table's; where the model knows the same names it may number them differently.
         values = [kind.names[value] if value in range(len(kind.names)) else value for value in values]
-    for row, value in enumerate(values, start=1):
+    for row, value in zip(rows, values, strict=True):
         if value is None or value == "":
             raise InputError(f"{source}: row {row} has no label in column {column!r}; {_classes(names)}")
 
@@ -76,14 +110,14 @@ def read_classes(
     by_number = [_by_number(value, len(names)) for value in values]
     fits_name, fits_number = None not in by_name, None not in by_number
     if fits_name and fits_number and by_name != by_number and not any(isinstance(value, str) for value in values):
-        row = next(row for row, pair in enumerate(zip(by_name, by_number, strict=True)) if pair[0] != pair[1])
+        at = next(place for place, pair in enumerate(zip(by_name, by_number, strict=True)) if pair[0] != pair[1])
         raise InputError(
-            f"{source}: column {column!r} can be read in two ways: {values[row]!r} of row {row + 1} is the name of "
-            f"class {by_name[row]} and the number of class {by_number[row]}; write the labels as texts for names"
+            f"{source}: column {column!r} can be read in two ways: {values[at]!r} of row {rows[at]} is the name of "
+            f"class {by_name[at]} and the number of class {by_number[at]}; write the labels as texts for names"
         )
     if not fits_name and not fits_number:
-        raise InputError(_unreadable(values, by_name, by_number, column, names, source))
-    return pa.array(np.array(by_name if fits_name else by_number, dtype=np.int64))
+        raise InputError(_unreadable(values, rows, by_name, by_number, column, names, source))
+    return np.array(by_name if fits_name else by_number, dtype=np.int64)
 
 
 def _lookup(names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
@@ -117,6 +151,7 @@ def _whole(value: Any) -> int | None:
 
 def _unreadable(
     values: Sequence[Any],
+    rows: Sequence[int],
     by_name: Sequence[int | None],
     by_number: Sequence[int | None],
     column: str,
@@ -125,12 +160,12 @@ def _unreadable(
 ) -> str:
     """Which row does not fit the way in which the column's first label is read."""
     reading, what = (by_name, "a name") if by_name[0] is not None else (by_number, "a class number")
-    row = next(row for row, number in enumerate(reading) if number is None)
+    at = next(place for place, number in enumerate(reading) if number is None)
     other = by_number if reading is by_name else by_name
-    hint = " (-1 marks GLUE's unlabelled test rows)" if _whole(values[row]) == -1 else ""
-    if row > 0 and other[row] is not None:
-        hint = f"; row 1 has {what}, {values[0]!r}, and a column holds names or numbers, not both"
-    return f"{source}: row {row + 1} has the label {values[row]!r} in column {column!r}; {_classes(names)}{hint}"
+    hint = " (-1 marks GLUE's unlabelled test rows)" if _whole(values[at]) == -1 else ""
+    if at > 0 and other[at] is not None:
+        hint = f"; row {rows[0]} has {what}, {values[0]!r}, and a column holds names or numbers, not both"
+    return f"{source}: row {rows[at]} has the label {values[at]!r} in column {column!r}; {_classes(names)}{hint}"
 
 
 def _classes(names: Sequence[str]) -> str:

@@ -156,3 +156,38 @@ def jackknife_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         without = np.where((squares_a > 0) & (squares_b > 0), products / np.sqrt(squares_a * squares_b), 0.0)
     return rows * (a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()) - (rows - 1) * without
+
+
+def ratio_of_sums(parts: np.ndarray, wholes: np.ndarray) -> tuple[float, np.ndarray]:
+    """The sum of ``parts`` [rows] over that of ``wholes`` [rows], 0 where that is 0, with pseudo-values [rows]."""
+    rows = len(parts)
+    part, whole = parts.sum(dtype=np.float64), wholes.sum(dtype=np.float64)
+    ratio = float(part / whole) if whole else 0.0
+    rest = whole - wholes
+    without = np.divide(part - parts, rest, out=np.zeros(rows), where=rest > 0)
+    return ratio, rows * ratio - (rows - 1) * without
+
+
+def jackknife_f1(right: np.ndarray, found: np.ndarray, wanted: np.ndarray) -> tuple[float, np.ndarray]:
+    """F1 of counts [rows], 0 where nothing is found or wanted, with pseudo-values [rows]."""
+    right, found, wanted = (counts.astype(np.float64) for counts in (right, found, wanted))
+    return ratio_of_sums(2 * right, found + wanted)
+
+
+def jackknife_average_precision(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Pseudo-values [rows] of the average precision of ``scores`` [rows] for the rows that are ``wanted`` [rows]."""
+    rows, order = len(scores), np.argsort(-scores, kind="stable")
+    hits = wanted[order].astype(np.float64)
+    rank, seen, total = np.arange(1, rows + 1), hits.cumsum(), hits.sum()
+    above = (hits * seen / rank).cumsum() - hits * seen / rank  # of the wanted rows before each
+    # Without row j the wanted rows behind it are one rank higher, and have one hit less before them if j was one.
+    behind_all, behind_one = (
+        np.concatenate([(values[::-1].cumsum()[::-1])[1:], [0]])
+        for values in (hits * seen / np.maximum(rank - 1, 1), hits / np.maximum(rank - 1, 1))
+    )
+    rest = total - hits
+    without = np.divide(above + behind_all - hits * behind_one, rest, out=np.zeros(rows), where=rest > 0)
+    whole = (hits * seen / rank).sum() / total
+    values = np.empty(rows)
+    values[order] = rows * whole - (rows - 1) * without
+    return values

@@ -20,7 +20,7 @@ from fastprune.data.tasks import Task
 from fastprune.errors import InputError
 from fastprune.importance.selection import selection_of
 from fastprune.model import checkpoint
-from fastprune.problem import problem_for, problem_of
+from fastprune.problem import fits, problem_for, problem_of
 
 SHARED = 0.01
 """Evaluation rows that may also be training rows without a word: short texts come twice by chance."""
@@ -95,7 +95,8 @@ def prepare_rows(
 def _warn_of_overlap(dataset: datasets.Dataset, evaluation: datasets.Dataset, task: Task) -> None:
     """Warn where more than one evaluation row in a hundred has the texts of a training row."""
     train, held_out = (  # hashes, since all texts at once may take gigabytes
-        set(map(hash, zip(*(rows[name] for name in task.text_columns), strict=True))) for rows in (dataset, evaluation)
+        {hash(str(texts)) for texts in zip(*(rows[name] for name in task.text_columns), strict=True)}
+        for rows in (dataset, evaluation)
     )
     if (shared := len(train & held_out)) > SHARED * len(held_out):
         warnings.warn(
@@ -107,7 +108,8 @@ def _warn_of_overlap(dataset: datasets.Dataset, evaluation: datasets.Dataset, ta
 
 def rows_to_serve(table: datasets.Dataset, text_columns: Sequence[str]) -> list[list[str]]:
     """Texts of ``SERVED_ROWS`` rows, from the shortest to the longest, evenly spaced between them."""
-    rows = list(zip(*(table[name] for name in text_columns), strict=True))
+    texts = ((" ".join(text) if isinstance(text, list) else text for text in table[name]) for name in text_columns)
+    rows = list(zip(*texts, strict=True))
     order = sorted(range(len(rows)), key=lambda row: (sum(map(len, rows[row])), row))
     places = np.linspace(0, len(rows) - 1, min(SERVED_ROWS, len(rows))).astype(int)
     return [list(rows[order[place]]) for place in places]
@@ -130,14 +132,22 @@ def table_task(
     label_column: str | None,
     metric: str | None = None,
     max_length: int | None = None,
+    problem_name: str | None = None,
 ) -> Task:
     """What a user's own table is for, from its columns and the model's configuration.
 
-    A question-answering model reads SQuAD's columns unless others are named; one output is regression.
+    Where no problem is named, it is the one that the configuration tells. Question answering and token classification
+    have columns of their own unless others are named.
     """
     config = checkpoint.load_config(model)
-    name = str(problem_for(config))  # load_config refuses a model that is for none
+    name = problem_name or str(problem_for(config))  # load_config refuses a model that is for none
     problem = problem_of(name)
+    if not fits(name, config):
+        raise InputError(
+            f"{model}: problem {name!r} is for other models than a {(config.architectures or ['model'])[0]} with "
+            f"{config.num_labels} outputs and problem_type {config.problem_type!r}; leave --problem out, or name the "
+            "one that the model was fine-tuned for"
+        )
     text_columns, label_column = text_columns or problem.columns, label_column or problem.label_column
     if not text_columns or not label_column:
         raise InputError(

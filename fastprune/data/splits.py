@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from fastprune.data.tasks import Task
 from fastprune.errors import InputError
-from fastprune.model.losses import LABELS
+from fastprune.model.losses import IGNORED, LABELS
 from fastprune.model.model_inputs import MODEL_INPUTS, pad
 from fastprune.store.bounded import check_regular, read_json
 
@@ -232,17 +232,22 @@ def order_rows(split: Split, batch_size: int, *, by_length: bool = True) -> list
 def collate(split: Split, rows: np.ndarray, pad_token_id: int) -> dict[str, torch.Tensor]:
     """Return features as CPU tensors [rows, longest of them], padded on the right, with their targets [rows].
 
-    All are int64 but labels that are numbers with fractions, float32.
+    All are int64 but labels that are numbers with fractions, float32. Labels of tokens are padded with ``IGNORED``.
     """
     names = [name for name in (*MODEL_INPUTS, *LABELS) if name in split.features.column_names]
     values = split.features.select_columns(names)[rows.tolist()]
     batch = pad({name: values[name] for name in names if name not in LABELS}, pad_token_id)
-    kinds = {
-        name: torch.float32 if "float" in split.features.features[name].dtype else torch.int64
-        for name in LABELS
-        if name in names
-    }
-    return batch | {name: torch.tensor(values[name], dtype=kind) for name, kind in kinds.items()}
+    return batch | {name: _targets(values[name]) for name in names if name in LABELS}
+
+
+def _targets(rows: list) -> torch.Tensor:
+    first = rows[0][0] if isinstance(rows[0], list) else rows[0]
+    if isinstance(first, float):
+        return torch.tensor(rows, dtype=torch.float32)
+    if not isinstance(rows[0], list):
+        return torch.tensor(rows, dtype=torch.int64)
+    each = [torch.tensor(row, dtype=torch.int64) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(each, batch_first=True, padding_value=IGNORED)
 
 
 def make_batches(

@@ -208,6 +208,41 @@ def _json(path: Path, text: str, fault: str) -> Any:
     return document
 
 
+def _read_conll(path: Path) -> pa.Table:
+    """A line for each word, its columns parted by tabs or blanks; an empty line ends a row.
+
+    The first column is the word and the last its tag. ``-DOCSTART-`` lines, and lines at the begin of a row that start
+    with ``#`` and have another number of columns, are passed over.
+    """
+    lines, width = Lines(path, newline="\n"), 0
+    words: list[list[str]] = []
+    tags: list[list[str]] = []
+    inside = False
+    for line in lines:
+        fields = line.split("\t") if "\t" in line else line.split()
+        fields = [field.strip() for field in fields]
+        if not any(fields) or fields[0] == "-DOCSTART-":
+            inside, lines.record = False, 0
+            continue
+        if not inside and fields[0].startswith("#") and len(fields) != (width or 2):
+            continue
+        width = width or len(fields)
+        if len(fields) != width or width < 2 or not fields[0] or not fields[-1]:
+            raise InputError(
+                f"{path}: line {lines.number} has {len(fields)} columns where the first has {width}; give a line for "
+                "each word, with the word first and its tag last"
+            )
+        if not inside:
+            words.append([])
+            tags.append([])
+            inside = True
+        words[-1].append(fields[0])
+        tags[-1].append(fields[-1])
+    check_shape(path, len(words), 2)
+    kind = pa.list_(pa.string())
+    return pa.table({"tokens": pa.array(words, kind), "tags": pa.array(tags, kind)})
+
+
 def _read_squad(path: Path) -> pa.Table:
     text = read_text(path, NESTED_BYTES)
     JsonValues(path).add(text)
@@ -245,4 +280,5 @@ _READERS: dict[str, Callable[[Path], pa.Table]] = {
     ".jsonl": _read_jsonl,
     ".parquet": read_parquet,
     ".json": _read_squad,
+    ".conll": _read_conll,
 }

@@ -193,7 +193,7 @@ def estimate_curvature(
             pad = batch["attention_mask"].bool().to(model.device)
             examples += len(pad)
             outputs = model(**inputs_of(batch, model.device))
-            asked.score(outputs, TEMPERATURE, generator).backward()
+            asked.score(outputs, batch, TEMPERATURE, generator).backward()
     finally:
         for handle in handles:
             handle.remove()

@@ -19,8 +19,7 @@ from transformers.activations import ACT2FN
 from fastprune.errors import InputError
 from fastprune.model.families import FAMILIES, BlockPaths
 from fastprune.model.refusals import check_class, check_linears, check_positions
-from fastprune.problem import head_of, problem_for
-from fastprune.settings import METRICS
+from fastprune.problem import fits, head_of, problem_names
 
 Kind = Literal["attention", "ffn"]
 
@@ -138,14 +137,14 @@ def check_supported(config) -> None:
     if named and head_of(named) is None:
         raise InputError(
             f"a {named} cannot be pruned: it has no fine-tuned task head that fastprune supports; "
-            f"supported: {', '.join(METRICS)}"
+            f"supported: {', '.join(problem_names())}"
         )
     check_positions(config)
-    if problem_for(config) is None:
+    if not any(fits(name, config) for name in problem_names()):
         raise InputError(
             f"the model is configured for problem_type {config.problem_type!r} with {config.num_labels} outputs; "
-            "supported: regression with one output, a single label with two or more, and question answering; correct "
-            "problem_type in config.json"
+            "supported: regression with one output, a single label with two or more, several labels with any number "
+            "(multi_label_classification); correct problem_type in config.json"
         )
     if getattr(config, "is_decoder", False):
         raise InputError("the model is configured as a decoder (is_decoder=True); fastprune prunes encoders")
@@ -172,7 +171,9 @@ def describe(model: transformers.PreTrainedModel) -> Encoder:
     check_class(model)
     check_supported(model.config)
     if head_of(type(model).__name__) is None:
-        raise InputError(f"a {type(model).__name__} cannot be pruned; supported task heads: {', '.join(METRICS)}")
+        raise InputError(
+            f"a {type(model).__name__} cannot be pruned; supported task heads: {', '.join(problem_names())}"
+        )
     encoder = Encoder(
         model,
         layers_of(model),

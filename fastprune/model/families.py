@@ -123,8 +123,8 @@ _MODERN = Head(("head.dense", "classifier"), "CLASSIFIER_ACTIVATION", norm="head
 _DENSE = ("classifier.dense", "classifier.out_proj")
 
 
-def _heads(classifier, answers=Head(("qa_outputs",))):
-    return {"ForSequenceClassification": classifier, "ForQuestionAnswering": answers}
+def _heads(classifier, answers=Head(("qa_outputs",)), tags=Head(("classifier",))):
+    return {"ForSequenceClassification": classifier, "ForTokenClassification": tags, "ForQuestionAnswering": answers}
 
 
 def _bert(name, classifier):
@@ -181,7 +181,7 @@ FAMILIES = {
         BlockPaths({"ffn_input": "mlp.Wi"}, "mlp.Wo", before="mlp_norm", mix="mlp", parts=2),
         "attn",
         ("num_heads", "all_head_size"),
-        _heads(_MODERN, _MODERN),
+        _heads(_MODERN, _MODERN, _MODERN),
         norm="final_norm",
         layer_kinds="layer_types",
         window="local_attention",

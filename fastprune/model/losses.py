@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+IGNORED = -100
+"""The label of a token that has none, as transformers has it."""
+
 LABELS = ("labels", "start_positions", "end_positions")
 
 

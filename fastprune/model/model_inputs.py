@@ -71,6 +71,31 @@ def tokenize_windows(
     )
 
 
+def tokenize_words(
+    tokenizer: Any, config: Any, words: Sequence[Sequence[str]], max_length: int
+) -> tuple[dict[str, list], list[list[int]]]:
+    """Rows of words as the model's inputs, without padding, and the place of each word's first token [words].
+
+    The place is -1 where a word is cut off or makes no token.
+    """
+    longest = longest_text(tokenizer, config, max_length)
+    encoded = tokenizer(
+        list(map(list, words)),
+        is_split_into_words=True,
+        truncation=True,
+        max_length=longest,
+        return_attention_mask=True,
+    )
+    firsts = []
+    for row, of in enumerate(words):
+        places = [-1] * len(of)
+        for place, word in reversed(list(enumerate(encoded.word_ids(row)))):
+            if word is not None:
+                places[word] = place
+        firsts.append(places)
+    return inputs_of(encoded, config), firsts
+
+
 def inputs_of(encoded: Mapping[str, list], config: Any) -> dict[str, list]:
     """What the model reads of what a tokenizer gives; types only where the model tells one type from another."""
     typed = getattr(config, "type_vocab_size", 1) > 1
@@ -114,3 +139,22 @@ def best_span(scores: np.ndarray, offsets: np.ndarray) -> tuple[float, int, int]
     sums = np.where(allowed, scores[0, first][:, None] + scores[1, last], -np.inf)
     i, j = np.unravel_index(sums.argmax(), sums.shape)
     return (float(sums[i, j]), int(offsets[first[i], 0]), int(offsets[last[j], 1])) if allowed[i, j] else None
+
+
+def entities_of(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """The entities that a row of tags names: type, first and last word. By the rules of conlleval, as seqeval has them.
+
+    Tags are ``O`` or a type behind ``B-`` (begins), ``I-`` (goes on), ``E-`` (ends) or ``S-`` (alone). An ``I-`` or
+    ``E-`` that goes on from nothing of its type begins an entity. A tag without any of these is a type that goes on.
+    """
+    entities, first, before = set(), 0, ("O", "")
+    for place, tag in enumerate([*tags, "O"]):
+        part, _, kind = tag.partition("-")
+        here = (part, kind) if part in ("B", "I", "E", "S", "O") else ("I", tag)
+        if before[0] != "O" and (before[0] in "ES" or here[0] in "OBS" or here[1] != before[1]):
+            entities.add((before[1], first, place - 1))
+            begins = here[0] != "O"
+        else:
+            begins = before[0] == "O" and here[0] != "O"
+        first, before = place if begins else first, here
+    return entities

@@ -38,7 +38,9 @@ class Classification(Problem):
         """Labels may be class numbers, or (label-free calibration) probabilities."""
         return F.cross_entropy(outputs.logits, batch["labels"].to(outputs.logits.device), reduction="none")
 
-    def score(self, outputs: Any, temperature: float, generator: torch.Generator) -> Tensor:
+    def score(
+        self, outputs: Any, batch: Mapping[str, Tensor], temperature: float, generator: torch.Generator
+    ) -> Tensor:
         return class_score(outputs.logits, temperature, generator)
 
     def measure(self, split, outputs):

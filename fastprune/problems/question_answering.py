@@ -45,7 +45,9 @@ class QuestionAnswering(Problem):
         end = F.cross_entropy(outputs.end_logits, batch["end_positions"].to(device), reduction="none")
         return (start + end) / 2
 
-    def score(self, outputs: Any, temperature: float, generator: torch.Generator) -> Tensor:
+    def score(
+        self, outputs: Any, batch: Mapping[str, Tensor], temperature: float, generator: torch.Generator
+    ) -> Tensor:
         start = class_score(outputs.start_logits, temperature, generator)
         return (start + class_score(outputs.end_logits, temperature, generator)) / 2**0.5
 

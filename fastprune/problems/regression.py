@@ -48,7 +48,9 @@ class Regression(Problem):
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         return F.mse_loss(outputs.logits.squeeze(-1), batch["labels"].to(outputs.logits.device), reduction="none")
 
-    def score(self, outputs: Any, temperature: float, generator: torch.Generator) -> Tensor:
+    def score(
+        self, outputs: Any, batch: Mapping[str, Tensor], temperature: float, generator: torch.Generator
+    ) -> Tensor:
         """The Hessian is one."""
         return (outputs.logits * random_signs(outputs.logits, generator)).sum()
 

@@ -33,6 +33,7 @@ def prepare(
     validation_file: str = "",
     text_columns: Sequence[str] = (),
     label_column: str = "",
+    problem: str = "",
     metric: str = "",
     max_length: int = 0,
     num_samples: int = 2048,
@@ -50,7 +51,7 @@ def prepare(
     source : str
         The fine-tuned model: a local folder or a hub name.
     task : str
-        A GLUE task or ``squad``; otherwise the two files, the columns and perhaps a metric.
+        A GLUE task or ``squad``; otherwise the two files, the columns and perhaps a problem and a metric.
     validation_file : str
         The rows for an accuracy drop; by default a part of the training rows, kept out of the sample.
     num_samples, seed : int
@@ -68,9 +69,9 @@ def prepare(
             "validation_file is read for a budget that is an accuracy drop alone; give set_apart too, or leave it out"
         )
     if task:
-        problem, (train, held_out) = glue_task(task), load_glue(task)
+        asked, (train, held_out) = glue_task(task), load_glue(task)
     elif train_file and eval_file:
-        problem = table_task(source, tuple(text_columns), label_column or None, metric or None, max_length or None)
+        asked = table_task(source, tuple(text_columns), label_column, metric, max_length, problem)
         train, held_out = read_table(train_file), read_table(eval_file)
     else:
         raise InputError("no data: name a task, or a train_file and an eval_file with their columns")
@@ -83,7 +84,7 @@ def prepare(
         set_apart=set_apart,
         tokenizer=tokenizer,
         config=dense.config,
-        task=problem,
+        task=asked,
         selection=selection,
         num_samples=num_samples,
         seed=seed,
@@ -94,13 +95,13 @@ def prepare(
             rows.validation.save(folder / "validation")
     with new_folder(evaluation) as folder:
         rows.evaluation.save(folder)
-        write_json(folder / SERVED, {"texts": rows_to_serve(held_out, problem.text_columns)})
+        write_json(folder / SERVED, {"texts": rows_to_serve(held_out, asked.text_columns)})
     settings = {
         "source": source,
         "source_sha256": checkpoint.digest(dense),
-        "task": problem.name,
-        "problem": problem.problem,
-        "metric": problem.metric,
+        "task": asked.name,
+        "problem": asked.problem,
+        "metric": asked.metric,
         "sample_sha256": rows.sample.digest,
         "evaluation_sha256": rows.evaluation.digest,
         "seed": seed,

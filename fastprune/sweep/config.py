@@ -11,7 +11,18 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from fastprune.settings import BATCH_TOKENS, METRICS, OLD_NAMES, SELECTIONS, TUNINGS, Budget, Estimator, Glue, Solver
+from fastprune.errors import InputError
+from fastprune.settings import (
+    BATCH_TOKENS,
+    OLD_NAMES,
+    SELECTIONS,
+    TUNINGS,
+    Budget,
+    Estimator,
+    Glue,
+    Solver,
+    check_problem,
+)
 from fastprune.sweep.cron import check_cron
 from fastprune.sweep.stages import ACTING, CONCLUDES, STAGES
 
@@ -43,8 +54,9 @@ class Section(BaseModel):
 class Model(Section):
     """A fine-tuned model and its data: a GLUE task or ``squad``, or files with their columns.
 
-    ``validation_file`` has the rows on which a ``max_accuracy_drop`` is measured; without it a fifth of the training
-    rows is set apart, which overstates the loss where the model was fine-tuned on them.
+    ``problem`` is what the model is asked, by default what its configuration tells. ``validation_file`` has the rows on
+    which a ``max_accuracy_drop`` is measured; without it a fifth of the training rows is set apart, which overstates
+    the loss where the model was fine-tuned on them.
     """
 
     name: _Name
@@ -55,14 +67,24 @@ class Model(Section):
     validation_file: str = ""
     text_columns: list[_Given] = Field([], max_length=2)
     label_column: str = ""
-    metric: Literal[("", *(name for names in METRICS.values() for name in names))] = ""  # type: ignore[valid-type]
+    problem: str = ""
+    metric: str = ""
     max_length: int = Field(0, ge=0, le=_MOST)
+
+    @model_validator(mode="after")
+    def _is_of_a_known_problem(self) -> Model:
+        for name, problem, metric in (("problem", self.problem, ""), ("metric", self.problem, self.metric)):
+            try:
+                check_problem(problem, metric)
+            except InputError as error:
+                raise ValueError(f"{name}: {error}") from error
+        return self
 
     @model_validator(mode="after")
     def _has_data(self) -> Model:
         own = (self.train_file, self.eval_file, self.text_columns, self.label_column)
-        if self.task and any((*own, self.metric, self.max_length)):
-            raise ValueError("task brings its own data, columns, metric and length: leave those keys out")
+        if self.task and any((*own, self.problem, self.metric, self.max_length)):
+            raise ValueError("task brings its own data, columns, problem, metric and length: leave those keys out")
         if not self.task and not all(own):
             raise ValueError("no data: give task, or all of train_file, eval_file, text_columns and label_column")
         return self

@@ -70,6 +70,7 @@ STAGES = (
             "validation_file",
             "text_columns",
             "label_column",
+            "problem",
             "metric",
             "max_length",
             "num_samples",

@@ -164,7 +164,7 @@ def test_curvature_is_what_hooks_see(family, problem, tmp_path, monkeypatch):
             lambda _, args, output, seen=seen: seen.update(x=args[0].detach(), y=output) or output.retain_grad()
         )
         outputs = model(**{name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")})
-        problem_of(problem).score(outputs, TEMPERATURE, generator.manual_seed(3 + number)).backward()
+        problem_of(problem).score(outputs, batch, TEMPERATURE, generator.manual_seed(3 + number)).backward()
         handle.remove()
         for example, mask in enumerate(batch["attention_mask"]):
             for token in mask.nonzero().flatten():
@@ -190,7 +190,7 @@ def test_the_score_has_the_gauss_newton_matrix_as_its_second_moment(classes):
     draws = 4000
     for _ in range(draws):
         outputs = type("Output", (), {"logits": logits})
-        (gradient,) = torch.autograd.grad(problem_of("classification").score(outputs, 2.0, generator), logits)
+        (gradient,) = torch.autograd.grad(problem_of("classification").score(outputs, {}, 2.0, generator), logits)
         outer += gradient[0].outer(gradient[0]) / draws
     p = (logits[0].detach() / 2).softmax(-1)
     torch.testing.assert_close(outer, p.diag() - p.outer(p), rtol=0, atol=0.01)

@@ -185,10 +185,3 @@ def test_macs_by_hand(family, tokens):
 def test_a_classifier_of_the_mean_is_refused():
     with pytest.raises(InputError, match="classifier reads the mean of all tokens"):
         describe(build("modernbert", classifier_pooling="mean"))
-
-
-def test_several_labels_at_once_are_refused():
-    model = build()
-    model.config.problem_type = "multi_label_classification"
-    with pytest.raises(InputError, match="multi_label_classification.*single label"):
-        describe(model)

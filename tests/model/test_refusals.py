@@ -54,7 +54,7 @@ def test_sizes_that_are_none(dense, field, value):
         ({"quantization_config": {"bits": 4}}, "quantization_config.*quantise after"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ({"problem_type": "regression"}, "problem_type 'regression' with 3 outputs"),
-        ({"problem_type": "multi_label_classification"}, "multi_label_classification"),
+        ({"problem_type": "single_label_classification", "num_labels": 1}, "with 1 outputs"),
     ],
 )
 def test_values_that_do_not_fit(dense, change, message):

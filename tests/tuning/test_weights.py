@@ -151,7 +151,7 @@ def test_the_signs_average_out_to_the_gauss_newton_matrix(logits, monkeypatch):
         values = torch.tensor([logits], requires_grad=True)
         monkeypatch.setattr(losses, "random_signs", lambda like, _, signs=signs: torch.tensor([signs]))
         outputs = type("Output", (), {"logits": values})
-        problem_of("classification").score(outputs, TEMPERATURE, torch.Generator()).backward()
+        problem_of("classification").score(outputs, {}, TEMPERATURE, torch.Generator()).backward()
         outer.append(values.grad[0].outer(values.grad[0]))
     p = (torch.tensor(logits) / TEMPERATURE).softmax(-1)
     hessian = p.diag() - p.outer(p)
