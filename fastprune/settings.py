@@ -26,7 +26,9 @@ Solver = Literal["exact", "piecewise"]
 Estimator = Literal["per_sample", "per_batch"]
 """Of the Fisher information, see :func:`fastprune.importance.fisher.estimate_fisher`."""
 
-Glue = Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "squad"]
+Glue = Literal[
+    "cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "mnli_mismatched", "qnli", "rte", "wnli", "squad", "squad_v2"
+]
 """Tasks that bring their data, columns and metric, see :func:`fastprune.data.glue_task`."""
 
 BATCH_TOKENS = 1 << 18

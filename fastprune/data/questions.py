@@ -17,10 +17,13 @@ from fastprune.errors import InputError
 from fastprune.model import model_inputs
 
 
-def encode_questions(source: Source, rows: np.ndarray, labelled: bool) -> tuple[pa.Table, pa.Table]:
+def encode_questions(
+    source: Source, rows: np.ndarray, labelled: bool, *, may_lack: bool = False
+) -> tuple[pa.Table, pa.Table]:
     """Return the features and the examples of these rows; a long context becomes windows that overlap.
 
-    A window that does not contain the first answer points to the [CLS] token.
+    A window that does not contain the first answer points to the [CLS] token; with ``may_lack`` those of a question
+    without an answer too.
     """
     table, tokenizer, task, config = source.table, source.tokenizer, source.task, source.config
     questions, contexts = (column.to_pylist() for column in source.texts())
@@ -32,7 +35,7 @@ def encode_questions(source: Source, rows: np.ndarray, labelled: bool) -> tuple[
     ids = [str(number) for number in (table["id"] if "id" in table.column_names else range(len(table)))]
     if len(set(ids)) < len(ids):
         raise InputError(f"{source.name}: column 'id' has the same value twice; make the ids unique")
-    answers = _read_answers(source, contexts) if labelled else None
+    answers = _read_answers(source, contexts, may_lack) if labelled else None
     ids, contexts = ([column[row] for row in rows] for column in (ids, contexts))
     questions = [questions[row].lstrip() for row in rows]
     answers = answers and [answers[row] for row in rows]
@@ -78,16 +81,16 @@ def _pair_lists(offsets: list[np.ndarray]) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pairs)
 
 
-def _read_answers(source: Source, contexts: list[str]) -> list[dict[str, list]]:
+def _read_answers(source: Source, contexts: list[str], may_lack: bool) -> list[dict[str, list]]:
     name = source.task.label_column
     answers = source.table[name][:]
     for row, (answer, context) in enumerate(zip(answers, contexts, strict=True), start=1):
         if not isinstance(answer, dict) or not {"text", "answer_start"} <= answer.keys():
             raise InputError(f"{source.name}: row {row} of column {name!r} does not hold lists text and answer_start")
-        if not answer["text"] or not all(answer["text"]):
+        if not (answer["text"] or may_lack) or not all(answer["text"]):
             raise InputError(
-                f"{source.name}: row {row} has no answer in column {name!r}; the unanswerable questions of "
-                f"SQuAD 2.0 are not supported, drop them"
+                f"{source.name}: row {row} has no answer in column {name!r}; where questions may lack one, as in SQuAD "
+                "2.0, name the problem question-answering-or-none"
             )
         for text, start in zip(answer["text"], answer["answer_start"], strict=True):
             in_context = context[start : start + len(text)]
@@ -104,10 +107,10 @@ def _answer_span(offsets: np.ndarray, answer: dict[str, list]) -> tuple[int, int
 
     ``offsets`` [length, 2] are characters of the context, -1 outside it.
     """
-    start, end = answer["answer_start"][0], answer["answer_start"][0] + len(answer["text"][0])
     tokens = np.flatnonzero(offsets[:, 0] >= 0)
-    if not len(tokens):
+    if not answer["text"] or not len(tokens):
         return 0, 0
+    start, end = answer["answer_start"][0], answer["answer_start"][0] + len(answer["text"][0])
     starts, ends = offsets[tokens].T
     if start < starts[0] or ends[-1] < end:
         return 0, 0
@@ -132,6 +135,25 @@ def squad_scores(predictions: Mapping[str, str], examples: Dataset) -> dict[str,
         scores["squad_f1"].append(max((_token_f1(answer or "", text) for text in texts), default=0.0))
         wanted = {_normalise(text) for text in texts}
         scores["squad_exact_match"].append(float(_normalise(answer or "") in wanted))
+    return scores
+
+
+def squad_v2_scores(predictions: Mapping[str, str], examples: Dataset) -> dict[str, list[float]]:
+    """What SQuAD's official v2.0 evaluation gives each question: an empty answer is right where there is none.
+
+    Parameters
+    ----------
+    predictions, examples
+        As of :func:`squad_scores`; a question without a prediction has an empty one.
+    """
+    scores: dict[str, list[float]] = {"squad_v2_f1": [], "squad_v2_exact_match": []}
+    for example, gold in zip(examples["id"], examples["answers"], strict=True):
+        answer = predictions.get(example, "")
+        texts = [text for text in gold["text"] if _normalise(text)] or [""]
+        exact = float(_normalise(answer) in {_normalise(text) for text in texts})
+        scores["squad_v2_exact_match"].append(exact)
+        # of an answer or a question without any words F1 is that both are so
+        scores["squad_v2_f1"].append(max(exact, *(_token_f1(answer, text) for text in texts)))
     return scores
 
 

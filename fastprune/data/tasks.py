@@ -50,13 +50,19 @@ _GLUE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "qnli": ("classification", "accuracy", ("question", "sentence")),
     "rte": ("classification", "accuracy", _PAIR),
     "wnli": ("classification", "accuracy", _PAIR),
+    "mnli_mismatched": ("classification", "accuracy", ("premise", "hypothesis")),
+    "squad_v2": ("question-answering-or-none", "squad_v2_f1", ("question", "context")),
     "squad": ("question-answering", "squad_f1", ("question", "context")),
 }
 """Problem, metric and text columns."""
 
+_SPLITS = {"mnli": "validation_matched", "mnli_mismatched": "validation_mismatched"}
+
 
 def glue_task(name: str) -> Task:
-    """Return the task of a GLUE name (``mnli`` is judged on its matched part), or ``squad``.
+    """Return the task of a GLUE name, ``squad`` or ``squad_v2``.
+
+    ``mnli`` is judged on its matched part, ``mnli_mismatched`` on the other.
 
     Raises
     ------
@@ -79,7 +85,7 @@ def load_glue(task_name: str) -> tuple[Dataset, Dataset]:
         If the task is unknown or cannot be fetched.
     """
     glue_task(task_name)
-    source = ("rajpurkar/squad",) if task_name == "squad" else ("nyu-mll/glue", task_name)
+    source = (f"rajpurkar/{task_name}",) if "squad" in task_name else ("nyu-mll/glue", task_name.split("_")[0])
     try:
         splits = load_dataset(*source)
     except OSError as error:
@@ -87,4 +93,4 @@ def load_glue(task_name: str) -> tuple[Dataset, Dataset]:
             f"task {task_name!r}: data set {'/'.join(source)} cannot be fetched from the hub ({error}); "
             f"check the network, or give local files"
         ) from error
-    return splits["train"], splits["validation_matched" if task_name == "mnli" else "validation"]
+    return splits["train"], splits[_SPLITS.get(task_name, "validation")]

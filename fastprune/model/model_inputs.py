@@ -141,6 +141,41 @@ def best_span(scores: np.ndarray, offsets: np.ndarray) -> tuple[float, int, int]
     return (float(sums[i, j]), int(offsets[first[i], 0]), int(offsets[last[j], 1])) if allowed[i, j] else None
 
 
+def best_answers(served: Any, rows: Sequence[tuple[str, str]]) -> tuple[list, np.ndarray, list[int]]:
+    """The best span over all windows of each row's context.
+
+    Parameters
+    ----------
+    served
+        With the ``tokenizer``, the ``model``, its ``settings`` and ``run``.
+    rows
+        Question and context.
+
+    Returns
+    -------
+    answers : list
+        Text and score of each row; the empty text and minus infinity where no window has a span.
+    scores : ndarray [windows, 2, length]
+        Of each token as the first and as the last.
+    owners : list of int
+        The row of each window.
+    """
+    questions, contexts = zip(*rows)
+    length = served.settings["max_length"]
+    encoded = tokenize_windows(served.tokenizer, served.model.config, questions, contexts, length)
+    output = served.run(inputs_of(encoded, served.model.config))
+    scores = torch.stack([output.start_logits, output.end_logits], dim=1).numpy()
+    answers, owners = [("", -np.inf)] * len(rows), encoded["overflow_to_sample_mapping"]
+    for window, row in enumerate(owners):
+        offsets = np.asarray(encoded["offset_mapping"][window])
+        outside = [part != 1 for part in encoded.sequence_ids(window)]
+        offsets[outside] = -1
+        span = best_span(scores[window], offsets)
+        if span and span[0] > answers[row][1]:
+            answers[row] = (rows[row][1][span[1] : span[2]], span[0])
+    return answers, scores, owners
+
+
 def entities_of(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     """The entities that a row of tags names: type, first and last word. By the rules of conlleval, as seqeval has them.
 

@@ -55,7 +55,8 @@ class QuestionAnswering(Problem):
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=1)
 
     def measure(self, split, outputs):
-        scores = squad_scores(best_answers(split, split.examples, outputs), split.examples)
+        best = best_answers(split, split.examples, outputs)
+        scores = squad_scores({example: text for example, (_, text) in best.items()}, split.examples)
         metrics = {name: sum(column) / len(column) for name, column in scores.items()}
         return metrics, np.array(scores[split.task.metric])
 
@@ -67,8 +68,8 @@ class QuestionAnswering(Problem):
         return None
 
 
-def best_answers(split, examples: Dataset, outputs: Sequence[np.ndarray]) -> dict[str, str]:
-    """The best answer of each question over its windows. ``outputs`` [2, padded length] a window."""
+def best_answers(split, examples: Dataset, outputs: Sequence[np.ndarray]) -> dict[str, tuple[float, str]]:
+    """The best answer of each question over its windows, with its score. ``outputs`` [2, padded length] a window."""
     contexts = dict(zip(examples["id"], examples["context"], strict=True))
     best: dict[str, tuple[float, str]] = {}
     features = split.features.select_columns(["example_id", "offset_mapping"])
@@ -76,7 +77,7 @@ def best_answers(split, examples: Dataset, outputs: Sequence[np.ndarray]) -> dic
         span, example = best_span(scores, np.asarray(feature["offset_mapping"])), feature["example_id"]
         if span and (example not in best or span[0] > best[example][0]):
             best[example] = (span[0], contexts[example][span[1] : span[2]])
-    return {example: answer for example, (_, answer) in best.items()}
+    return best
 
 
 PROBLEM = QuestionAnswering()

@@ -92,7 +92,7 @@ def test_class_numbers_follow_names_where_both_know_them(tiny_tokenizer, config)
         ([0, None, 1], "row 2 has no label in column 'label'"),
         (["0", "", "1"], "row 2 has no label"),
         ([0.0, 0.5, 1.0], "row 2 has the label 0.5"),
-        ([[0], [1], [1]], r"row 1 has the label \[0\]"),
+        ([[0], [1], [1]], r"row 1 of column .label. is a list"),
     ],
 )
 def test_labels_the_model_does_not_have(tiny_tokenizer, config, labels, message):

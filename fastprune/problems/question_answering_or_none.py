@@ -1,0 +1,47 @@
+"""The span of a context that answers a question, or none, as in SQuAD 2.0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from fastprune.data.questions import encode_questions, squad_v2_scores
+from fastprune.problems.question_answering import QuestionAnswering, best_answers
+
+THRESHOLD = "null_score_diff_threshold"
+"""The field of the model's configuration, 0 where it is not there, as transformers' examples call it."""
+
+
+class QuestionAnsweringOrNone(QuestionAnswering):
+    """There is no answer where the score of the first token, least of all windows, beats the best by ``THRESHOLD``."""
+
+    metrics = ("squad_v2_f1", "squad_v2_exact_match")
+    task_name = "squad_v2"
+    usual = False  # nothing in the configuration tells
+    answers = Path(__file__).with_name("answers") / "question_answering_or_none.py"
+
+    def encode(self, source, rows, *, labelled, for_evaluation):
+        features, examples = encode_questions(source, rows, labelled, may_lack=True)
+        if not for_evaluation:
+            return features.drop_columns("offset_mapping"), None
+        threshold = [float(getattr(source.config, THRESHOLD, 0.0))] * len(features)
+        return features.append_column(THRESHOLD, pa.array(threshold)), examples
+
+    def measure(self, split, outputs):
+        none: dict[str, float] = {}
+        for example, scores in zip(split.features["example_id"], outputs, strict=True):
+            none[example] = min(none.get(example, np.inf), float(scores[:, 0].sum()))
+        threshold, best = split.features[THRESHOLD][0], best_answers(split, split.examples, outputs)
+        told = {example: text for example, (score, text) in best.items() if none[example] - score <= threshold}
+        scored = squad_v2_scores(told, split.examples)
+        metrics = {name: sum(column) / len(column) for name, column in scored.items()}
+        return metrics, np.array(scored[split.task.metric])
+
+    def constant(self, split, num_labels):
+        """Of never answering."""
+        return sum(not answers["text"] for answers in split.examples["answers"]) / len(split.examples)
+
+
+PROBLEM = QuestionAnsweringOrNone()
