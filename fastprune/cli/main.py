@@ -15,6 +15,7 @@ _CONTROL = "fastprune.cli.control"
 COMMANDS = {
     "compress": ("fastprune.cli.compress", "compress", "Prune a model to a fraction of its MACs or latency."),
     "export": ("fastprune.cli.export", "export", "Write a model as ONNX Runtime or OpenVINO serve it, int8 if wished."),
+    "bench": ("fastprune.cli.bench", "bench", "Measure dense, pruned and exported models side by side."),
     "profile": ("fastprune.cli.profile", "profile", "Measure the latency of a model's blocks on this device."),
     "run": (_PIPELINE, "run", "Run the pipeline of a configuration on this machine."),
     "compile": (_PIPELINE, "compile_command", "Write the pipeline of a configuration as YAML for Kubeflow."),

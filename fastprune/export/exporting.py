@@ -104,6 +104,7 @@ def export(
             "max_difference": apart,
             "megabytes": {"source": megabytes_of(Path(folder)), "exported": megabytes_of(made)},
             **_figures(model, runtime, evaluation, pad),
+            **task_settings(Path(folder)),
             "versions": code_version() | {name: version(name) for name in _RUNTIMES[format]},
         }
         (made / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -173,6 +174,13 @@ def write_config(model: transformers.PreTrainedModel, folder: Path) -> None:
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
+def task_settings(folder: Path) -> dict:
+    """What the rows of a pruned model are, by its manifest: the exported folder is told too."""
+    manifest = folder / checkpoint.MANIFEST
+    known = checkpoint.read_object(manifest) if manifest.is_file() else {}
+    return {name: known[name] for name in ("task", "problem", "text_columns", "max_length") if name in known}
+
+
 def _figures(model: nn.Module, runtime: nn.Module, evaluation: Split | None, pad_token_id: int) -> dict:
     """Metric, agreement and milliseconds of both forms."""
     models = {"pytorch": model, "exported": runtime}
@@ -188,6 +196,6 @@ def _figures(model: nn.Module, runtime: nn.Module, evaluation: Split | None, pad
             if evaluation is None
             else measure.real_batches(evaluation, size, 20, pad_token_id)
         )
-        speeds = measure.time_in_turn(models, batches)
+        speeds = measure.time_in_turn(models, dict.fromkeys(models, batches))
         figures["latency"][f"batch_{size}"] = {name: asdict(speed) for name, speed in speeds.items()}
     return figures

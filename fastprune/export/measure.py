@@ -100,7 +100,7 @@ class Speed:
 
 
 def time_in_turn(
-    models: Mapping[str, nn.Module], batches: Sequence[Batch], *, rounds: int = 3, threads: int = 1
+    models: Mapping[str, nn.Module], batches: Mapping[str, Sequence[Batch]], *, rounds: int = 3, threads: int = 1
 ) -> dict[str, Speed]:
     """Time models side by side, batch by batch (A B, A B ...), so that a busy machine slows all of them.
 
@@ -109,26 +109,25 @@ def time_in_turn(
     models
         By name. A runtime with threads of its own must have been given as many.
     batches
-        Each is run once by every model in each round, after one round that is not timed.
+        Of each model by its name, of the same rows. Each is run once in each round, after one round that is not timed.
     threads
         Of torch.
     """
-    inputs = [inputs_of(batch, "cpu") for batch in batches]
+    inputs = {name: [inputs_of(batch, "cpu") for batch in batches[name]] for name in models}
+    counts = [len(batch["input_ids"]) for batch in inputs[next(iter(models))]]
     times: dict[str, list[float]] = {name: [] for name in models}
     with steady_allocator(), torch_threads(threads), torch.inference_mode():
         for repeat in range(-1, rounds):
-            for batch in inputs:
+            for place in range(len(counts)):
                 for name, model in models.items():
                     begin = time.perf_counter()
-                    model(**batch)
+                    model(**inputs[name][place])
                     if repeat >= 0:
                         times[name].append((time.perf_counter() - begin) * 1e3)
-    size = max(len(batch["input_ids"]) for batch in inputs)
-    rows = rounds * sum(len(batch["input_ids"]) for batch in inputs)
     speeds = {}
     for name, spent in times.items():
         p50, p95 = map(float, np.percentile(spent, [50, 95]))
-        speeds[name] = Speed(size, p50, p95, 1e3 * rows / sum(spent))
+        speeds[name] = Speed(max(counts), p50, p95, 1e3 * rounds * sum(counts) / sum(spent))
     return speeds
 
 

@@ -65,6 +65,7 @@ def write_onnx(model: transformers.PreTrainedModel, file: Path, opset: int = OPS
     written = onnx.load(file)
     _name_weights(written)
     _sum_before_norms(written)
+    _forget(written)
     onnx.save(written, file)
 
 
@@ -145,6 +146,14 @@ def _sum_before_norms(written: onnx.ModelProto) -> None:
             maker = makers[node.input[0]]
             if maker.op_type == "Add":
                 maker.op_type = "Sum"
+
+
+def _forget(written: onnx.ModelProto) -> None:
+    """Drop what the exporter notes of each node, the places in source files among it: it is as long as the graph."""
+    graph = written.graph
+    for noted in (written, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
 
 
 @contextmanager

@@ -9,10 +9,9 @@ from fastprune.data.preparation import table_task
 from fastprune.data.splits import draw_rows
 from fastprune.data.tasks import Task
 from fastprune.errors import InputError
-from fastprune.export.runtimes import read_config
+from fastprune.export.runtimes import RECORD, read_config
 from fastprune.model import checkpoint
 from fastprune.settings import METRICS
-from fastprune.store.bounded import read_json
 
 
 def task_of(
@@ -22,16 +21,16 @@ def task_of(
     metric: str | None = None,
     max_length: int | None = None,
 ) -> Task:
-    """What a table is for: of a pruned model by its manifest, of any other as when it is pruned."""
-    manifest = Path(folder) / checkpoint.MANIFEST
-    if not manifest.is_file():
+    """What a table is for: of a pruned model by its own record, of any other as when it is pruned."""
+    files = [file for name in (checkpoint.MANIFEST, RECORD) if (file := Path(folder, name)).is_file()]
+    known = checkpoint.read_object(files[0]) if files else {}
+    if not files or (files[0].name == RECORD and "problem" not in known):  # exported from a dense model
         return table_task(str(folder), text_columns, label_column, metric, max_length)
-    known = read_json(manifest)
     try:
         problem, columns, length = known["problem"], tuple(known["text_columns"]), known["max_length"]
         first = METRICS[problem][0]
     except (KeyError, TypeError) as error:
-        raise InputError(f"{manifest}: names no problem and no text columns; prune the model again") from error
+        raise InputError(f"{files[0]}: names no problem and no text columns; prune the model again") from error
     label = label_column or ("answers" if problem == "question-answering" else None)
     if label is None:
         raise InputError("name the column of the labels: --label-column")
