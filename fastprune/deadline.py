@@ -74,7 +74,7 @@ def persist(
     begin = time.monotonic()
     for attempt in itertools.count(1):
         try:
-            return _within(call, min(seconds / 2, seconds - (time.monotonic() - begin)))
+            return within(call, min(seconds / 2, seconds - (time.monotonic() - begin)))
         except Exception as error:
             if not (isinstance(error, Slow) or passing(error)):
                 raise
@@ -88,7 +88,7 @@ def persist(
     raise AssertionError("unreachable")
 
 
-def _within(call: Callable[[], Answer], seconds: float) -> Answer:
+def within(call: Callable[[], Answer], seconds: float) -> Answer:
     """What ``call`` returns or raises, or Slow after some seconds.
 
     It runs in a thread of its own, which is left behind then: a server that sends a byte a second keeps any library

@@ -25,6 +25,9 @@ ROWS, COLUMNS, CELLS = 5_000_000, 1_000, 25_000_000
 LINES = 2 * ROWS
 """Of a text file, empty ones and those within quotes included."""
 
+CONTAINERS = 3_000_000
+"""Lists and objects of a file in JSON or JSON lines: they take the most time of all that a table may hold."""
+
 OPENERS: dict[str, Callable[..., TextIO]] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
@@ -32,14 +35,14 @@ def too_much(path: object, what: str, most: int, remedy: str = "take a part of i
     return InputError(f"{path}: {what}, and at most {most:,} are read; {remedy}")
 
 
-def check_shape(path: object, rows: int, columns: int) -> None:
+def check_shape(path: object, rows: int, columns: int, cells: int | None = None) -> None:
     """Raise InputError for a table of too many rows, columns or cells."""
     if columns > COLUMNS:
         raise too_much(path, f"has {columns:,} columns", COLUMNS, "leave out those that are not needed")
     if rows > ROWS:
         raise too_much(path, f"has more than {ROWS:,} rows", ROWS)
-    if rows * columns > CELLS:
-        raise too_much(path, f"has more than {CELLS:,} cells (rows times columns)", CELLS)
+    if rows * columns > (cells := cells or CELLS):
+        raise too_much(path, f"has more than {cells:,} cells (rows times columns)", cells)
 
 
 class JsonValues:
@@ -50,11 +53,11 @@ class JsonValues:
         self.containers = self.values = 0
 
     def add(self, text: str) -> None:
-        """Raise InputError where there may now be more values than a table has cells, or more lists than rows."""
+        """Raise InputError where there may now be more values than a table has cells, or too many lists."""
         self.containers += text.count("[") + text.count("{")
         self.values += text.count(",")
-        if self.containers > ROWS:
-            raise too_much(self.path, f"has more than {ROWS:,} lists and objects", ROWS)
+        if self.containers > CONTAINERS:
+            raise too_much(self.path, f"has more than {CONTAINERS:,} lists and objects", CONTAINERS)
         if self.containers + self.values > CELLS:
             raise too_much(self.path, f"has more than {CELLS:,} values", CELLS)
 

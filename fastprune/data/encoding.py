@@ -1,14 +1,23 @@
 """Checking a table, and turning its texts and labels into what a model reads."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 import transformers
 from datasets import Dataset
 
 from fastprune.data.source import Source
-from fastprune.data.splits import Split, make_split
+from fastprune.data.splits import Split, arrow_of, make_split
 from fastprune.data.tasks import Task
+from fastprune.deadline import Slow, within
 from fastprune.errors import InputError
 from fastprune.problem import problem_of
+
+PATIENCE, PACE = 60.0, 50_000
+"""Seconds in which any table's texts become tokens, and the bytes of the table for which there is one second more."""
+
+Tokens = TypeVar("Tokens")
 
 
 def encode(
@@ -56,6 +65,29 @@ def encode(
     if len(table) == 0:
         raise InputError(f"{source.name}: the table has no rows")
     rows = np.arange(len(table)) if rows is None else np.asarray(rows)
-    features, examples = problem_of(task.problem).encode(source, rows, labelled=labelled, for_evaluation=for_evaluation)
+    seconds = PATIENCE + arrow_of(table).nbytes / PACE * len(rows) / len(table)
+    features, examples = _in_time(
+        source.name,
+        seconds,
+        lambda: problem_of(task.problem).encode(source, rows, labelled=labelled, for_evaluation=for_evaluation),
+    )
     source.check_vocabulary(features)
     return make_split(task, features, examples)
+
+
+def _in_time(source: str, seconds: float, tokens: Callable[[], Tokens]) -> Tokens:
+    """What ``tokens`` makes of a table. A tokenizer brings regular expressions of its own, which may never end."""
+    try:
+        return within(tokens, seconds)
+    except Slow as error:
+        raise InputError(
+            f"{source}: the tokenizer has not made tokens of its texts within {seconds:.0f} s; a regular expression in "
+            "tokenizer.json may be at fault: use the tokenizer that the model was trained with"
+        ) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of the tokenizer's part in Rust
+            raise
+        raise InputError(
+            f"{source}: the tokenizer cannot make tokens of its texts ({error}); use the tokenizer that the model was "
+            "trained with"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,8 +15,21 @@ from fastprune.errors import InputError
 from fastprune.store.bounded import check_regular
 
 
-def read_parquet(path: Path) -> pa.Table:
-    """Read a file whole, once its sizes have proved to be within the bounds of :mod:`fastprune.data.bounds`.
+@dataclass(frozen=True)
+class Bounds:
+    """Values, and bytes of the file, of its columns and of its texts, at most."""
+
+    values: int
+    bytes: int
+
+
+TABLE = Bounds(CELLS, TABLE_BYTES)
+TOKENS = Bounds(1 << 30, 8 << 30)
+"""Of an encoded split, which has several numbers for each token of a table's texts."""
+
+
+def read_parquet(path: Path, most: Bounds = TABLE) -> pa.Table:
+    """Read a file whole, once its sizes have proved to be within bounds.
 
     A text that is there many times is stored once, so that sizes on disk say little. Such columns are first read
     as they are stored, as numbers of a dictionary's texts, which gives the sum of their lengths.
@@ -25,21 +39,21 @@ def read_parquet(path: Path) -> pa.Table:
     InputError
         Too large in any way, or in an encoding whose size cannot be known before it is decoded.
     """
-    check_regular(path, TABLE_BYTES)
+    check_regular(path, most.bytes)
     file = pq.ParquetFile(path)
     metadata = file.metadata
-    check_shape(path, metadata.num_rows, len(file.schema_arrow))
+    check_shape(path, metadata.num_rows, len(file.schema_arrow), most.values)
     chunks = [
         metadata.row_group(group).column(column)
         for group in range(metadata.num_row_groups)
         for column in range(metadata.num_columns)
     ]
-    if sum(chunk.num_values for chunk in chunks) > CELLS:
-        raise too_much(path, f"has more than {CELLS:,} values", CELLS)
-    if sum(chunk.total_uncompressed_size for chunk in chunks) > TABLE_BYTES:
-        raise too_much(path, f"has more than {TABLE_BYTES:,} bytes", TABLE_BYTES)
-    if metadata.num_rows * sum(map(_fixed_bytes, file.schema_arrow.types)) > TABLE_BYTES:
-        raise too_much(path, f"has more than {TABLE_BYTES:,} bytes in columns of a fixed size", TABLE_BYTES)
+    if sum(chunk.num_values for chunk in chunks) > most.values:
+        raise too_much(path, f"has more than {most.values:,} values", most.values)
+    if sum(chunk.total_uncompressed_size for chunk in chunks) > most.bytes:
+        raise too_much(path, f"has more than {most.bytes:,} bytes", most.bytes)
+    if metadata.num_rows * sum(map(_fixed_bytes, file.schema_arrow.types)) > most.bytes:
+        raise too_much(path, f"has more than {most.bytes:,} bytes in columns of a fixed size", most.bytes)
     for chunk in chunks:
         if "DELTA_BYTE_ARRAY" in chunk.encodings:
             raise InputError(
@@ -49,8 +63,8 @@ def read_parquet(path: Path) -> pa.Table:
     texts = sorted({chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"})
     if texts:
         table = pq.ParquetFile(path, read_dictionary=texts).read(columns=texts)
-        if sum(_text_bytes(chunk) for column in table.columns for chunk in column.chunks) > TABLE_BYTES:
-            raise too_much(path, f"has more than {TABLE_BYTES:,} bytes of text", TABLE_BYTES)
+        if sum(_text_bytes(chunk) for column in table.columns for chunk in column.chunks) > most.bytes:
+            raise too_much(path, f"has more than {most.bytes:,} bytes of text", most.bytes)
     return file.read()
 
 

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 
+from fastprune.data.parquet import TOKENS, read_parquet
 from fastprune.data.tasks import Task
 from fastprune.errors import InputError
 from fastprune.model.losses import IGNORED, LABELS
 from fastprune.model.model_inputs import MODEL_INPUTS, pad
-from fastprune.store.bounded import check_regular, read_json
+from fastprune.store.bounded import read_json
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,14 @@ class Split:
         try:
             content = read_json(folder / "split.json")
             task = Task(**content["task"] | {"text_columns": tuple(content["task"]["text_columns"])})
-            features = _read_part(folder / "features.parquet")
-            examples = _read_part(folder / "examples.parquet") if content["examples"] else None
+            features = read_parquet(folder / "features.parquet", TOKENS)
+            examples = read_parquet(folder / "examples.parquet", TOKENS) if content["examples"] else None
             split, saved = make_split(task, features, examples), content["digest"]
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise InputError(f"{folder}: holds no complete encoded split ({error}); encode the data again") from error
         if split.digest != saved:
             raise InputError(f"{folder}: the split is not what was saved (its digest differs); encode the data again")
         return split
-
-
-def _read_part(file: Path) -> pa.Table:
-    check_regular(file)
-    return pq.ParquetFile(file).read()
 
 
 def make_split(task: Task, features: pa.Table, examples: pa.Table | None) -> Split:

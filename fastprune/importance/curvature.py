@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,6 +21,7 @@ from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder
 from fastprune.model.finite import check_finite
 from fastprune.model.losses import inputs_of
+from fastprune.model.tensors import read_tensors
 from fastprune.problem import problem_of
 from fastprune.tuning.layerwise import read_tokens
 
@@ -109,12 +110,13 @@ class Curvature:
 
     @classmethod
     def load(cls, path: str | Path) -> Curvature:
-        tensors = load_file(str(path))
-        counts = {name: tensors[f"counts.{name}"].tolist() for name in _FACTORS}
-        return cls(
-            counts=counts,
-            **{name: [tensors[f"{name}.{layer}"] for layer in range(len(counts[name]))] for name in _FACTORS},
-        )
+        tensors = read_tensors(path)
+        try:
+            counts = {name: tensors[f"counts.{name}"].tolist() for name in _FACTORS}
+            factors = {name: [tensors[f"{name}.{layer}"] for layer in range(len(counts[name]))] for name in _FACTORS}
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path}: holds no whole curvature ({error}); make it again from the sample") from error
+        return cls(counts=counts, **factors)
 
 
 _FACTORS = ("attention_inputs", "attention_gradients", "ffn_inputs", "ffn_gradients")

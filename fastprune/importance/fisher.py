@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -20,6 +19,7 @@ from fastprune.model.architectures import Encoder
 from fastprune.model.finite import check_finite
 from fastprune.model.losses import inputs_of
 from fastprune.model.masks import masked
+from fastprune.model.tensors import read_tensors
 from fastprune.problem import problem_of
 from fastprune.settings import Estimator
 
@@ -60,8 +60,7 @@ class Fisher:
 
     @classmethod
     def load(cls, path: str | Path) -> Fisher:
-        with safe_open(str(path), framework="pt") as file:
-            return cls(file.get_tensor("head_grads"), file.get_tensor("filter_grads"))
+        return cls(**read_tensors(path, {"head_grads": 3, "filter_grads": 3}))
 
 
 def estimate_fisher(

@@ -9,12 +9,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
+from fastprune.model.tensors import read_tensors
 from fastprune.settings import SELECTIONS, Method
 
 
@@ -36,7 +37,7 @@ class Importance:
 
     @classmethod
     def load(cls, path: str | Path) -> Importance:
-        return cls(**load_file(str(path)))
+        return cls(**read_tensors(path, {"heads": 2, "filters": 2}))
 
 
 class Selection(ABC):

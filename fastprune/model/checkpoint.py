@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from fastprune.errors import InputError
 from fastprune.model.architectures import check_supported, describe, usual_attention
 from fastprune.model.precision import NAME, note_precision, precision_of, save_weights, stored_precision
-from fastprune.model.refusals import check_class, check_placed, check_values
+from fastprune.model.refusals import check_class, check_placed, check_size, check_values
+from fastprune.model.tokenizer_files import FILE_BYTES, check_tokenizer_files
 from fastprune.problem import head_of
 from fastprune.store.bounded import check_regular, read_json
 from fastprune.store.copies import local
@@ -27,9 +28,6 @@ WEIGHTS_DIGEST = "weights_sha256"
 
 CODE = ("modeling_fastprune.py", "families.py")
 """The files of code in a saved folder; transformers runs the first, which reads the second."""
-
-FILE_BYTES = 64 << 20
-"""No file of a tokenizer is longer."""
 
 TOKENIZER_FILES = ("tokenizer*", "*vocab*", "*.model")
 """A folder with no file of such a name has no tokenizer."""
@@ -144,9 +142,15 @@ def load_config(name: str | Path) -> transformers.PreTrainedConfig:
             neutral["attn_implementation"] = usual_attention(raw.get("model_type"))
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **neutral)
     check_supported(config)
+    check_size(raw, _stored_bytes(Path(where)), name)
     if changed := {switch: raw[switch] for switch in neutral if switch in KEPT_SWITCHES}:
         config.source_switches = changed
     return config
+
+
+def _stored_bytes(folder: Path) -> int | None:
+    """Bytes of a folder's weights; None where it has none in safetensors, or is a name on the hub."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) or None
 
 
 def _check_folder(name: str | Path) -> None:
@@ -159,6 +163,7 @@ def _check_folder(name: str | Path) -> None:
     for file in sorted(folder.iterdir()):  # whatever is there, transformers may open it
         if file.exists() and not file.is_dir():
             check_regular(file, FILE_BYTES if file.suffix in (".json", ".txt", ".model", ".jinja") else None)
+    check_tokenizer_files(folder)
     if (folder / "config.json").exists():
         read_object(folder / "config.json")
     for adapter in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"):
@@ -248,6 +253,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transform
             f"{folder}: config.json names the architecture {name!r}, which is not a model pruned by "
             "fastprune; load it with transformers"
         )
+    check_size(raw, _stored_bytes(folder), folder)
     with _reading(folder):
         model, loading = getattr(modeling_fastprune, name).from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True

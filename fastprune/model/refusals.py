@@ -17,11 +17,14 @@ from fastprune.errors import InputError
 _MOST = {
     **dict.fromkeys(("num_hidden_layers", "n_layers"), 1000),
     **dict.fromkeys(("num_attention_heads", "n_heads"), 4096),
-    **dict.fromkeys(("hidden_size", "dim", "type_vocab_size"), 1 << 17),
+    **dict.fromkeys(("hidden_size", "dim", "embedding_size", "type_vocab_size"), 1 << 17),
     **dict.fromkeys(("intermediate_size", "hidden_dim"), 1 << 20),
     **dict.fromkeys(("vocab_size", "max_position_embeddings"), 1 << 25),
 }
 """Sizes by their names in config.json, and the most of each; the first keeps a typing error from filling memory."""
+
+PARAMETERS = 1 << 34
+"""Weights of a model, at most, where its files are not here to be compared."""
 
 _HARMLESS = re.compile(
     r"(^|\.)(position_ids|token_type_ids)$"  # counters that older versions saved
@@ -71,6 +74,49 @@ def check_values(config: Mapping, name: object = "the model") -> None:
         refuse("architectures", 'it must be a list of names, as ["BertForSequenceClassification"]')
     if config.get("quantization_config") is not None:
         refuse("quantization_config", "quantised weights cannot be pruned: prune the model first and quantise after")
+
+
+def check_size(config: Mapping, stored: int | None, name: object) -> None:
+    """Refuse a config.json of a model larger than the weights beside it, before memory is taken for it.
+
+    Parameters
+    ----------
+    config : mapping
+        Passed :func:`check_values`.
+    stored : int, optional
+        Bytes of the weights, where they are known; else the model may have ``PARAMETERS``.
+
+    Raises
+    ------
+    InputError
+    """
+
+    def size(*names: str) -> int:
+        return next((config[one] for one in names if one in config), 1)
+
+    width, layers = size("hidden_size", "dim"), size("num_hidden_layers", "n_layers")
+    heads, filters = size("num_attention_heads", "n_heads"), size("intermediate_size", "hidden_dim")
+    # At least: tables of tokens may be narrower than the layers, and what has no weights in some families is left out.
+    kept = [config.get(field) for field in ("kept_heads", "kept_filters")]
+    if any(counts is not None for counts in kept):
+        for field, counts, most in zip(("kept_heads", "kept_filters"), kept, (heads, filters), strict=True):
+            valid = isinstance(counts, list) and all(_is_integer(count) and 0 <= count <= most for count in counts)
+            if not valid or len(counts) != layers:  # type: ignore[arg-type]
+                raise InputError(
+                    f"{name}: config.json has {field} {str(counts)[:80]}; it must be a list of {layers} whole numbers "
+                    f"from 0 to {most}, one for each layer: copy the folder again"
+                )
+        in_layers = 2 * width * (width // heads) * sum(kept[0]) + 2 * width * sum(kept[1])  # type: ignore[arg-type]
+    else:
+        in_layers = layers * 2 * width * (width + filters)
+    needed = size("vocab_size") * min(width, config.get("embedding_size") or width) + in_layers
+    most = PARAMETERS if stored is None else stored
+    if needed > most:
+        there = "" if stored is None else f", and its safetensors files have {stored:,} bytes"
+        raise InputError(
+            f"{name}: config.json is of a model of {needed:,} weights and more{there}; at most {most:,} fit: take the "
+            "config.json that was saved with the weights"
+        )
 
 
 def check_positions(config: transformers.PreTrainedConfig) -> None:

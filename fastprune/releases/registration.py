@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import BaseModel, ValidationError
+
 from fastprune.data import read_table
 from fastprune.data.outcomes import OUTCOMES, Outcomes, standard_error
 from fastprune.data.preparation import rows_to_serve
@@ -21,6 +23,7 @@ from fastprune.model import checkpoint
 from fastprune.problem import problem_of
 from fastprune.releases import serving
 from fastprune.releases.evidence import Evidence, Probe, figures_of
+from fastprune.releases.tags import FIGURES, LINEAGE, ORIGIN, check_tags
 from fastprune.releases.words import model_name, sentence
 from fastprune.store import artifacts, storage
 from fastprune.store.artifacts import Artifact
@@ -29,22 +32,6 @@ from fastprune.store.signatures import METRICS, SIGNATURE, read_signature
 from fastprune.tracking import mlflow_store, operations, runs
 
 _TEXTS = ["A warm, funny and clever film.", "It was dull from beginning to end!", "Who won? The king did; nobody else."]
-_ORIGIN = ("source_sha256", "sample_sha256", "evaluation_sha256", "seed")
-_LINEAGE = (
-    *_ORIGIN,
-    "source_model",
-    "task",
-    "sample_size",
-    "keep_ratio",
-    "selection",
-    "estimator",
-    "tuning",
-    "macs_before",
-    "macs_after",
-)
-_FIGURES = ("metric", "dense", "pruned", "speedup", "megabytes", "artifact_sha256", "weights_sha256")
-_OWN_TAGS = {*_LINEAGE, *_FIGURES, "evidence_sha256", "code", "inputs_sha256", "answers_sha256", "registered_by"}
-_OWN_PREFIXES = ("promotion.", "rollback.", "rolled_back.", "approved.")
 
 
 def register(
@@ -97,12 +84,7 @@ def register(
     model_dir, tags, name = Path(model_dir), dict(tags or {}), model_name(name)
     for key, value in tags.items():
         sentence(key, "the name of a tag (--tag)"), sentence(value, f"the tag {key!r} (--tag)")
-    if own := [
-        tag
-        for tag in tags
-        if tag in _OWN_TAGS or tag.startswith(("promotion.", "rollback.", "rolled_back.", "approved."))
-    ]:
-        raise InputError(f"the tag {own[0]} is written by fastprune itself; give it another name")
+    check_tags(tags)
     with _without_links(model_dir) as own_dir:
         return _register(uri, own_dir, name, metrics, Path(measured or own_dir), run_id, by, tags, rows)
 
@@ -166,10 +148,25 @@ def _register(
     return version
 
 
+class _Told(BaseModel):
+    """What is read of a manifest; it says more."""
+
+    problem: str
+    text_columns: list[str]
+    max_length: int
+    versions: dict[str, str]
+    source_sha256: str
+    sample_sha256: str
+    evaluation_sha256: str
+    seed: int
+
+
 def read_manifest(model_dir: Path) -> dict:
+    """The manifest of a pruned model. Raises InputError where there is none, or where it has another shape."""
+    file = model_dir / checkpoint.MANIFEST
     try:
-        manifest = read_json(model_dir / checkpoint.MANIFEST)
-        missing = {"problem", "text_columns", "max_length", "versions", *_ORIGIN} - manifest.keys()
+        manifest = read_json(file)
+        missing = _Told.model_fields.keys() - manifest.keys()
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
             f"{model_dir}: no readable {checkpoint.MANIFEST} here; give the folder of a pruned model (the "
@@ -177,9 +174,15 @@ def read_manifest(model_dir: Path) -> dict:
         ) from error
     if missing:
         raise InputError(
-            f"{model_dir / checkpoint.MANIFEST}: has no {', '.join(sorted(missing))}; prune the model "
-            "again with this version of fastprune"
+            f"{file}: has no {', '.join(sorted(missing))}; prune the model again with this version of fastprune"
         )
+    try:
+        _Told.model_validate(manifest, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}; copy the folder again, or prune again"
+        ) from error
     return manifest
 
 
@@ -205,7 +208,7 @@ def seal(model_dir: Path, manifest: Mapping) -> Artifact:
         kind=artifacts.KINDS["pruned"],
         stage="compress",
         files=artifacts.list_files(model_dir),
-        origin={name: manifest[name] for name in _ORIGIN},
+        origin={name: manifest[name] for name in ORIGIN},
         code=manifest["versions"],
     )
 
@@ -261,7 +264,7 @@ def _write_measured(
 
 def lineage_of(manifest: Mapping) -> dict:
     """What the manifest says of source, data, seed and budget."""
-    return {name: manifest.get(name) for name in _LINEAGE}
+    return {name: manifest.get(name) for name in LINEAGE}
 
 
 def megabytes_of(artifact: Artifact) -> float:
@@ -290,7 +293,7 @@ def probe(model, model_dir: Path, manifest: Mapping, texts: list[list[str]] | No
 
 
 def lineage_tags(evidence: Evidence) -> dict[str, str]:
-    figures = {name: getattr(evidence, name) for name in _FIGURES}
+    figures = {name: getattr(evidence, name) for name in FIGURES}
     tags = {**evidence.lineage, **figures, "evidence_sha256": evidence.digest}
     return {name: str(value) for name, value in tags.items() if value is not None}
 

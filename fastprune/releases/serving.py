@@ -14,7 +14,8 @@ from fastprune.errors import InputError
 from fastprune.model import checkpoint, model_inputs
 from fastprune.problem import Problem, problem_of
 from fastprune.store import storage
-from fastprune.tracking import mlflow_store
+from fastprune.store.s3 import RATE
+from fastprune.tracking import deadlines, mlflow_store
 
 TOLERANCE = 1e-3
 """Greatest difference of a logit between two machines' arithmetic, absolute or relative."""
@@ -127,6 +128,11 @@ def log_version(
     -------
     str
         The version.
+
+    Raises
+    ------
+    DeadlinePassed
+        The store has not taken it within the seconds of a run and two more for each megabyte.
     """
     client = mlflow_store.connect(uri)
     import mlflow
@@ -146,7 +152,8 @@ def log_version(
         outputs=Schema([ColSpec(kind, column) for column, kind in answers.OUTPUTS.items()]),
     )
     packages = ("mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")
-    with _quiet():
+
+    def log() -> str:
         mlflow.set_tracking_uri(uri)
         with mlflow.start_run(run_id=run_id):
             logged = mlflow.pyfunc.log_model(
@@ -166,7 +173,11 @@ def log_version(
             registered = client.create_model_version(
                 name, logged.model_uri, run_id, tags=dict(tags or {}), model_id=logged.model_id
             )
-    return str(registered.version)
+        return str(registered.version)
+
+    size = sum(file.stat().st_size for file in Path(model_dir).rglob("*") if file.is_file())
+    with _quiet():
+        return deadlines.within(deadlines.run() + 2 * size / RATE, log)
 
 
 @contextmanager

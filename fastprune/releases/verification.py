@@ -22,6 +22,10 @@ from fastprune.store.signatures import METRICS, SIGNATURE, read_signature
 from fastprune.tracking import mlflow_store
 
 
+class NotAsRegistered(Refused):
+    """What the store holds of a version is not what was registered: it is damaged, and was not judged."""
+
+
 def read_evidence(client, name: str, version: str) -> Evidence:
     """The evidence of a version, once its digest has proved to be the one in the version's tags."""
     with tempfile.TemporaryDirectory() as folder:
@@ -131,13 +135,17 @@ def check_stored(client, name: str, version: str) -> Iterator[Stored]:
 
     Raises
     ------
-    Refused
+    NotAsRegistered
         A file is missing or another, or the code that serves the version is not fastprune's.
     Unreachable
         The store does not answer.
     """
     with tempfile.TemporaryDirectory() as folder:
-        yield _stored(client, name, version, folder)
+        try:
+            stored = _stored(client, name, version, folder)
+        except Refused as error:
+            raise NotAsRegistered(str(error)) from error
+        yield stored
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ def gate(
 
     Raises
     ------
+    NotAsRegistered
+        What the store holds of the version is damaged: nothing was judged.
     InputError
         MLflow or the record of releases is away, or refuses for want of rights: nothing was judged.
     """
@@ -58,12 +60,17 @@ def _promote(uri: str, run: str, name: str, version: str, policy: str) -> str:
     """``champion``, or why the version was not promoted."""
     from fastprune.releases import promotion
     from fastprune.releases.policy import parse_policy
+    from fastprune.releases.verification import NotAsRegistered
 
     try:
         run_id = sync.settle(uri, run)
         promotion.promote(uri, name, version, parse_policy(policy), why=f"compression {run_id}")
     except promotion.ChampionAlready:  # the next night's run with unchanged inputs
         return promotion.CHAMPION
+    except NotAsRegistered as error:
+        raise with_remedy(
+            error, f"not promoted, and not judged: the store holds another {name} {version} than was registered"
+        ) from error
     except InputError as error:
         if error.__cause__ is None:  # the policy, or another promotion: it was judged
             _log.warning("%s", error)

@@ -104,6 +104,7 @@ def attempt(
     failure = None if stage.regardless else first_failure(inputs)
     if not failure and os.environ.get(KILLED):
         failure = Failure(name, WAS_KILLED)
+        runs.close_killed(tracking_uri, run_id)
     if failure:
         runs.end(tracking_uri, run_id, "FAILED")
     tries = 0

@@ -61,9 +61,14 @@ def local(location: str | Path) -> str | Path:
                     if not store.download(entry["Key"], target, size=size, etag=etag) or target.stat().st_size != size:
                         raise InputError(REMEDIES["PreconditionFailed"].format(uri=store.uri(entry["Key"])))
                 (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
-        except (InputError, OSError):
+        except (InputError, OSError) as error:
             if not copy.exists():  # else another process has just made the same copy
-                raise
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(
+                    f"{location}: cannot be copied to {cache} ({error.strerror or error}); make room there, or name "
+                    "another FASTPRUNE_CACHE"
+                ) from error
         if not _is_whole(copy):
             raise InputError(f"{copy}: what is written here reads back otherwise; name another FASTPRUNE_CACHE")
     return copy / base

@@ -11,14 +11,16 @@ import io
 import os
 import re
 import tempfile
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from fastprune.deadline import Overdue, persist, seconds_of
-from fastprune.errors import InputError
+from fastprune.errors import InputError, Unreachable
 from fastprune.store.damage import Damaged, twice
 from fastprune.store.secrets import shown
 
@@ -27,6 +29,12 @@ DEADLINE = 120.0
 
 It outlasts the restart of a server.
 """
+
+ALL = 5
+"""Deadlines that the operations of an hour may lose together; from then on each gets ``PROBE`` seconds."""
+
+PROBE, SOON = 5.0, 1.0
+"""Seconds: of an operation when too much was lost, and up to which one has lost nothing."""
 
 RATE = 1e6
 """Bytes a second that a large file must move at least: a try gets that time on top of its half of the deadline."""
@@ -182,11 +190,13 @@ class S3Store:
 
         uri, endpoint = self.uri(key), shown(self.client.meta.endpoint_url)
         try:
-            return persist(call, seconds=deadline(size), passing=_passes, name=uri)
+            with _waiting(size) as seconds:
+                return persist(call, seconds=seconds, passing=_passes, name=uri)
         except Overdue as error:
-            raise InputError(
-                f"{uri}: S3 at {endpoint} gave {error}; check AWS_ENDPOINT_URL, the network and that the server is "
-                f"up, or give it longer: FASTPRUNE_S3_DEADLINE is {deadline():g} (s)"
+            before = f", after {lost():.0f} s that it was waited for in all" if seconds < deadline(size) else ""
+            raise Unreachable(
+                f"{uri}: S3 at {endpoint} gave {error}{before}; check AWS_ENDPOINT_URL, the network and that the "
+                f"server is up, or give it longer: FASTPRUNE_S3_DEADLINE is {deadline():g} (s)"
             ) from error
         except NoCredentialsError as error:
             raise InputError(
@@ -258,6 +268,28 @@ def s3_client():
 def deadline(size: int = 0) -> float:
     """Seconds that an operation may take which moves ``size`` bytes."""
     return seconds_of("FASTPRUNE_S3_DEADLINE", DEADLINE) + 2 * size / RATE  # of which a try gets half
+
+
+_lost: list[tuple[float, float]] = []
+"""When an operation ended, and the seconds that it took beyond what it should."""
+
+
+def lost() -> float:
+    """Seconds that S3 has made this process wait within the last hour, beyond what files of that size take."""
+    _lost[:] = [(when, seconds) for when, seconds in _lost if time.monotonic() - when < 3600]
+    return sum(seconds for _, seconds in _lost)
+
+
+@contextmanager
+def _waiting(size: int) -> Iterator[float]:
+    """The seconds of one operation. A server that is slow each time costs a run of many files a stated time as well."""
+    left = max(ALL * deadline() - lost(), PROBE)
+    begin = time.monotonic()
+    try:
+        yield min(deadline(size), left + 2 * size / RATE)
+    finally:
+        if (more := time.monotonic() - begin - size / RATE) > SOON:
+            _lost.append((time.monotonic(), more))
 
 
 def _transfer():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from fastprune.errors import InputError
+from fastprune.releases.tags import check_tags
 from fastprune.sweep.config import Sweep
 
 SECRET = "(secret)"
@@ -21,7 +22,7 @@ def pod_environment(sweep: Sweep) -> dict[str, str]:
 
 
 def check_release(sweep: Sweep, environment: Mapping[str, str]) -> None:
-    """Refuse a policy by which nothing could ever be promoted.
+    """Refuse tags that no version may be given, and a policy by which nothing could ever be promoted.
 
     Parameters
     ----------
@@ -33,9 +34,10 @@ def check_release(sweep: Sweep, environment: Mapping[str, str]) -> None:
     Raises
     ------
     InputError
-        There is a policy, and no MLflow or no place for the record of releases; or ``release.required`` and a tag that
-        the policy requires is not among ``release.tags``.
+        A tag has a name of fastprune's own. There is a policy, and no MLflow or no place for the record of releases;
+        or ``release.required`` and a tag that the policy requires is not among ``release.tags``.
     """
+    check_tags(sweep.release.tags, "release.tags: ")
     if not sweep.release.policy:
         return
     uri = sweep.tracking.uri or environment.get("MLFLOW_TRACKING_URI", "")

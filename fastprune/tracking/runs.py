@@ -23,7 +23,7 @@ from pathlib import Path
 
 from fastprune.store.secrets import shown
 from fastprune.store.storage import sha256_of
-from fastprune.tracking import channel, deadlines, operations, sync
+from fastprune.tracking import channel, deadlines, mlflow_store, operations, sync
 
 EXPERIMENT = "fastprune"
 SAMPLING = 5
@@ -106,6 +106,12 @@ def _open(
         ),
     )
     return "" if run_id is None else above + (run_id or own)
+
+
+def close_killed(uri: str, run: str) -> None:
+    """Close the runs whose processes were killed, that of a stage below ``run`` among them."""
+    if run and (uri := store_of(uri)):
+        channel.attempt(uri, run, "runs of killed processes", lambda: sync.close_orphans(mlflow_store.connect(uri)))
 
 
 def log(

@@ -1,11 +1,14 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from tiny_data import PAIR, QA, SCORE, SINGLE, texts
+from tokenizers import Regex, pre_tokenizers
 from transformers import BertConfig, DistilBertConfig, RobertaConfig
 
-from fastprune.data import Task, draw_sample, encode, make_batches, read_table
+from fastprune.data import Task, draw_sample, encode, encoding, make_batches, read_table
 from fastprune.errors import InputError
 
 # Texts
@@ -263,3 +266,21 @@ def test_questions_need_offsets(questions, config):
 
     with pytest.raises(InputError, match="SlowTokenizer gives no character offsets"):
         encode(questions, SlowTokenizer(), QA, config())
+
+
+@pytest.mark.parametrize(
+    "pattern, text, message",
+    [
+        ("a+b", "a" * 150_000, r"has not made tokens of its texts within 1 s; a regular expression in tokenizer\.json"),
+        ("(a+)+b", "a" * 40, "the tokenizer cannot make tokens of its texts .*retry-limit"),
+    ],
+    ids=["slow", "endless"],
+)
+def test_a_tokenizer_whose_regular_expression_does_not_end(tiny_tokenizer, config, monkeypatch, pattern, text, message):
+    monkeypatch.setattr(encoding, "PATIENCE", 1.0)
+    monkeypatch.setattr(encoding, "PACE", 1e9)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    table = Dataset.from_dict({"text": [text], "label": [0]})
+    with pytest.raises(InputError, match=message):
+        encode(table, tokenizer, SINGLE, config())

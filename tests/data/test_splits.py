@@ -6,6 +6,7 @@ from datasets import Dataset
 from tiny_data import QA, SINGLE, texts
 
 from fastprune.data import Split, Task, draw_sample, encode, hold_out, make_batches
+from fastprune.data.parquet import Bounds
 from fastprune.data.splits import draw_rows
 from fastprune.errors import InputError
 
@@ -34,6 +35,13 @@ def test_damaged_split_is_refused(tmp_path, split):
     path = tmp_path / "features.parquet"
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(InputError, match="holds no complete encoded split"):
+        Split.load(tmp_path)
+
+
+def test_a_split_that_stands_for_more_than_texts_can_give_is_refused(tmp_path, split, monkeypatch):
+    split.save(tmp_path)
+    monkeypatch.setattr("fastprune.data.splits.TOKENS", Bounds(1000, 1 << 20))
+    with pytest.raises(InputError, match=r"features\.parquet: has more than 1,000 values"):
         Split.load(tmp_path)
 
 

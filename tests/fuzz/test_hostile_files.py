@@ -3,17 +3,18 @@
 The ways are drawn by a seed. The long form (``make test-faults``) draws twenty times as many.
 """
 
+import bz2
+import gzip
 import json
 import os
 import random
-import resource
 import shutil
-import signal
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
+import torch
 import yaml
+from bounded_work import LONG, bounded
 from datasets import Dataset
 from tiny_config import write_config
 from tiny_data import squad_file
@@ -21,17 +22,22 @@ from tiny_releases import NAME
 
 from fastprune.data import Split, read_table
 from fastprune.errors import InputError
+from fastprune.importance.curvature import Curvature
+from fastprune.importance.fisher import Fisher
 from fastprune.latency.lut import LatencyTable
 from fastprune.model import checkpoint
+from fastprune.model.masks import Masks
 from fastprune.releases import ledger, registration
+from fastprune.releases.evidence import Evidence
 from fastprune.releases.policy import read_policy
+from fastprune.stages import folders as folders_of
 from fastprune.stages.failures import Failure, failure_in, mark
 from fastprune.store import artifacts
+from fastprune.store.bounded import read_bytes
 from fastprune.sweep.reading import read_config
 from fastprune.tracking.spool import Spool
 
-ROUNDS = 20 if os.environ.get("FASTPRUNE_FAULTS") == "long" else 1
-SECONDS, BYTES = 30, 4 << 30
+ROUNDS = 20 if LONG else 1
 SECRET = "planted-7f3a9c"
 
 
@@ -53,6 +59,8 @@ READERS = {
     "rows.tsv": lambda folder: read_table(folder / "rows.tsv"),
     "rows.jsonl": lambda folder: read_table(folder / "rows.jsonl"),
     "rows.parquet": lambda folder: read_table(folder / "rows.parquet"),
+    "rows.csv.gz": lambda folder: read_table(folder / "rows.csv.gz"),
+    "rows.jsonl.bz2": lambda folder: read_table(folder / "rows.jsonl.bz2"),
     "squad.json": lambda folder: read_table(folder / "squad.json"),
     "lut.json": lambda folder: LatencyTable.load(folder / "lut.json"),
     "model/config.json": lambda folder: checkpoint.load_dense(folder / "model"),
@@ -66,6 +74,11 @@ READERS = {
     "evaluation/split.json": lambda folder: Split.load(folder / "evaluation"),
     "evaluation/features.parquet": lambda folder: Split.load(folder / "evaluation"),
     f"releases/{NAME}/00000001.json": events,
+    "searched/masks.safetensors": lambda folder: Masks.load(folder / "searched" / "masks.safetensors"),
+    "importance/importance.safetensors": lambda folder: folders_of.load_importance(folder / "importance"),
+    "importance/fisher.safetensors": lambda folder: Fisher.load(folder / "importance" / "fisher.safetensors"),
+    "importance/curvature.safetensors": lambda folder: Curvature.load(folder / "importance" / "curvature.safetensors"),
+    "evidence.json": lambda folder: Evidence.parse(read_bytes(folder / "evidence.json"), "evidence", "register again"),
     "failed/failed.json": lambda folder: failure_in(folder / "failed"),
     "spool/operations/a/000-b.json": operations,
 }
@@ -85,8 +98,29 @@ def whole(folders, source, tmp_path_factory):
     squad_file(place / "squad.json", [("The king was good.", [("a", "who", [("king", 4)])])])
     table = LatencyTable([0.1, 1.0, 2.0], [0.1, 0.5, 1.0, 1.5], 0.5, 16, 8, 128, "float32", "sdpa", "a device")
     table.save(place / "lut.json")
-    for name in ("model", "pruned", "evaluation"):
+    for name, packed in (("rows.csv", gzip), ("rows.jsonl", bz2)):
+        suffix = ".gz" if packed is gzip else ".bz2"
+        (place / f"{name}{suffix}").write_bytes(packed.compress((place / name).read_bytes()))
+    for name in ("model", "pruned", "evaluation", "searched", "importance"):
         shutil.copytree(folders[name], place / name)
+    Fisher(torch.ones(3, 2, 4), torch.ones(3, 2, 6)).save(place / "importance" / "fisher.safetensors")
+    counts = dict.fromkeys(("attention_inputs", "attention_gradients", "ffn_inputs", "ffn_gradients"), [5, 5])
+    Curvature(*([torch.eye(4), torch.eye(4)] for _ in range(4)), counts).save(
+        place / "importance" / "curvature.safetensors"
+    )
+    known = Evidence(
+        metric="accuracy",
+        dense=0.9,
+        pruned=0.89,
+        speedup=2.0,
+        megabytes=10.0,
+        lineage={"seed": 0},
+        artifact_sha256="a",
+        weights_sha256="w",
+        serving_sha256="s",
+        probe={"texts": [["a text"]], "logits": [[0.1, 0.9]]},
+    )
+    (place / "evidence.json").write_bytes(known.content)
     event = ledger.Event(
         model=NAME,
         number=1,
@@ -233,26 +267,6 @@ def ways(path, name, draw):
             path.write_bytes(another_value(content, draw, name))
             yield "another value"
     yield from other_files(path, draw)
-
-
-@contextmanager
-def bounded():
-    """No more than ``SECONDS`` and ``BYTES`` more."""
-
-    def stop(*_):
-        raise TimeoutError(f"more than {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (held + BYTES, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def listed(folder):

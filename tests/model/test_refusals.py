@@ -70,6 +70,28 @@ def test_a_configuration_of_another_form(dense, content):
         checkpoint.load_dense(dense)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"num_hidden_layers": 1000}, "config.json is of a model of "),
+        ({"vocab_size": 1 << 25}, "take the config.json that was saved with the weights"),
+        ({"intermediate_size": 1 << 20}, "and its safetensors files have "),
+    ],
+)
+def test_a_configuration_of_more_than_the_weights(dense, change, message):
+    """Without a bound of their product, sizes that are each possible fill the memory before anything is compared."""
+    edit(dense, **change)
+    with pytest.raises(InputError, match=message):
+        checkpoint.load_dense(dense)
+
+
+@pytest.mark.parametrize("counts", ["all", [4] * 4, [4] * 6, [1 << 30] * 5, [-1] * 5, [1.5] * 5, [[4]] * 5])
+def test_counts_of_kept_units_that_are_none(saved, counts):
+    edit(saved, kept_filters=counts)
+    with pytest.raises(InputError, match="config.json has kept_filters .* it must be a list of 5 whole numbers from 0"):
+        fastprune.load(saved)
+
+
 @pytest.mark.parametrize("name", ["./modle", "/no/where", "~/modle", "a/b/c"])
 def test_a_path_is_no_hub_name(name):
     with pytest.raises(InputError, match="there is no such folder"):

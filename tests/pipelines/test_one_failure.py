@@ -80,6 +80,8 @@ def test_an_impossible_budget_of_six_costs_itself_alone(tmp_path, source, monkey
 
 
 def test_a_killed_step_costs_its_compression_alone_and_is_made_up_for_by_the_next_run(tmp_path, source, monkeypatch):
+    import mlflow
+
     killer = kill_at(tmp_path / "killer", 0.6)
     with monkeypatch.context() as context:
         context.syspath_prepend(killer)
@@ -90,6 +92,11 @@ def test_a_killed_step_costs_its_compression_alone_and_is_made_up_for_by_the_nex
     assert fastprune.load(folder / "macs-0-7" / "model") and not (folder / "macs-0-6" / "model").exists()
     first = (folder / "macs-0-7" / "model" / "model.safetensors").read_bytes()
     made = len(list((tmp_path / "artifacts" / "artifacts").iterdir()))
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("fastprune").experiment_id])
+    assert {one.info.run_name: one.info.status for one in runs}["macs-0-6"] == "FAILED"
+    assert [one.info.status for one in runs if one.info.run_name == "tune"].count("KILLED") == 1
+    assert "RUNNING" not in {one.info.status for one in runs}
 
     (tmp_path / "out").rename(tmp_path / "before")
     done = run(tmp_path, source, monkeypatch, [0.7, 0.6])

@@ -1,6 +1,7 @@
 """What was rolled back stays away, what is frozen stays as it is, and a refusal is in the history."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -61,6 +62,27 @@ def test_the_gate_the_next_night_finds_its_champion(rolled_back, tmp_path):
     given = {"model_name": NAME, "policy": "max_accuracy_drop: 1.0", "tracking_uri": rolled_back}
     gate(summary=tmp_path / "summary", verdict=tmp_path / "verdict", **given)
     assert json.loads((tmp_path / "verdict" / "verdict.json").read_text())["promotion"] == "champion"
+
+
+def test_the_gate_fails_where_the_store_is_damaged_and_says_that_nothing_was_judged(rolled_back, tmp_path):
+    (tmp_path / "summary").mkdir()
+    summary = {"picked": 0, "compressions": [{"version": "2"}], "failed": []}
+    (tmp_path / "summary" / "summary.json").write_text(json.dumps(summary))
+    client = mlflow_store.connect(rolled_back)
+    model_id = client.get_model_version(NAME, "2").source.removeprefix("models:/")
+    root = Path(client.get_logged_model(model_id).artifact_location.removeprefix("file://"))
+    [weights] = root.glob("artifacts/*/model.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    given = {"model_name": NAME, "policy": "max_accuracy_drop: 1.0", "tracking_uri": rolled_back}
+    try:
+        with pytest.raises(
+            Refused, match=r"model\.safetensors.*damaged.*\nnot promoted, and not judged: the store holds"
+        ):
+            gate(summary=tmp_path / "summary", verdict=tmp_path / "verdict", **given)
+    finally:
+        weights.write_bytes(whole)
+    assert not (tmp_path / "verdict").exists() and aliases(rolled_back)["champion"] == "1"
 
 
 def test_the_same_weights_under_another_number_are_in_quarantine_too(rolled_back):

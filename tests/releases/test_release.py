@@ -296,12 +296,21 @@ def test_metrics_that_say_nothing_sound_are_refused(made, tmp_path, change):
         registration.register(f"sqlite:///{tmp_path}/mlflow.db", made / "one", NAME, metrics)
 
 
+def manifest_with(**changes):
+    known = dict.fromkeys(("source_sha256", "sample_sha256", "evaluation_sha256"), "of it")
+    known |= {"problem": "classification", "text_columns": ["text"], "max_length": 9, "versions": {}, "seed": 0}
+    return json.dumps(known | changes)
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
         (None, "no readable manifest.json"),
         ("[]", "no readable manifest.json"),
         ('{"problem": "classification"}', "has no evaluation_sha256, max_length, sample_sha256, seed, source_sha256"),
+        (manifest_with(text_columns="text"), "manifest.json: text_columns: Input should be a valid list"),
+        (manifest_with(max_length="9"), "manifest.json: max_length: Input should be a valid integer"),
+        (manifest_with(versions={"torch": [2]}), "manifest.json: versions.torch: Input should be a valid string"),
     ],
 )
 def test_a_folder_that_is_no_pruned_model_is_refused(tmp_path, content, message):

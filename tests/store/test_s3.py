@@ -2,12 +2,14 @@
 
 import hashlib
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import (
     ClientError,
+    ConnectTimeoutError,
     EndpointConnectionError,
     IncompleteReadError,
     NoCredentialsError,
@@ -16,7 +18,7 @@ from botocore.exceptions import (
 )
 
 from fastprune import deadline
-from fastprune.errors import InputError
+from fastprune.errors import InputError, Unreachable
 from fastprune.store import s3, storage
 
 WHOLE, OTHER = b"whole", b"other"
@@ -141,3 +143,24 @@ def test_a_server_that_is_down_is_asked_until_the_deadline(busy):
         storage.open_store("s3://bucket")
     assert 0.95 * s3.DEADLINE < sum(busy.pauses) < s3.DEADLINE
     assert busy.asked == ["/bucket"] * 2 * (len(busy.pauses) + 1)  # botocore repeats each once
+
+
+def away(**_):
+    raise ConnectTimeoutError(endpoint_url="http://s3")
+
+
+def test_many_slow_operations_cost_a_stated_time_together(monkeypatch):
+    """A tenth of a second stands for the deadline; each operation fails at once, and is tried again until then."""
+    monkeypatch.setattr(s3, "_lost", [])
+    monkeypatch.setattr(s3, "PROBE", 0.01)
+    monkeypatch.setattr(s3, "SOON", 0.01)
+    monkeypatch.setenv("FASTPRUNE_S3_DEADLINE", "0.1")
+    store = s3.S3Store("bucket", "", SimpleNamespace(meta=SimpleNamespace(endpoint_url="http://s3"), get_object=away))
+    begin, told = time.monotonic(), []
+    for _ in range(20):
+        with pytest.raises(Unreachable) as refused:
+            store.read("key")
+        told.append(str(refused.value))
+    assert refused.value.exit_code == 4
+    assert 0.5 < time.monotonic() - begin < 1.6  # twenty deadlines would be 2 s
+    assert "waited for in all" not in told[0] and "waited for in all" in told[-1]

@@ -44,6 +44,13 @@ def test_a_policy_that_could_promote_nothing_is_refused(read, release, environme
         check_release(read(release), environment)
 
 
+@pytest.mark.parametrize("tag", ["metric", "seed", "promotion.by"])
+def test_a_tag_of_fastprunes_own_is_refused(read, tag):
+    for release in (f"{{tags: {{{tag}: mine}}}}", f"{{policy: policy.yaml, tags: {{{tag}: mine}}}}"):
+        with pytest.raises(InputError, match=f"release.tags: the tag {tag} is written by fastprune itself"):
+            check_release(read(release), WITH_RECORD)
+
+
 def test_one_that_could_is_taken(read):
     check_release(read("{model_name: ''}"), {})  # no policy: nothing to promote
     check_release(read("{policy: policy.yaml}"), WITH_RECORD)  # somebody may give the tag and promote later
