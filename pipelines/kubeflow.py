@@ -169,14 +169,18 @@ def _add_task(sweep: Sweep, model: Model, stage: Stage, made: _Made, fails: bool
     task = COMPONENTS[stage.name](**{name: made[name] for name in stage.inputs}, **given, **own)
     task.after(*(made.tasks[name] for name in stage.after))
     task.set_display_name(f"{stage.name.replace('_', ' ')}: {model.name}")
-    _configure(sweep, stage, task)
+    # Of a pod that is killed the next one says so in its outputs: see fastprune.stages.tries.
+    _configure(sweep, stage, task, pods=fails and stage.name != CONCLUDES)
     made.tasks[stage.name] = task
     made.channels |= {name: task.outputs[name] for name in stage.outputs}
     return task
 
 
-def _configure(sweep: Sweep, stage: Stage, task: dsl.PipelineTask) -> None:
-    """Tell a task what the configuration says of its stage; a local run reads none of it but the caching."""
+def _configure(sweep: Sweep, stage: Stage, task: dsl.PipelineTask, *, pods: bool) -> None:
+    """Tell a task what the configuration says of its stage; a local run reads little of it.
+
+    With ``pods`` it is begun once more than its ``retries``.
+    """
     settings, cluster, accelerator = (sweep.task_settings(stage.name), sweep.cluster, sweep.accelerator(stage.name))
     task.set_caching_options(settings.caching)
     if cluster.image:
@@ -185,8 +189,8 @@ def _configure(sweep: Sweep, stage: Stage, task: dsl.PipelineTask) -> None:
         task.set_cpu_request(settings.cpu).set_cpu_limit(settings.cpu)
     if settings.memory:
         task.set_memory_request(settings.memory).set_memory_limit(settings.memory)
-    if settings.retries:
-        task.set_retry(settings.retries, backoff_duration="30s", backoff_factor=2)
+    if settings.retries or pods:
+        task.set_retry(settings.retries + pods, backoff_duration="30s", backoff_factor=2)
     if settings.timeout_s:
         kubernetes.set_timeout(task, settings.timeout_s)
     if cluster.image_pull_policy:

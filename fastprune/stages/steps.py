@@ -6,6 +6,7 @@ The components of Kubeflow (:func:`attempt`) and the tasks of Airflow (:func:`ru
 from __future__ import annotations
 
 import html
+import itertools
 import os
 import time
 import traceback
@@ -16,6 +17,7 @@ from pathlib import Path
 from fastprune.errors import InputError, Unreachable
 from fastprune.signals import interruptible
 from fastprune.stages.failures import FAILED, KILLED, WAS_KILLED, Failure, failure_in, first_failure, mark
+from fastprune.stages.tries import noted
 from fastprune.sweep.stages import STAGES, Stage
 from fastprune.tracking import runs
 
@@ -91,7 +93,8 @@ def attempt(
     Parameters
     ----------
     retries : int
-        How often to try again, after 30 s, 60 s and so on, what is not the input's fault, a server that is away say.
+        How often to try again, after 30 s, 60 s and so on, what is not the input's fault, a server that is away say;
+        and how many killed pods before this one cost no more than time (:mod:`fastprune.stages.tries`).
 
     Returns
     -------
@@ -101,28 +104,38 @@ def attempt(
     begin, stage = time.perf_counter(), _stage(name)
     given = [_path(folders.get(key)) for key in stage.inputs]
     inputs = [folder for one in given for folder in (one if isinstance(one, list) else [one]) if folder]
-    failure = None if stage.regardless else first_failure(inputs)
-    if not failure and os.environ.get(KILLED):
-        failure = Failure(name, WAS_KILLED)
-        runs.close_killed(tracking_uri, run_id)
-    if failure:
-        runs.end(tracking_uri, run_id, "FAILED")
-    tries = 0
-    while not failure:
+    with noted(_path(folders[stage.outputs[0]])) as killed:
+        failure = None if stage.regardless else first_failure(inputs)
+        if not failure and (os.environ.get(KILLED) or killed > retries):
+            failure = Failure(name, WAS_KILLED)
+            runs.close_killed(tracking_uri, run_id)
+        if failure:
+            runs.end(tracking_uri, run_id, "FAILED")
+        else:
+            done = _persist(name, folders, parameters, run_id, tracking_uri, retries)
+            if not isinstance(done, Failure):
+                return done
+            failure = done
+        print(f"{FAILED} {failure}", flush=True)
+        for key in stage.outputs:
+            mark(_path(folders[key]), failure)
+    return {"stage": name, "seconds": time.perf_counter() - begin, "settings": {}, "metrics": {}}
+
+
+def _persist(
+    name: str, folders: Folders, parameters: Mapping, run_id: str, tracking_uri: str, retries: int
+) -> dict | Failure:
+    """What a stage has to tell, tried again where that may help."""
+    for tries in itertools.count():
         try:
             return run_stage(name, folders, parameters, run_id=run_id, tracking_uri=tracking_uri)
         except Exception as error:
             traceback.print_exc()
             lasting = isinstance(error, InputError) and not isinstance(error, Unreachable)
             if lasting or tries == retries:
-                failure = Failure.of(name, error)
-            else:
-                time.sleep(30 * 2**tries)
-                tries += 1
-    print(f"{FAILED} {failure}", flush=True)
-    for key in stage.outputs:
-        mark(_path(folders[key]), failure)
-    return {"stage": name, "seconds": time.perf_counter() - begin, "settings": {}, "metrics": {}}
+                return Failure.of(name, error)
+            time.sleep(30 * 2**tries)
+    raise AssertionError("unreachable")
 
 
 def show(page: str | Path, output: str | Path) -> None:

@@ -117,7 +117,7 @@ class LocalStore:
 
     def keys(self, prefix: str) -> list[str]:
         def refuse(error: OSError) -> None:
-            if not isinstance(error, FileNotFoundError):  # what may not be looked at is not empty
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):  # what may not be looked at is not empty
                 raise error
 
         top = inside(self.root, prefix.removesuffix("/"))

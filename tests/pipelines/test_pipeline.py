@@ -172,7 +172,7 @@ def test_every_task_gets_what_the_configuration_says_of_it(tmp_path):
             if "parameterIterator" in task:
                 assert task["iteratorPolicy"] == {"parallelismLimit": 3}
                 continue
-            assert task.get("retryPolicy", {}).get("maxRetryCount", 0) == (0 if name.startswith("conclude") else 2)
+            assert task.get("retryPolicy", {}).get("maxRetryCount", 0) == (0 if name.startswith("conclude") else 3)
             off = name.startswith(("profile", "prepare", "budget", "register", "summarise", "gate"))
             assert task["cachingOptions"].get("enableCache", False) is not off
     for name, executor in spec["deploymentSpec"]["executors"].items():
