@@ -142,15 +142,10 @@ def load_config(name: str | Path) -> transformers.PreTrainedConfig:
             neutral["attn_implementation"] = usual_attention(raw.get("model_type"))
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **neutral)
     check_supported(config)
-    check_size(raw, _stored_bytes(Path(where)), name)
+    check_size(raw, Path(where), name)
     if changed := {switch: raw[switch] for switch in neutral if switch in KEPT_SWITCHES}:
         config.source_switches = changed
     return config
-
-
-def _stored_bytes(folder: Path) -> int | None:
-    """Bytes of a folder's weights; None where it has none in safetensors, or is a name on the hub."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) or None
 
 
 def _check_folder(name: str | Path) -> None:
@@ -253,7 +248,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transform
             f"{folder}: config.json names the architecture {name!r}, which is not a model pruned by "
             "fastprune; load it with transformers"
         )
-    check_size(raw, _stored_bytes(folder), folder)
+    check_size(raw, folder, folder)
     with _reading(folder):
         model, loading = getattr(modeling_fastprune, name).from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import transformers
 from torch import nn
@@ -76,15 +77,15 @@ def check_values(config: Mapping, name: object = "the model") -> None:
         refuse("quantization_config", "quantised weights cannot be pruned: prune the model first and quantise after")
 
 
-def check_size(config: Mapping, stored: int | None, name: object) -> None:
+def check_size(config: Mapping, folder: Path, name: object) -> None:
     """Refuse a config.json of a model larger than the weights beside it, before memory is taken for it.
 
     Parameters
     ----------
     config : mapping
         Passed :func:`check_values`.
-    stored : int, optional
-        Bytes of the weights, where they are known; else the model may have ``PARAMETERS``.
+    folder : Path
+        Where the weights are; a model whose weights are not here in safetensors may have ``PARAMETERS``.
 
     Raises
     ------
@@ -110,9 +111,10 @@ def check_size(config: Mapping, stored: int | None, name: object) -> None:
     else:
         in_layers = layers * 2 * width * (width + filters)
     needed = size("vocab_size") * min(width, config.get("embedding_size") or width) + in_layers
-    most = PARAMETERS if stored is None else stored
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    most = stored or PARAMETERS
     if needed > most:
-        there = "" if stored is None else f", and its safetensors files have {stored:,} bytes"
+        there = f", and its safetensors files have {stored:,} bytes" if stored else ""
         raise InputError(
             f"{name}: config.json is of a model of {needed:,} weights and more{there}; at most {most:,} fit: take the "
             "config.json that was saved with the weights"

@@ -20,8 +20,11 @@ def pod(tmp_path, monkeypatch):
     def run(work, retries=1, task="task"):
         monkeypatch.setattr("fastprune.stages.search.search", work)
         if (process := os.fork()) == 0:
-            steps.attempt("search", {name: tmp_path / task / name for name in names}, retries=retries)
-            os._exit(0)
+            try:
+                steps.attempt("search", {name: tmp_path / task / name for name in names}, retries=retries)
+                os._exit(0)
+            finally:
+                os._exit(1)
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
     return run
