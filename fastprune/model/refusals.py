@@ -111,7 +111,7 @@ def check_size(config: Mapping, folder: Path, name: object) -> None:
     else:
         in_layers = layers * 2 * width * (width + filters)
     needed = size("vocab_size") * min(width, config.get("embedding_size") or width) + in_layers
-    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file())
     most = stored or PARAMETERS
     if needed > most:
         there = f", and its safetensors files have {stored:,} bytes" if stored else ""

@@ -12,6 +12,9 @@ from torch import Tensor
 from fastprune.errors import InputError
 from fastprune.store.bounded import check_regular
 
+MOST = 16 << 30
+"""Bytes of a file of tensors that one step hands to the next."""
+
 
 def read_tensors(path: str | Path, ranks: Mapping[str, int] | None = None) -> dict[str, Tensor]:
     """The tensors of a safetensors file, by name.
@@ -28,7 +31,7 @@ def read_tensors(path: str | Path, ranks: Mapping[str, int] | None = None) -> di
         No such file, a damaged one, or one of other tensors.
     """
     try:
-        check_regular(path)
+        check_regular(path, MOST)
         tensors = load_file(str(path))
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors ({error}); make it again") from error

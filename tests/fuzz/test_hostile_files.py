@@ -50,6 +50,12 @@ def operations(folder):
     return [kept.read(key) for family in kept.families() for key in kept.keys(family)]
 
 
+def read_evidence(folder):
+    if not (folder / "evidence.json").is_file():  # MLflow downloads nothing else
+        raise InputError("no file")
+    return Evidence.parse(read_bytes(folder / "evidence.json"), "evidence", "register again")
+
+
 pytestmark = pytest.mark.faults
 
 READERS = {
@@ -78,7 +84,7 @@ READERS = {
     "importance/importance.safetensors": lambda folder: folders_of.load_importance(folder / "importance"),
     "importance/fisher.safetensors": lambda folder: Fisher.load(folder / "importance" / "fisher.safetensors"),
     "importance/curvature.safetensors": lambda folder: Curvature.load(folder / "importance" / "curvature.safetensors"),
-    "evidence.json": lambda folder: Evidence.parse(read_bytes(folder / "evidence.json"), "evidence", "register again"),
+    "evidence.json": read_evidence,
     "failed/failed.json": lambda folder: failure_in(folder / "failed"),
     "spool/operations/a/000-b.json": operations,
 }
