@@ -11,6 +11,7 @@ _CLUSTER = "fastprune.pipelines.cluster_cli"
 _PIPELINE = "fastprune.cli.pipelines"
 _RELEASES = "fastprune.cli.releases"
 _CONTROL = "fastprune.cli.control"
+_OVERVIEW = "fastprune.cli.overview"
 
 COMMANDS = {
     "compress": ("fastprune.cli.compress", "compress", "Prune a model to a fraction of its MACs or latency."),
@@ -34,6 +35,9 @@ COMMANDS = {
     "rollback": (_CONTROL, "rollback", "Make an earlier champion the champion again."),
     "freeze": (_CONTROL, "freeze", "Let no version be promoted."),
     "unfreeze": (_CONTROL, "unfreeze", "Let versions be promoted again."),
+    "status": (_OVERVIEW, "status", "How a model stands: champion, policy, freeze, what was rolled back."),
+    "list": (_OVERVIEW, "list_versions", "The versions of a model, or the models."),
+    "compare": (_OVERVIEW, "compare", "Two versions side by side, on the same evaluation rows."),
     "history": (_RELEASES, "history", "Every change of champion, and what was refused."),
     "sync": ("fastprune.cli.sync", "sync", "Send what could not be tracked, and close runs that were killed."),
     "verify": (_RELEASES, "verify", "Prove the digests and the logits of a version."),

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import click
 
-from fastprune.cli.group import command
-from fastprune.errors import PipelineError
+from fastprune.cli.answers import Answer, release_command
 from fastprune.tracking import mlflow_store
 
 
-@command()
+@release_command
 @click.option("--root", default="", help="As of `fastprune stage`; by default what the runs of this machine have left.")
-@click.option("--tracking-uri", default="", help="MLflow store; else MLFLOW_TRACKING_URI, else mlflow.db here.")
-def sync(root: str, tracking_uri: str) -> None:
+def sync(root: str, uri: str) -> Answer:
     """Send MLflow what could not be tracked, each thing once, and close the runs whose process is gone."""
     from fastprune.tracking import sync as kept
     from fastprune.tracking.spool import Spool, place
 
-    uri = tracking_uri or mlflow_store.tracking_uri()
     with mlflow_store.explained(uri):
         sent = kept.send_kept(uri, Spool.open(place(root)))
         sent.closed = kept.close_orphans(mlflow_store.connect(uri))
-    if sent.left:
-        raise PipelineError(kept.told(sent))
-    click.echo(kept.told(sent))
+    return Answer(vars(sent), kept.told(sent), 1 if sent.left else 0)

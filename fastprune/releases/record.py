@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fastprune.errors import InputError, Refused
+from fastprune.releases import hooks
 from fastprune.releases.identity import Actor
 from fastprune.releases.ledger import Event, Ledger, events
 
@@ -166,8 +167,10 @@ def write(client, ledger: Ledger, name: str, state: State, *, unless: tuple[str,
                 **fields,
             )
             if ledger.append(event):
-                _follow(client, ledger, name)
-                return event
+                break
+        _follow(client, ledger, name)
+    hooks.tell(event.action, event.model_dump(mode="json", exclude_none=True, exclude={"action"}))
+    return event
 
 
 def _refuse_changed(name: str, state: State, now: State, unless: tuple[str, ...]) -> None:
@@ -223,7 +226,7 @@ def _check_same(name: str, told: tuple[Event, ...], model) -> None:
             )
     if not told:
         return
-    made = datetime.fromtimestamp(model.creation_timestamp / 1000, UTC).isoformat(timespec="milliseconds")
+    made = utc(model.creation_timestamp)
     older = told[0].model_created
     if (older != model.creation_timestamp) if older else (not any(known.values()) and told[0].at < made):
         raise InputError(
@@ -247,6 +250,11 @@ def exists(client, name: str, version: str) -> bool:
 
 def aliases_of(model) -> dict[str, str]:
     return {alias: str(version) for alias, version in model.aliases.items()}
+
+
+def utc(milliseconds: int) -> str:
+    """A time of MLflow's."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def now_utc() -> str:

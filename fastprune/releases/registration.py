@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -125,25 +125,28 @@ def _register(
                 client.set_model_version_tag(name, version, key, value)
         else:
             evidence = gather(model_dir, manifest, metrics, artifact, rows, measured)
-            run_id = run_id or _registration_run(uri, client, name, artifact)
-            _discard_unregistered(client, run_id)
-            with tempfile.TemporaryDirectory() as folder:
-                record = Path(folder, "record")
-                record.mkdir()
-                artifact.write(record)
-                (record / "evidence.json").write_bytes(evidence.content)
-                _write_measured(record, measured, metrics, evidence, artifact, model_dir)
-                version = serving.log_version(
-                    uri,
-                    run_id,
-                    model_dir,
-                    name,
-                    problem=manifest["problem"],
-                    text_columns=manifest["text_columns"],
-                    max_length=manifest["max_length"],
-                    record=record,
-                    tags={**lineage_tags(evidence), "registered_by": by, **runs.workflow_tags(), **tags},
-                )
+            made = serving.open_model(client, name)  # before anything else is: who may not do this leaves nothing
+            with _undone_if_refused(client, name, made, "" if run_id else artifact.digest):
+                run_id = run_id or _registration_run(uri, client, name, artifact)
+                _discard_unregistered(client, run_id)
+                with tempfile.TemporaryDirectory() as folder:
+                    record = Path(folder, "record")
+                    record.mkdir()
+                    artifact.write(record)
+                    (record / "evidence.json").write_bytes(evidence.content)
+                    _write_measured(record, measured, metrics, evidence, artifact, model_dir)
+                    own = lineage_tags(evidence) | {"registered_by": by} | _workflow(client, run_id)
+                    version = serving.log_version(
+                        uri,
+                        run_id,
+                        model_dir,
+                        name,
+                        problem=manifest["problem"],
+                        text_columns=manifest["text_columns"],
+                        max_length=manifest["max_length"],
+                        record=record,
+                        tags={**own, **tags},
+                    )
         _close(client, client.get_model_version(name, version))
     return version
 
@@ -306,13 +309,59 @@ def find_version(client, name: str, artifact_sha256: str) -> str:
 
 def _registration_run(uri: str, client, name: str, artifact: Artifact) -> str:
     """The run of a registration that was cut off, or a new one."""
+    if begun := _runs_that_register(client, artifact.digest):
+        return begun[0]
     experiment = operations.experiment_id(uri, client, runs.EXPERIMENT)
-    begun = client.search_runs([experiment], f"tags.registers = '{artifact.digest}'")
-    if begun:
-        return begun[0].info.run_id
     return client.create_run(
         experiment, run_name=f"register {name}", tags={"registers": artifact.digest, **runs.workflow_tags()}
     ).info.run_id
+
+
+@contextmanager
+def _undone_if_refused(client, name: str, made: bool, registers: str) -> Iterator[None]:
+    """Take back what a registration has begun, where the server refuses the rest of it.
+
+    Parameters
+    ----------
+    made : bool
+        The registered model was made for it.
+    registers : str
+        The artifact for which a run was made; empty where it has the run of a compression.
+    """
+    from mlflow import MlflowException
+
+    try:
+        yield
+    except (MlflowException, InputError) as error:
+        status = mlflow_store.status_of(error)
+        if isinstance(error, InputError) or (status is not None and 400 <= status < 500):
+            with suppress(MlflowException):  # what it may not take back stays
+                if registers:
+                    for run in _runs_that_register(client, registers):
+                        _discard_unregistered(client, run)
+                        client.delete_run(run)
+                if made and not client.search_model_versions(f"name='{name}'"):
+                    client.delete_registered_model(name)
+        raise
+
+
+def _runs_that_register(client, artifact_sha256: str) -> list[str]:
+    experiment = client.get_experiment_by_name(runs.EXPERIMENT)
+    if experiment is None:
+        return []
+    begun = client.search_runs([experiment.experiment_id], f"tags.registers = '{artifact_sha256}'")
+    return [run.info.run_id for run in begun]
+
+
+def _workflow(client, run_id: str) -> dict[str, str]:
+    """The Kubeflow or Airflow run that this is a step of; Kubeflow's stands in the run of the model."""
+    told = runs.workflow_tags()
+    while run_id:
+        tags = client.get_run(run_id).data.tags
+        if job := tags.get(runs.PIPELINE_JOB):
+            return told | {runs.PIPELINE_JOB: job}
+        run_id = tags.get("mlflow.parentRunId", "")
+    return told
 
 
 def _discard_unregistered(client, run_id: str) -> None:

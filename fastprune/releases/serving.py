@@ -21,6 +21,9 @@ TOLERANCE = 1e-3
 """Greatest difference of a logit between two machines' arithmetic, absolute or relative."""
 
 SERVED = Path(__file__).with_name("pyfunc_model.py")
+KIND = "fastprune.kind"
+"""Tag of a registered model that holds versions of fastprune's."""
+
 INPUTS = Path(model_inputs.__file__)
 
 _CODE = {name: Path(checkpoint.__file__).with_name(name) for name in checkpoint.CODE}
@@ -165,11 +168,7 @@ def log_version(
                 input_example=pandas.DataFrame([example], columns=inputs),
                 pip_requirements=[f"{package}=={installed(package).split('+')[0]}" for package in packages],
             )
-            try:
-                client.create_registered_model(name)
-            except mlflow.MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
+            open_model(client, name)
             registered = client.create_model_version(
                 name, logged.model_uri, run_id, tags=dict(tags or {}), model_id=logged.model_id
             )
@@ -178,6 +177,20 @@ def log_version(
     size = sum(file.stat().st_size for file in Path(model_dir).rglob("*") if file.is_file())
     with _quiet():
         return deadlines.within(deadlines.run() + 2 * size / RATE, log)
+
+
+def open_model(client, name: str) -> bool:
+    """Make a registered model, or prove that it may be written to; whether it was made."""
+    from mlflow import MlflowException
+
+    try:
+        client.create_registered_model(name, tags={KIND: "pruned"})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        client.set_registered_model_tag(name, KIND, "pruned")  # who may not do this may not register either
+        return False
+    return True
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fastprune.errors import PipelineError
+from fastprune.releases import hooks
 from fastprune.stages.failures import failure_in, told
 from fastprune.store.bounded import read_json
 from fastprune.store.output import new_folder
@@ -73,6 +74,7 @@ def conclude(
     with new_folder(conclusion) as folder:
         (folder / CONCLUSION).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     if last and (problems := told(known)):
+        hooks.tell("failed", {"problems": problems})
         raise PipelineError(problems)
     return {
         "stage": "conclude",

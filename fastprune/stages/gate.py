@@ -10,7 +10,7 @@ from pathlib import Path
 from fastprune.errors import InputError, with_remedy
 from fastprune.stages.folders import read_json, record_of, write_json
 from fastprune.store.output import new_folder
-from fastprune.tracking import channel, runs, sync
+from fastprune.tracking import channel, mlflow_store, runs, sync
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +56,13 @@ def _promotion(uri: str, run: str, name: str, picked: Mapping | None, policy: st
     return _promote(uri, run, name, picked["version"], policy)
 
 
+def _why(uri: str, name: str, version: str, run_id: str) -> str:
+    """For the record: the MLflow run, and Kubeflow's where there is one."""
+    with mlflow_store.explained(uri):
+        job = mlflow_store.connect(uri).get_model_version(name, version).tags.get(runs.PIPELINE_JOB)
+    return f"compression {run_id}" + (f", Kubeflow run {job}" if job else "")
+
+
 def _promote(uri: str, run: str, name: str, version: str, policy: str) -> str:
     """``champion``, or why the version was not promoted."""
     from fastprune.releases import promotion
@@ -64,7 +71,7 @@ def _promote(uri: str, run: str, name: str, version: str, policy: str) -> str:
 
     try:
         run_id = sync.settle(uri, run)
-        promotion.promote(uri, name, version, parse_policy(policy), why=f"compression {run_id}")
+        promotion.promote(uri, name, version, parse_policy(policy), why=_why(uri, name, version, run_id))
     except promotion.ChampionAlready:  # the next night's run with unchanged inputs
         return promotion.CHAMPION
     except NotAsRegistered as error:

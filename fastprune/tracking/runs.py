@@ -28,6 +28,9 @@ from fastprune.tracking import channel, deadlines, mlflow_store, operations, syn
 EXPERIMENT = "fastprune"
 SAMPLING = 5
 """Seconds between two samples of system metrics."""
+PIPELINE_JOB = "kfp.pipeline_job"
+"""Tag of a model's run, and of its versions: the run of Kubeflow that made it."""
+
 WITHOUT = channel.WITHOUT
 
 _WORKFLOW = {
