@@ -25,10 +25,12 @@ from fastprune.latency.lut import LatencyTable
 from fastprune.manifest import compare_latency, make_manifest, size_metrics
 from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
+from fastprune.model.card import write_card
 from fastprune.model.masks import Masks
 from fastprune.search.cost import Cost
 from fastprune.settings import Budget, Method, settings_of
 from fastprune.store import keys, signatures
+from fastprune.store.copies import local
 from fastprune.store.output import check_output, write_or_keep
 
 Table: TypeAlias = str | Path | datasets.Dataset
@@ -198,7 +200,8 @@ def compress(
 
 
 def _write_beside(result: Compressed, folder: Path) -> None:
-    """Into the model's folder: the outcomes of the evaluation rows, and who has measured."""
+    """Into the model's folder: its card, the outcomes of the evaluation rows, and who has measured."""
+    write_card(folder, local(result.manifest["source_model"]), result.manifest, result.metrics)
     result.outcomes.save(folder)
     signatures.sign(folder, result.metrics, folder)
 

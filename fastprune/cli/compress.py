@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from itertools import zip_longest
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import click
 from fastprune.cli.group import command
 from fastprune.errors import InputError
 from fastprune.settings import SELECTIONS, TUNINGS
+from fastprune.store.bounded import read_json
 from fastprune.store.output import check_output
 
 
@@ -95,6 +98,11 @@ from fastprune.store.output import check_output
     "--allow-untuned", is_flag=True, help="Go on although the dense model does no better than the majority class."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be kept; tune, evaluate and write nothing.")
+@click.option(
+    "--track", is_flag=True, help="Track it as a run in MLflow; `register` then adds its version to that run."
+)
+@click.option("--tracking-uri", default="", help="With --track: else MLFLOW_TRACKING_URI, else mlflow.db here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the content of metrics.json.")
 def compress(
     model: str,
     task_name: str | None,
@@ -108,6 +116,9 @@ def compress(
     max_length: int | None,
     output_dir: Path | None,
     dry_run: bool,
+    track: bool,
+    tracking_uri: str,
+    as_json: bool,
     old_estimator: str | None,
     **settings,
 ) -> None:
@@ -120,6 +131,8 @@ def compress(
         raise InputError(f"--fisher is called --estimator since version 0.2.0; write --estimator {old_estimator}")
     if not (output_dir or dry_run):
         raise InputError("no --output-dir: name a folder for the pruned model, or use --dry-run")
+    if track and dry_run:
+        raise InputError("--track goes with a compression, not with --dry-run; leave one of them out")
     if output_dir:
         check_output(output_dir)  # before any data is fetched
     if task_name:
@@ -137,12 +150,37 @@ def compress(
         columns = (*text_columns, *([text_column_b] if text_column_b else []))
         task = table_task(model, columns, label_column, metric, max_length, problem)
         dataset, evaluation = train_file, eval_file
-    compressed = compression.compress(
-        model, dataset=dataset, evaluation=evaluation, task=task, output_dir=output_dir, dry_run=dry_run, **settings
-    )
+    with _tracked(tracking_uri, model, output_dir, settings) if track else nullcontext():
+        compressed = compression.compress(
+            model, dataset=dataset, evaluation=evaluation, task=task, output_dir=output_dir, dry_run=dry_run, **settings
+        )
+    if as_json:
+        click.echo(json.dumps(compressed.metrics))
+        return
     click.echo(summary(compressed.metrics))
     if output_dir and not dry_run:
         click.echo(f"saved in {output_dir}")
+
+
+@contextmanager
+def _tracked(tracking_uri: str, model: str, folder: Path | None, settings: Mapping) -> Iterator[None]:
+    """Track a compression as one run; its version will belong to it, since the run names the artifact."""
+    from fastprune.releases.registration import read_manifest, seal
+    from fastprune.tracking import mlflow_store, runs
+
+    uri = tracking_uri or mlflow_store.tracking_uri()
+    given = {name: value for name, value in settings.items() if value is not None}
+    run = runs.start(uri, f"compress {Path(model).name}", {"source": model, **given}, tags=runs.workflow_tags())
+    try:
+        yield
+    except BaseException:
+        runs.end(uri, run, "FAILED")
+        raise
+    if folder is None:  # click has refused that
+        return
+    made = {"registers": seal(folder, read_manifest(folder)).digest}
+    runs.log(uri, run, metrics=read_json(folder / "metrics.json"), artifacts=sorted(folder.glob("m*.json")), tags=made)
+    runs.end(uri, run)
 
 
 def _error(metrics: dict, name: str) -> str:

@@ -19,7 +19,7 @@ from fastprune.data import read_table
 from fastprune.data.outcomes import OUTCOMES, Outcomes, standard_error
 from fastprune.data.preparation import rows_to_serve
 from fastprune.errors import InputError
-from fastprune.model import checkpoint
+from fastprune.model import card, checkpoint
 from fastprune.problem import problem_of
 from fastprune.releases import serving
 from fastprune.releases.evidence import Evidence, Probe, figures_of
@@ -145,6 +145,8 @@ def _register(
                         text_columns=manifest["text_columns"],
                         max_length=manifest["max_length"],
                         record=record,
+                        card=card.text(card.about_source(model_dir), manifest, metrics),
+                        figures=numbers_of(evidence),
                         tags={**own, **tags},
                     )
         _close(client, client.get_model_version(name, version))
@@ -299,6 +301,14 @@ def lineage_tags(evidence: Evidence) -> dict[str, str]:
     figures = {name: getattr(evidence, name) for name in FIGURES}
     tags = {**evidence.lineage, **figures, "evidence_sha256": evidence.digest}
     return {name: str(value) for name, value in tags.items() if value is not None}
+
+
+def numbers_of(evidence: Evidence) -> dict[str, float]:
+    """The figures that MLflow shows as metrics of a version."""
+    errors = evidence.standard_error or {}
+    named = {name: getattr(evidence, name) for name in ("dense", "pruned", "speedup", "megabytes")}
+    found = named | {f"standard_error.{name}": value for name, value in errors.items()}
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def find_version(client, name: str, artifact_sha256: str) -> str:

@@ -120,12 +120,25 @@ def log_version(
     text_columns: Iterable[str] = (),
     max_length: int = 128,
     record: Path | None = None,
+    card: str = "",
+    figures: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
     """Log a pruned model under a run and register it, tags and all, in one step.
 
     The version loads with ``mlflow.pyfunc.load_model``: the saved folder travels as it is beside
     ``pyfunc_model.py`` (models from code: nothing is pickled), and needs torch and transformers but not fastprune.
+
+    Parameters
+    ----------
+    record : Path, optional
+        A folder that travels with the model.
+    card : str
+        The version's description, in Markdown.
+    figures : mapping, optional
+        Metrics that MLflow shows beside the version.
+    tags : mapping, optional
+        Of the version.
 
     Returns
     -------
@@ -168,9 +181,10 @@ def log_version(
                 input_example=pandas.DataFrame([example], columns=inputs),
                 pip_requirements=[f"{package}=={installed(package).split('+')[0]}" for package in packages],
             )
+            mlflow.log_metrics(dict(figures or {}), model_id=logged.model_id)
             open_model(client, name)
             registered = client.create_model_version(
-                name, logged.model_uri, run_id, tags=dict(tags or {}), model_id=logged.model_id
+                name, logged.model_uri, run_id, tags=dict(tags or {}), description=card, model_id=logged.model_id
             )
         return str(registered.version)
 

@@ -10,8 +10,10 @@ from fastprune.data import glue_task, load_glue, read_table
 from fastprune.data.preparation import prepare_rows, rows_to_serve, table_task
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
+from fastprune.model.card import write_card
 from fastprune.stages.folders import SERVED, write_json, write_record
 from fastprune.store.artifacts import makes
+from fastprune.store.copies import local
 from fastprune.store.output import new_folder
 
 
@@ -113,4 +115,5 @@ def prepare(
     }
     with new_folder(model) as folder:
         checkpoint.write_model(folder, dense, tokenizer)
+        write_card(folder, local(source))
         return write_record(folder, "prepare", begin, metrics, settings)

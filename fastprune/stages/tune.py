@@ -9,6 +9,7 @@ from fastprune import method
 from fastprune.data import Split
 from fastprune.manifest import make_manifest, size_metrics
 from fastprune.model import checkpoint
+from fastprune.model.card import write_card
 from fastprune.model.masks import Masks
 from fastprune.stages.folders import load_budget, load_importance, load_sample, read_json, record_of, save_masks
 from fastprune.store.artifacts import RECORD, makes
@@ -82,5 +83,12 @@ def tune(
             "max_length": split.task.max_length,
         },
     )
-    checkpoint.save(pruned, result.model, checkpoint.load_tokenizer(model), manifest, stage=record)
+    checkpoint.save(
+        pruned,
+        result.model,
+        checkpoint.load_tokenizer(model),
+        manifest,
+        beside=lambda folder: write_card(folder, model, manifest),
+        stage=record,
+    )
     return record

@@ -141,7 +141,10 @@ def _log(client, run_id: str, operation: dict) -> None:
         run_id,
         params=[Param(name, value) for name, value in operation.get("parameters", {}).items()],
         metrics=[Metric(*metric) for metric in operation.get("metrics", [])],
-        tags=[RunTag(f"sha256.{name}", digest) for name, digest in operation.get("digests", {}).items()],
+        tags=[
+            *(RunTag(f"sha256.{name}", digest) for name, digest in operation.get("digests", {}).items()),
+            *(RunTag(name, value) for name, value in operation.get("tags", {}).items()),
+        ],
     )
     for file, folder in operation.get("files", []):
         client.log_artifact(run_id, str(file), folder or None)

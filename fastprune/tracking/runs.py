@@ -125,8 +125,9 @@ def log(
     metrics: Mapping[str, object] = {},
     artifacts: Iterable[str | Path] = (),
     folder: str = "",
+    tags: Mapping[str, str] = {},
 ) -> None:
-    """Add to a run: parameters, metrics, and files or folders as artifacts (below ``folder``, if given).
+    """Add to a run: parameters, metrics, tags, and files or folders as artifacts (below ``folder``, if given).
 
     Of nested metrics the numbers are taken, by dotted name. The SHA-256 of every file becomes a tag.
     """
@@ -152,6 +153,7 @@ def log(
             parameters=_shown(parameters),
             metrics=[[name, value, now, 0] for name, value in _numbers(metrics).items()],
             digests=digests,
+            tags=dict(tags),
             files=[[str(file), _join(folder, name.parent.as_posix())] for file, name in found],
         ),
     )

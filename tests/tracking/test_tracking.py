@@ -9,7 +9,11 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
+from click.testing import CliRunner
+from reviews import run as compress_command
+from reviews import table_arguments
 
+from fastprune.cli.main import main
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
@@ -255,3 +259,23 @@ def test_the_compressions_of_a_sweep_are_grouped(store):
     client = MlflowClient(store)
     found = client.search_runs([client.get_run(sweep).info.experiment_id], f"tags.`mlflow.parentRunId` = '{sweep}'")
     assert {f"{sweep}.{run.info.run_id}" for run in found} == members
+
+
+def test_a_compression_by_hand_is_tracked_and_its_version_belongs_to_its_run(material, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri, out = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "out"
+    track = ("--track", "--tracking-uri", uri)
+    arguments = table_arguments(material)
+    done = compress_command(material / "model", *arguments, "--output-dir", out, "--json", *track)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    client = mlflow_store.connect(uri)
+    [run] = client.search_runs([client.get_experiment_by_name("fastprune").experiment_id])
+    assert run.info.run_name == "compress model" and run.info.status == "FINISHED"
+    assert run.data.metrics["pruned"] == told["pruned"] and run.data.params["keep_ratio"] == "0.6"
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"manifest.json", "metrics.json"}
+    done = CliRunner().invoke(main, ["register", str(out), "--name", "tiny", "--tracking-uri", uri])
+    assert done.exit_code == 0, done.output
+    assert client.get_model_version("tiny", "1").run_id == run.info.run_id
+    failed = compress_command(material / "model", *arguments, "--output-dir", out, *track)
+    assert failed.exit_code == 2 and len(client.search_runs([run.info.experiment_id])) == 1  # refused before it began
