@@ -92,6 +92,7 @@ def test_a_version_has_a_description_and_metrics_on_its_page(tmp_path, folders, 
     version = client.get_model_version(NAME, "1")
     assert version.description.startswith("# `") and "| accuracy |" in version.description
     assert "`mit`, that of the source" in version.description
-    shown = {metric.key: metric.value for metric in client.get_logged_model(version.source.removeprefix("models:/")).metrics}
+    logged = client.get_logged_model(version.source.removeprefix("models:/"))
+    shown = {metric.key: metric.value for metric in logged.metrics}
     assert shown.keys() >= {"dense", "pruned", "speedup", "megabytes", "standard_error.drop"}
     assert shown["pruned"] == float(version.tags["pruned"])
