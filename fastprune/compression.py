@@ -79,6 +79,7 @@ def compress(
     lut: str | Path | LatencyTable | None = None,
     output_dir: str | Path | None = None,
     allow_untuned: bool = False,
+    pooling: str | None = None,
     dry_run: bool = False,
     progress: bool = True,
     **settings: Any,
@@ -119,6 +120,8 @@ def compress(
         all is done, the result is kept elsewhere, and the InputError says where.
     allow_untuned : bool
         Go on although the dense model does no better than the majority class.
+    pooling : {"mean", "cls", "max"}, optional
+        Makes an embedding model of an encoder without a task head; a folder of sentence-transformers has its own.
     dry_run : bool
         Stop before tuning: the result says what would be kept, its model is only sliced, and neither
         ``pruned`` nor ``latency_ms`` is measured. Nothing is written.
@@ -148,7 +151,7 @@ def compress(
         keys.public_key()  # one that cannot be read is refused before the work
 
     seconds: dict[str, float] = {}
-    with _dense_model(model, choose_device(device), allow_untuned) as dense:
+    with _dense_model(model, choose_device(device), allow_untuned, pooling) as dense:
         if output_dir is not None and not dry_run:
             check_output(output_dir, checkpoint.saved_bytes(dense))
         with timed(seconds, "prepare"):
@@ -306,13 +309,13 @@ def _prune(
 
 @contextmanager
 def _dense_model(
-    model: str | Path | transformers.PreTrainedModel, device: torch.device, allow_untuned: bool
+    model: str | Path | transformers.PreTrainedModel, device: torch.device, allow_untuned: bool, pooling: str | None
 ) -> Iterator[transformers.PreTrainedModel]:
     """The model to prune, in evaluation mode on ``device``; one in memory is left as it was."""
     if isinstance(model, (str, Path)):
-        yield checkpoint.load_dense(model, device=device, allow_untuned=allow_untuned)
+        yield checkpoint.load_dense(model, device=device, allow_untuned=allow_untuned, pooling=pooling)
     else:
-        yield checkpoint.adopt(model, device)
+        yield checkpoint.adopt(model, device, pooling)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -12,9 +12,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 import transformers
+from datasets import Dataset
 from torch import Tensor
 
 from fastprune.errors import InputError
+from fastprune.model import model_inputs
+from fastprune.model.losses import inputs_of
 from fastprune.settings import METRICS, check_problem, own_problems
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from fastprune.data.source import Source
     from fastprune.data.splits import Split
+    from fastprune.data.tasks import Task
 
 
 class Problem(ABC):
@@ -42,6 +46,8 @@ class Problem(ABC):
         What a table of one's own is called in manifests.
     max_length : int
         Tokens at which texts are cut where nothing is said.
+    loss_reads_labels : bool
+        Whether the loss is one of labels, which a selection by it then needs.
     positions : {"first", "every"}
         Which tokens of the last layer's output are read on.
     usual : bool
@@ -59,6 +65,7 @@ class Problem(ABC):
     label_column: ClassVar[str] = ""
     task_name: ClassVar[str] = "table"
     max_length: ClassVar[int] = 128
+    loss_reads_labels: ClassVar[bool] = True
     positions: ClassVar[Literal["first", "every"]] = "first"
     usual: ClassVar[bool] = True
     cuts_first: ClassVar[bool] = True
@@ -68,9 +75,34 @@ class Problem(ABC):
     def takes(self, config: transformers.PretrainedConfig) -> bool:
         """Whether a model with one of ``heads`` and this configuration is for this problem."""
 
+    def read_positions(self, config: transformers.PretrainedConfig) -> Literal["first", "every"]:
+        """Which tokens of the last layer's output a model with this configuration reads on."""
+        return self.positions
+
+    def length(self, config: transformers.PretrainedConfig) -> int:
+        """Tokens at which texts are cut where nothing is said."""
+        return self.max_length
+
+    def needs_label(self, metric: str) -> bool:
+        """Whether an evaluation by this metric reads a label column."""
+        return True
+
     def labels(self, source: Source) -> pa.Array:
         """The targets of every row of a table [rows], which :meth:`encode` wants unless it is another."""
         raise NotImplementedError
+
+    def texts_in(self, table: Dataset, text_columns: Sequence[str]) -> list[str]:
+        """Those of a task's text columns that a table must have."""
+        return list(text_columns)
+
+    def rows_of(self, table: Dataset, text_columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """The texts of each example, as they are served."""
+        texts = ((" ".join(text) if isinstance(text, list) else text for text in table[name]) for name in text_columns)
+        return zip(*texts, strict=True)
+
+    def examples_in(self, table: Dataset, task: Task) -> int:
+        """How many examples a table has to draw a sample from."""
+        return len(table)
 
     def encode(
         self, source: Source, rows: np.ndarray, *, labelled: bool, for_evaluation: bool
@@ -97,6 +129,10 @@ class Problem(ABC):
         """
         features = source.tokens([column.take(rows) for column in source.texts()])
         return (features.append_column("labels", self.labels(source).take(rows)) if labelled else features), None
+
+    def run(self, model: Any, batch: Mapping[str, Tensor]) -> Any:
+        """What the model puts out for a batch, on its own device: what all that follows is made of."""
+        return model(**inputs_of(batch, next(model.parameters()).device))
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
@@ -152,6 +188,15 @@ class Problem(ABC):
     def check_evaluation(self, split: Split) -> None:  # noqa: B027
         """Raise InputError where these rows tell nothing of a model, by default never."""
 
+    def served(self, text_columns: Sequence[str]) -> list[str]:
+        """Of the text columns of a task those of a row that is served."""
+        return list(text_columns)
+
+    def row_outputs(self, model: Any, tokenizer: Any, texts: Sequence[str], max_length: int) -> Tensor:
+        """What the evaluation keeps of a single row of texts as they are served [...]."""
+        inputs = model_inputs.tokenize(tokenizer, model.config, [[text] for text in texts], max_length)
+        return self.outputs(self.run(model, model_inputs.pad(inputs, tokenizer.pad_token_id)))[0]
+
     @abstractmethod
     def told(self, answers: pandas.DataFrame) -> list[float]:
         """The numbers of served answers that :meth:`expected` gives too."""
@@ -194,7 +239,7 @@ def problem_for(config: transformers.PretrainedConfig) -> str | None:
     return next((name for name in problem_names() if problem_of(name).usual and fits(name, config)), None)
 
 
-def fits(name: str, config: transformers.PretrainedConfig) -> bool:
-    """Whether a model of this configuration is for the problem of that name."""
-    head = head_of((config.architectures or [""])[0]) or "ForSequenceClassification"
+def fits(name: str, config: transformers.PretrainedConfig, class_name: str = "") -> bool:
+    """Whether a model of this configuration, and of its class unless another is named, is for the problem of a name."""
+    head = head_of(class_name or (config.architectures or [""])[0]) or "ForSequenceClassification"
     return head in problem_of(name).heads and problem_of(name).takes(config)

@@ -31,6 +31,12 @@ Glue = Literal[
 ]
 """Tasks that bring their data, columns and metric, see :func:`fastprune.data.glue_task`."""
 
+POOLINGS = ("mean", "cls", "max")
+"""How an embedding model makes one vector of those of its tokens."""
+
+RANKINGS = ("ndcg_at_10", "mrr_at_10", "recall_at_10", "recall_at_1")
+"""Metrics of rows that each have a query and a passage."""
+
 BATCH_TOKENS = 1 << 18
 """Tokens of the batch that a look-up table is measured on, at most: examples times their length."""
 

@@ -12,7 +12,7 @@ import click
 
 from fastprune.cli.group import command
 from fastprune.errors import InputError
-from fastprune.settings import SELECTIONS, TUNINGS
+from fastprune.settings import POOLINGS, SELECTIONS, TUNINGS
 from fastprune.store.bounded import read_json
 from fastprune.store.output import check_output
 
@@ -32,12 +32,17 @@ from fastprune.store.output import check_output
     "--text-column-a",
     "text_columns",
     multiple=True,
-    help="Column of the text (question); twice for pairs.",
+    help="Column of the text (question); twice for pairs. For embeddings: of either file.",
 )
 @click.option("--text-column-b", "-B", help="Column of the second text (context).")
 @click.option("--label-column", "-Y", help="Column of the label (answers).")
 @click.option("--problem", help="What the model is asked; by default what its configuration tells.")
 @click.option("--metric", help="Primary metric; by default the first of the problem's.")
+@click.option(
+    "--pooling",
+    type=click.Choice(POOLINGS),
+    help="Makes an embedding model of an encoder without a task head; a folder of sentence-transformers has its own.",
+)
 @click.option("--max-length", type=click.IntRange(min=8), help="Cut texts after this many tokens.")
 @click.option(
     "--constraint",
@@ -113,6 +118,7 @@ def compress(
     label_column: str | None,
     problem: str | None,
     metric: str | None,
+    pooling: str | None,
     max_length: int | None,
     output_dir: Path | None,
     dry_run: bool,
@@ -136,7 +142,8 @@ def compress(
     if output_dir:
         check_output(output_dir)  # before any data is fetched
     if task_name:
-        if any((train_file, eval_file, text_columns, text_column_b, label_column, problem, metric, max_length)):
+        own = (train_file, eval_file, text_columns, text_column_b, label_column, problem, metric, pooling, max_length)
+        if any(own):
             raise InputError(
                 "--task brings its own data, columns, problem, metric and length: use it without the options for those"
             )
@@ -148,8 +155,9 @@ def compress(
                 "no data: give --task, or --train-file and --eval-file with --text-column and --label-column"
             )
         columns = (*text_columns, *([text_column_b] if text_column_b else []))
-        task = table_task(model, columns, label_column, metric, max_length, problem)
+        task = table_task(model, columns, label_column, metric, max_length, problem, pooling)
         dataset, evaluation = train_file, eval_file
+    settings["pooling"] = pooling
     with _tracked(tracking_uri, model, output_dir, settings) if track else nullcontext():
         compressed = compression.compress(
             model, dataset=dataset, evaluation=evaluation, task=task, output_dir=output_dir, dry_run=dry_run, **settings

@@ -59,7 +59,8 @@ def encode(
         the tokenizer is not the model's. Rows are counted from 1, without the header.
     """
     source = Source(table, tokenizer, model_config, task)
-    wanted = (*task.text_columns, task.label_column) if labelled else task.text_columns
+    problem = problem_of(task.problem)
+    wanted = problem.texts_in(table, task.text_columns) + [task.label_column] * (labelled and bool(task.label_column))
     if missing := [name for name in wanted if name not in table.column_names]:
         raise InputError(f"{source.name}: no column {missing[0]!r}; the columns are {table.column_names}")
     if len(table) == 0:
@@ -67,9 +68,7 @@ def encode(
     rows = np.arange(len(table)) if rows is None else np.asarray(rows)
     seconds = PATIENCE + arrow_of(table).nbytes / PACE * len(rows) / len(table)
     features, examples = _in_time(
-        source.name,
-        seconds,
-        lambda: problem_of(task.problem).encode(source, rows, labelled=labelled, for_evaluation=for_evaluation),
+        source.name, seconds, lambda: problem.encode(source, rows, labelled=labelled, for_evaluation=for_evaluation)
     )
     source.check_vocabulary(features)
     return make_split(task, features, examples)

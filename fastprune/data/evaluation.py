@@ -11,7 +11,6 @@ from tqdm import tqdm
 from fastprune.data import Split, collate, order_rows
 from fastprune.data.outcomes import Outcomes
 from fastprune.errors import InputError
-from fastprune.model.losses import inputs_of
 from fastprune.problem import problem_of
 
 
@@ -86,13 +85,12 @@ def evaluate_rows(
         raise InputError(f"task {split.task.name!r}: encode the questions with for_evaluation=True")
     if device is not None:
         model.to(device)
-    device = next(model.parameters()).device
 
     outputs: dict[int, np.ndarray] = {}
     batches = order_rows(split, batch_size)
     with _eval_mode(model):
         for rows in tqdm(batches, desc="evaluate", leave=False, disable=None if progress else True):
-            result = model(**inputs_of(collate(split, rows, pad_token_id), device))
+            result = problem.run(model, collate(split, rows, pad_token_id))
             scores = problem.outputs(result).float().cpu().numpy()
             if not np.isfinite(scores).all():
                 raise InputError(

@@ -20,7 +20,7 @@ from fastprune.data.tasks import Task
 from fastprune.errors import InputError
 from fastprune.importance.selection import selection_of
 from fastprune.model import checkpoint
-from fastprune.problem import fits, problem_for, problem_of
+from fastprune.problem import Problem, fits, problem_for, problem_of
 
 SHARED = 0.01
 """Evaluation rows that may also be training rows without a word: short texts come twice by chance."""
@@ -80,8 +80,9 @@ def prepare_rows(
     apart = None
     if set_apart:
         dataset, apart = (dataset, validation) if validation is not None else hold_back(dataset, seed)
-    labelled = selection_of(selection).reads_labels
-    drawn = draw_rows(len(dataset), num_samples, seed)  # the rest is checked, and costs no tokens
+    problem = problem_of(task.problem)
+    labelled = selection_of(selection).reads_labels and problem.loss_reads_labels
+    drawn = draw_rows(problem.examples_in(dataset, task), num_samples, seed)  # the rest is checked, and costs no tokens
     sample = encode(dataset, tokenizer, task, config, rows=drawn, labelled=labelled)
     rows = Rows(
         sample,
@@ -94,9 +95,9 @@ def prepare_rows(
 
 def _warn_of_overlap(dataset: datasets.Dataset, evaluation: datasets.Dataset, task: Task) -> None:
     """Warn where more than one evaluation row in a hundred has the texts of a training row."""
+    problem = problem_of(task.problem)
     train, held_out = (  # hashes, since all texts at once may take gigabytes
-        {hash(str(texts)) for texts in zip(*(rows[name] for name in task.text_columns), strict=True)}
-        for rows in (dataset, evaluation)
+        set(map(hash, problem.rows_of(rows, task.text_columns))) for rows in (dataset, evaluation)
     )
     if (shared := len(train & held_out)) > SHARED * len(held_out):
         warnings.warn(
@@ -106,10 +107,9 @@ def _warn_of_overlap(dataset: datasets.Dataset, evaluation: datasets.Dataset, ta
         )
 
 
-def rows_to_serve(table: datasets.Dataset, text_columns: Sequence[str]) -> list[list[str]]:
+def rows_to_serve(table: datasets.Dataset, problem: Problem, text_columns: Sequence[str]) -> list[list[str]]:
     """Texts of ``SERVED_ROWS`` rows, from the shortest to the longest, evenly spaced between them."""
-    texts = ((" ".join(text) if isinstance(text, list) else text for text in table[name]) for name in text_columns)
-    rows = list(zip(*texts, strict=True))
+    rows = list(problem.rows_of(table, text_columns))
     order = sorted(range(len(rows)), key=lambda row: (sum(map(len, rows[row])), row))
     places = np.linspace(0, len(rows) - 1, min(SERVED_ROWS, len(rows))).astype(int)
     return [list(rows[order[place]]) for place in places]
@@ -133,13 +133,14 @@ def table_task(
     metric: str | None = None,
     max_length: int | None = None,
     problem_name: str | None = None,
+    pooling: str | None = None,
 ) -> Task:
     """What a user's own table is for, from its columns and the model's configuration.
 
     Where no problem is named, it is the one that the configuration tells. Question answering and token classification
-    have columns of their own unless others are named.
+    have columns of their own unless others are named. ``pooling`` makes an embedding model of a plain encoder.
     """
-    config = checkpoint.load_config(model)
+    config = checkpoint.load_config(model, pooling)
     name = problem_name or str(problem_for(config))  # load_config refuses a model that is for none
     problem = problem_of(name)
     if not fits(name, config):
@@ -149,18 +150,12 @@ def table_task(
             "one that the model was fine-tuned for"
         )
     text_columns, label_column = text_columns or problem.columns, label_column or problem.label_column
-    if not text_columns or not label_column:
+    metric = metric or problem.metrics[0]
+    if not text_columns or (problem.needs_label(metric) and not label_column):
         raise InputError(
             "name the columns of the data: --text-column (twice for pairs: --text-column-b) and --label-column"
         )
-    return Task(
-        problem.task_name,
-        name,
-        metric or problem.metrics[0],
-        text_columns,
-        label_column,
-        max_length or problem.max_length,
-    )
+    return Task(problem.task_name, name, metric, text_columns, label_column, max_length or problem.length(config))
 
 
 def as_table(data: Any, argument: str) -> datasets.Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,12 +43,20 @@ class Source:
         """The file, for messages."""
         return self.table.info.dataset_name or "the table"
 
-    def texts(self) -> list[pa.ChunkedArray]:
-        """The text columns, once no row of them has proved to be null, empty or something else than text."""
-        source, table, task, columns = self.name, self.table, self.task, []
-        whole = arrow_of(table.select_columns(list(dict.fromkeys(task.text_columns))))
-        blank = np.ones(len(table), dtype=bool)
-        for name in task.text_columns:
+    def texts(self, names: Sequence[str] = (), *, each: bool = False) -> list[pa.ChunkedArray]:
+        """The text columns, once no row of them has proved to be null, empty or something else than text.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Of the columns; by default those of the task.
+        each : bool
+            Every text of a row must hold something, and not one of them alone.
+        """
+        source, table, names, columns = self.name, self.table, names or self.task.text_columns, []
+        whole = arrow_of(table.select_columns(list(dict.fromkeys(names))))
+        blank = np.full(len(table), not each)
+        for name in names:
             column = whole[name]
             if column.null_count:
                 row = pc.index(column.is_null(), True).as_py() + 1
@@ -56,12 +65,11 @@ class Source:
             if kind not in (pa.string(), pa.large_string(), pa.string_view()):
                 raise InputError(f"{source}: row 1 of column {name!r} is {column[0].as_py()!r}, not text; quote it")
             columns.append(column.cast(pa.string()))
-            blank &= pc.equal(pc.utf8_trim_whitespace(columns[-1]), "").to_numpy()
+            empty = pc.equal(pc.utf8_trim_whitespace(columns[-1]), "").to_numpy()
+            blank = blank | empty if each else blank & empty
         if blank.any():
-            raise InputError(
-                f"{source}: row {blank.argmax() + 1} is empty in column {' and '.join(map(repr, task.text_columns))}; "
-                f"fill it or drop the row"
-            )
+            places = (" or " if each else " and ").join(map(repr, names))
+            raise InputError(f"{source}: row {blank.argmax() + 1} is empty in column {places}; fill it or drop the row")
         return columns
 
     def tokens(self, texts: list[pa.ChunkedArray]) -> pa.Table:
@@ -72,6 +80,18 @@ class Source:
             encoded = model_inputs.tokenize(self.tokenizer, self.config, rows, self.task.max_length)
             tables.append(pa.table(token_columns(encoded, self.config)))
         return pa.concat_tables(tables)
+
+    def numbers(self) -> pa.Array:
+        """The label column as float32, once each of its values has proved to be a finite number."""
+        name, numbers = self.task.label_column, np.empty(len(self.table), dtype=np.float32)
+        for row, value in enumerate(self.table[name][:]):
+            try:
+                numbers[row] = float(value)
+            except (TypeError, ValueError):
+                numbers[row] = np.nan
+            if not np.isfinite(numbers[row]):
+                raise InputError(f"{self.name}: row {row + 1} of column {name!r} is {value!r}, not a number")
+        return pa.array(numbers)
 
     def check_vocabulary(self, features: pa.Table) -> None:
         """Raise InputError for tokens that the model has not."""

@@ -51,7 +51,8 @@ class Split:
     @property
     def labelled(self) -> bool:
         """Whether the features carry targets."""
-        return any(target in self.features.column_names for target in LABELS)
+        pairs = self.examples is not None and "first" in self.examples.column_names
+        return pairs or any(target in self.features.column_names for target in LABELS)
 
     @property
     def mean_length(self) -> float:
@@ -63,6 +64,8 @@ class Split:
         """Return the split of these features, in this order; a feature may come more than once."""
         features = arrow_of(self.features).take(pa.array(np.asarray(rows, dtype=np.int64)))
         examples = self.examples
+        if "example_id" not in features.column_names:
+            examples = None  # pairs, whose texts may be no more there
         if examples is not None:
             kept = pc.is_in(arrow_of(examples)["id"], value_set=features["example_id"].combine_chunks())
             examples = arrow_of(examples).filter(kept)

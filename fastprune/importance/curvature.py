@@ -20,7 +20,6 @@ from tqdm import tqdm
 from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder
 from fastprune.model.finite import check_finite
-from fastprune.model.losses import inputs_of
 from fastprune.model.tensors import read_tensors
 from fastprune.problem import problem_of
 from fastprune.tuning.layerwise import read_tokens
@@ -165,7 +164,7 @@ def estimate_curvature(
     generator = torch.Generator(device="cpu")
     tokens = dict.fromkeys(projections, 0)
     asked = problem_of(problem)
-    last = len(layers) - 1 if asked.positions == "first" else None  # where only [CLS] is read on
+    last = len(layers) - 1 if asked.read_positions(model.config) == "first" else None  # where only [CLS] is read on
     pad = torch.empty(0)  # the attention mask of the batch at hand
 
     def listen(key):
@@ -183,7 +182,7 @@ def estimate_curvature(
 
     handles = [linear.register_forward_hook(listen(key)) for key, linear in projections.items()]
     # Only activations get gradients: the graph begins after the embeddings.
-    embeddings = getattr(model, model.base_model_prefix).embeddings
+    embeddings = model.base_model.embeddings
     handles.append(embeddings.register_forward_hook(lambda _, args, output: output.requires_grad_()))
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     examples = 0
@@ -194,7 +193,7 @@ def estimate_curvature(
             generator.manual_seed(seed + number)  # a batch has the same signs in whichever shard it is
             pad = batch["attention_mask"].bool().to(model.device)
             examples += len(pad)
-            outputs = model(**inputs_of(batch, model.device))
+            outputs = asked.run(model, batch)
             asked.score(outputs, batch, TEMPERATURE, generator).backward()
     finally:
         for handle in handles:

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from fastprune.model.architectures import Encoder
 from fastprune.model.finite import check_finite
-from fastprune.model.losses import inputs_of
 from fastprune.model.masks import masked
 from fastprune.model.tensors import read_tensors
 from fastprune.problem import problem_of
@@ -107,7 +106,7 @@ def estimate_fisher(
                 *size, encoder.num_layers, encoder.num_filters, device=encoder.device, requires_grad=True
             )
             with masked(encoder, heads, filters):
-                losses = asked.loss(model(**inputs_of(batch, encoder.device)), batch)
+                losses = asked.loss(asked.run(model, batch), batch)
             loss = losses.sum() if estimator == "per_sample" else losses.mean()
             for rows, gradient in zip((head_rows, filter_rows), torch.autograd.grad(loss, (heads, filters))):
                 rows.append(gradient.cpu() if size else gradient.cpu().unsqueeze(0))

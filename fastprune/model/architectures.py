@@ -20,6 +20,7 @@ from fastprune.errors import InputError
 from fastprune.model.families import FAMILIES, BlockPaths
 from fastprune.model.refusals import check_class, check_linears, check_positions
 from fastprune.problem import fits, head_of, problem_names
+from fastprune.settings import POOLINGS
 
 Kind = Literal["attention", "ffn"]
 
@@ -140,6 +141,7 @@ def check_supported(config) -> None:
             f"supported: {', '.join(problem_names())}"
         )
     check_positions(config)
+    _check_embeds(named, config)
     if not any(fits(name, config) for name in problem_names()):
         raise InputError(
             f"the model is configured for problem_type {config.problem_type!r} with {config.num_labels} outputs; "
@@ -148,6 +150,15 @@ def check_supported(config) -> None:
         )
     if getattr(config, "is_decoder", False):
         raise InputError("the model is configured as a decoder (is_decoder=True); fastprune prunes encoders")
+
+
+def _check_embeds(class_name: str, config) -> None:
+    """Refuse an encoder without a task head that is not known to make embeddings."""
+    if head_of(class_name) == "Model" and not any(fits(name, config, class_name) for name in problem_names()):
+        raise InputError(
+            f"a {class_name} cannot be pruned: it has no task head; if it makes embeddings, name its pooling (pooling "
+            f"{', '.join(POOLINGS)}), or give a folder of sentence-transformers, with its modules.json"
+        )
 
 
 def describe(model: transformers.PreTrainedModel) -> Encoder:
@@ -174,6 +185,7 @@ def describe(model: transformers.PreTrainedModel) -> Encoder:
         raise InputError(
             f"a {type(model).__name__} cannot be pruned; supported task heads: {', '.join(problem_names())}"
         )
+    _check_embeds(type(model).__name__, model.config)
     encoder = Encoder(
         model,
         layers_of(model),
@@ -208,10 +220,9 @@ def layers_of(model: transformers.PreTrainedModel) -> tuple[Layer, ...]:
     """The layers of a dense or of a sliced model."""
     family = FAMILIES[model.config.model_type]
     shared = ("query", "key") if getattr(model.config, family.positions_shared or "-", False) else ()
-    backbone = getattr(model, model.base_model_prefix)
     return tuple(
         Layer(module, _block("attention", family.attention, module, shared), _block("ffn", family.ffn, module, ()))
-        for module in attrgetter(family.layers)(backbone)
+        for module in attrgetter(family.layers)(model.base_model)
     )
 
 
@@ -247,7 +258,7 @@ def task_head_of(model: transformers.PreTrainedModel) -> tuple[tuple[nn.Linear, 
 
 def norm_of(model: transformers.PreTrainedModel) -> nn.Module:
     """The norm behind the last layer, which the task head reads through; the identity where there is none."""
-    return _norm(getattr(model, model.base_model_prefix), FAMILIES[model.config.model_type].norm)
+    return _norm(model.base_model, FAMILIES[model.config.model_type].norm)
 
 
 def _norm(within: nn.Module, path: str) -> nn.Module:

@@ -14,9 +14,10 @@ import transformers
 from safetensors import SafetensorError
 
 from fastprune.errors import InputError
+from fastprune.model import sentence
 from fastprune.model.architectures import check_supported, describe, usual_attention
 from fastprune.model.precision import NAME, note_precision, precision_of, save_weights, stored_precision
-from fastprune.model.refusals import check_class, check_placed, check_size, check_values
+from fastprune.model.refusals import check_adapters, check_class, check_placed, check_size, check_values
 from fastprune.model.tokenizer_files import FILE_BYTES, check_tokenizer_files
 from fastprune.problem import head_of
 from fastprune.store.bounded import check_regular, read_json
@@ -41,15 +42,14 @@ SWITCHES = {
 }
 """What the configuration may say on how to run, not on what to compute, and what pruning runs with.
 
-A pruned model is saved with the source's feed-forward chunks, and puts out what is usual: a source's wish for
-attentions or tuples would end in failures of the programs that read it, transformers' own saving among them.
+A pruned model is saved with the source's feed-forward chunks alone: attentions or tuples fail those that read it.
 """
 
 KEPT_SWITCHES = ("chunk_size_feed_forward",)
 
 
 def load_dense(
-    name: str | Path, *, device: str | torch.device = "cpu", allow_untuned: bool = False
+    name: str | Path, *, device: str | torch.device = "cpu", allow_untuned: bool = False, pooling: str | None = None
 ) -> transformers.PreTrainedModel:
     """Load a fine-tuned model in float32, whatever precision it is stored in.
 
@@ -59,6 +59,8 @@ def load_dense(
         A local folder, an ``s3://`` prefix or a hub name.
     allow_untuned : bool
         Go on although the checkpoint has no weights for its task head.
+    pooling : str, optional
+        Makes an embedding model of an encoder without a task head.
 
     Raises
     ------
@@ -66,9 +68,9 @@ def load_dense(
         No such model, no safetensors file or a damaged one, an unsupported architecture, a task head without
         weights, or a weight that is not finite.
     """
-    config = load_config(name)
+    config = load_config(name, pooling)
     head = head_of((config.architectures or [""])[0]) or "ForSequenceClassification"
-    auto = getattr(transformers, f"AutoModel{head}")
+    auto = getattr(transformers, f"AutoModel{head.removeprefix('Model')}")
     with _reading(name):
         model, loading = auto.from_pretrained(
             local(name),
@@ -79,9 +81,9 @@ def load_dense(
             trust_remote_code=False,
         )
     check_placed(loading["unexpected_keys"], name)
-    if loading["missing_keys"] and not allow_untuned:
+    if (missing := sentence.without_pooler(model, loading["missing_keys"])) and not allow_untuned:
         raise InputError(
-            f"{name}: the checkpoint has no weights for {', '.join(sorted(loading['missing_keys']))}: "
+            f"{name}: the checkpoint has no weights for {', '.join(sorted(missing))}: "
             "it was not fine-tuned for this task; fine-tune it first (or pass --allow-untuned)"
         )
     check_finite(model)
@@ -91,7 +93,9 @@ def load_dense(
     return model.to(device).eval()
 
 
-def adopt(model: transformers.PreTrainedModel, device: str | torch.device = "cpu") -> transformers.PreTrainedModel:
+def adopt(
+    model: transformers.PreTrainedModel, device: str | torch.device = "cpu", pooling: str | None = None
+) -> transformers.PreTrainedModel:
     """A twin of a model in memory to prune: modules and configuration of its own, on shared weights.
 
     Its device, mode, hooks and switches are its own: whatever is done to them leaves the model as it was.
@@ -104,10 +108,11 @@ def adopt(model: transformers.PreTrainedModel, device: str | torch.device = "cpu
     check_class(model)
     if model.dtype != torch.float32:
         raise InputError(f"the model is in {model.dtype}; load it with dtype=torch.float32 to prune it")
-    describe(model)
-    check_finite(model)
     shared = {id(weight): torch.nn.Parameter(weight.detach()) for weight in model.parameters()}
     twin = copy.deepcopy(model, shared)
+    sentence.name_pooling(twin.config, pooling)
+    describe(twin)
+    check_finite(twin)
     for switch, neutral in SWITCHES.items():
         if getattr(twin.config, switch, neutral) != neutral:
             setattr(twin.config, switch, neutral)
@@ -127,8 +132,8 @@ def _remember(model: transformers.PreTrainedModel, switches: dict) -> None:
         del model.config.source_switches
 
 
-def load_config(name: str | Path) -> transformers.PreTrainedConfig:
-    """The configuration of a model that can be pruned. Raises InputError for any other."""
+def load_config(name: str | Path, pooling: str | None = None) -> transformers.PreTrainedConfig:
+    """The configuration of a model that can be pruned, see :func:`load_dense`. Raises InputError for any other."""
     where = local(name)
     _check_folder(where)
     with _reading(name):
@@ -141,6 +146,7 @@ def load_config(name: str | Path) -> transformers.PreTrainedConfig:
             # What it was trained with need not be installed here.
             neutral["attn_implementation"] = usual_attention(raw.get("model_type"))
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **neutral)
+        sentence.attach(config, where, pooling)
     check_supported(config)
     check_size(raw, Path(where), name)
     if changed := {switch: raw[switch] for switch in neutral if switch in KEPT_SWITCHES}:
@@ -161,12 +167,7 @@ def _check_folder(name: str | Path) -> None:
     check_tokenizer_files(folder)
     if (folder / "config.json").exists():
         read_object(folder / "config.json")
-    for adapter in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"):
-        if (folder / adapter).exists():
-            raise InputError(
-                f"{name}: there are adapters beside the model ({adapter}), and pruning would lose them; "
-                "merge first: PeftModel.merge_and_unload(), and save what it returns"
-            )
+    check_adapters(folder, name)
 
 
 def read_object(file: Path) -> dict:
@@ -258,6 +259,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transform
             raise InputError(
                 f"{folder}: model.safetensors {fault} {', '.join(sorted(loading[key])[:3])}; copy the folder again"
             )
+    sentence.attach(model.config, folder)
     check_finite(model)
     _check_digest(folder, model)
     return model.to(device).eval()
@@ -328,9 +330,11 @@ def write_model(
         raise OSError(str(error)) from error
     tokenizer.save_pretrained(folder)
     switches = getattr(model.config, "source_switches", {})
+    sentence.write(folder, model.config)
 
     def as_the_source(config: dict) -> None:
-        config.pop("source_switches", None)
+        for name in ("source_switches", sentence.DOCUMENTS):
+            config.pop(name, None)
         config.update(switches)
         if config.pop(NAME, None):
             config["dtype"] = str(precision_of(model)).removeprefix("torch.")

@@ -124,7 +124,8 @@ _DENSE = ("classifier.dense", "classifier.out_proj")
 
 
 def _heads(classifier, answers=Head(("qa_outputs",)), tags=Head(("classifier",))):
-    return {"ForSequenceClassification": classifier, "ForTokenClassification": tags, "ForQuestionAnswering": answers}
+    own = {"ForSequenceClassification": classifier, "ForTokenClassification": tags, "ForQuestionAnswering": answers}
+    return {**own, "Model": Head(())}
 
 
 def _bert(name, classifier):

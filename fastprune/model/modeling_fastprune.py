@@ -81,10 +81,10 @@ def _linear(like, in_features, out_features):
 class SizedLayers:
     """Gives each layer of a freshly built model the sizes that its configuration names."""
 
-    def __init__(self, config):
-        super().__init__(config)
+    def __init__(self, config, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
         family = FAMILIES[config.model_type]
-        layers = getattr(self, self.base_model_prefix).get_submodule(family.layers)
+        layers = self.base_model.get_submodule(family.layers)
         filters = getattr(config, family.filters)
         numbers = config.kept_head_numbers if family.head_bias else [()] * len(layers)
         sizes = zip(layers, config.kept_heads, config.kept_filters, numbers, strict=True)
@@ -131,7 +131,7 @@ class SizedLayers:
         name = next(kind.__name__ for kind in type(self).__mro__ if kind.__module__ == __name__)
         head = name.removeprefix(f"Pruned{FAMILIES[self.config.model_type].name}")
         module = os.path.splitext(os.path.basename(__file__))[0]
-        self.config.auto_map = {f"AutoModel{head}": f"{module}.{name}"}
+        self.config.auto_map = {f"AutoModel{head.removeprefix('Model')}": f"{module}.{name}"}
         return super().save_pretrained(save_directory, *args, **kwargs)
 
 

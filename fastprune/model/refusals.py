@@ -168,6 +168,16 @@ def check_class(model: object) -> None:
         )
 
 
+def check_adapters(folder: Path, name: object) -> None:
+    """Refuse a folder with adapters beside the weights, which pruning would lose."""
+    for adapter in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"):
+        if (folder / adapter).exists():
+            raise InputError(
+                f"{name}: there are adapters beside the model ({adapter}), and pruning would lose them; "
+                "merge first: PeftModel.merge_and_unload(), and save what it returns"
+            )
+
+
 def check_linears(linears: Mapping[str, tuple[object, int, int]]) -> None:
     """Refuse a layer whose linear maps are not plain ones of the configuration's shapes, or are shared.
 

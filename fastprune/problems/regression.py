@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,21 +28,12 @@ class Regression(Problem):
         return config.num_labels == 1 and getattr(config, "problem_type", None) in (None, "regression")
 
     def labels(self, source):
-        table, name = source.table, source.task.label_column
         if source.config.num_labels != 1:
             raise InputError(
                 f"task {source.task.name!r} is a regression, but the model has {source.config.num_labels} outputs; "
                 f"use a model with num_labels 1"
             )
-        numbers = np.empty(len(table), dtype=np.float32)
-        for row, value in enumerate(table[name][:]):
-            try:
-                numbers[row] = float(value)
-            except (TypeError, ValueError):
-                numbers[row] = np.nan
-            if not np.isfinite(numbers[row]):
-                raise InputError(f"{source.name}: row {row + 1} of column {name!r} is {value!r}, not a number")
-        return pa.array(numbers)
+        return source.numbers()
 
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         return F.mse_loss(outputs.logits.squeeze(-1), batch["labels"].to(outputs.logits.device), reduction="none")

@@ -199,10 +199,12 @@ def real_rows(model_dir: Path, eval_file: str) -> list[list[str]]:
     InputError
         No pruned model, no such table, or no such columns in it.
     """
-    columns, table = read_manifest(model_dir)["text_columns"], read_table(eval_file)
+    manifest, table = read_manifest(model_dir), read_table(eval_file)
+    problem = problem_of(manifest["problem"])
+    columns = problem.texts_in(table, manifest["text_columns"])
     if missing := [name for name in columns if name not in table.column_names]:
         raise InputError(f"{eval_file}: there is no column {missing[0]!r}, which the model reads; {table.column_names}")
-    return rows_to_serve(table, columns)
+    return rows_to_serve(table, problem, columns)
 
 
 def seal(model_dir: Path, manifest: Mapping) -> Artifact:
@@ -292,9 +294,10 @@ def probe(model, model_dir: Path, manifest: Mapping, texts: list[list[str]] | No
     """The logits of a model, saved in ``model_dir``, for a few texts, those of an earlier probe where given."""
     if texts is None:
         pairs = zip(_TEXTS, _TEXTS[1:] + _TEXTS[:1])
-        texts = [list(pair) if len(manifest["text_columns"]) == 2 else [pair[0]] for pair in pairs]
+        columns = problem_of(manifest["problem"]).served(manifest["text_columns"])
+        texts = [list(pair) if len(columns) == 2 else [pair[0]] for pair in pairs]
     tokenizer = checkpoint.load_tokenizer(model_dir)
-    return Probe(texts=texts, logits=serving.logits(model, tokenizer, texts, manifest["max_length"]))
+    return Probe(texts=texts, logits=serving.logits(model, tokenizer, texts, manifest))
 
 
 def lineage_tags(evidence: Evidence) -> dict[str, str]:

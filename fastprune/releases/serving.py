@@ -50,18 +50,13 @@ def check_code(model_dir: Path) -> None:
             )
 
 
-def logits(model, tokenizer, texts: Sequence[Sequence[str]], max_length: int) -> list[list[float]]:
+def logits(model, tokenizer, texts: Sequence[Sequence[str]], manifest: Mapping) -> list[list[float]]:
     """What a model puts out for each row of texts, one row at a time, by the inputs of its evaluation."""
     import torch
 
-    put_out = []
-    for row in texts:
-        inputs = model_inputs.tokenize(tokenizer, model.config, [[text] for text in row], max_length)
-        with torch.inference_mode():
-            output = model(**model_inputs.pad(inputs, tokenizer.pad_token_id))
-        answer = [output[name] for name in ("logits", "start_logits", "end_logits") if name in output]
-        put_out.append(torch.cat(answer, 1)[0].flatten().tolist())
-    return put_out
+    problem, max_length = problem_of(manifest["problem"]), manifest["max_length"]
+    with torch.inference_mode():
+        return [problem.row_outputs(model, tokenizer, row, max_length).flatten().tolist() for row in texts]
 
 
 def check_answers(model, model_dir: Path, manifest: Mapping, texts: Sequence[Sequence[str]]) -> None:
@@ -73,17 +68,18 @@ def check_answers(model, model_dir: Path, manifest: Mapping, texts: Sequence[Seq
 
     from fastprune.releases.pyfunc_model import PrunedModel
 
-    problem, max_length = problem_of(manifest["problem"]), manifest["max_length"]
+    problem = problem_of(manifest["problem"])
     cut = [f"{text} " * 100 for text in texts[0]]
     if not problem.cuts_first:
         cut[0] = texts[0][0]
     texts = [*texts, ["It"] * len(cut), cut]
     served = PrunedModel()
-    settings = {name: manifest[name] for name in ("problem", "text_columns", "max_length")}
+    settings = {name: manifest[name] for name in ("problem", "max_length")}
+    settings["text_columns"] = problem.served(manifest["text_columns"])
     served.load_context(SimpleNamespace(artifacts=artifacts_of(model_dir, problem), model_config=settings))
     rows = pandas.DataFrame(texts, columns=columns_of(served.problem, len(cut)))
     told = problem.told(served.predict(None, rows))
-    expected = problem.expected(logits(model, checkpoint.load_tokenizer(model_dir), texts, max_length))
+    expected = problem.expected(logits(model, checkpoint.load_tokenizer(model_dir), texts, manifest))
     if expected is None:
         alone = [served.predict(None, rows[row : row + 1]) for row in range(len(rows))]
         expected = problem.told(pandas.concat(alone, ignore_index=True))
@@ -103,6 +99,13 @@ def artifacts_of(model_dir: str | Path, problem: Problem) -> dict[str, str]:
 def columns_of(answers: ModuleType, count: int) -> list[str]:
     """The names of a served model's columns, from the file of its answers and the number of its text columns."""
     return list(answers.COLUMNS) or ["text", "text_pair"][: max(count, 1)]
+
+
+def _type(kind: str):
+    """A column's type in a signature; ``double[]`` is a list in each row."""
+    from mlflow.types.schema import Array
+
+    return Array(kind.removesuffix("[]")) if kind.endswith("[]") else kind
 
 
 def difference(expected: float, found: float) -> float:
@@ -158,14 +161,15 @@ def log_version(
 
     from fastprune.releases.pyfunc_model import load_code
 
-    text_columns, asked = list(text_columns), problem_of(problem)
+    asked = problem_of(problem)
+    text_columns = asked.served(list(text_columns))
     answers = load_code("answers", asked.answers)
     inputs = columns_of(answers, len(text_columns))
     example = answers.EXAMPLE or (("A first sentence.", "Its pair.") if len(inputs) == 2 else ("A text to judge.",))
     signature = ModelSignature(
         # A single text goes without a name, so that plain lists of texts are accepted.
         inputs=Schema([ColSpec("string", column if len(inputs) > 1 else None) for column in inputs]),
-        outputs=Schema([ColSpec(kind, column) for column, kind in answers.OUTPUTS.items()]),
+        outputs=Schema([ColSpec(_type(kind), column) for column, kind in answers.OUTPUTS.items()]),
     )
     packages = ("mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")
 

@@ -11,6 +11,7 @@ from fastprune.data.preparation import prepare_rows, rows_to_serve, table_task
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
 from fastprune.model.card import write_card
+from fastprune.problem import problem_of
 from fastprune.stages.folders import SERVED, write_json, write_record
 from fastprune.store.artifacts import makes
 from fastprune.store.copies import local
@@ -37,6 +38,7 @@ def prepare(
     label_column: str = "",
     problem: str = "",
     metric: str = "",
+    pooling: str = "",
     max_length: int = 0,
     num_samples: int = 2048,
     seed: int = 0,
@@ -54,6 +56,8 @@ def prepare(
         The fine-tuned model: a local folder or a hub name.
     task : str
         A GLUE task or ``squad``; otherwise the two files, the columns and perhaps a problem and a metric.
+    pooling : str
+        Makes an embedding model of an encoder without a task head.
     validation_file : str
         The rows for an accuracy drop; by default a part of the training rows, kept out of the sample.
     num_samples, seed : int
@@ -73,12 +77,12 @@ def prepare(
     if task:
         asked, (train, held_out) = glue_task(task), load_glue(task)
     elif train_file and eval_file:
-        asked = table_task(source, tuple(text_columns), label_column, metric, max_length, problem)
+        asked = table_task(source, tuple(text_columns), label_column, metric, max_length, problem, pooling)
         train, held_out = read_table(train_file), read_table(eval_file)
     else:
         raise InputError("no data: name a task, or a train_file and an eval_file with their columns")
     tokenizer = checkpoint.load_tokenizer(source)
-    dense = checkpoint.load_dense(source, allow_untuned=allow_untuned)
+    dense = checkpoint.load_dense(source, allow_untuned=allow_untuned, pooling=pooling or None)
     rows = prepare_rows(
         train,
         held_out,
@@ -97,7 +101,8 @@ def prepare(
             rows.validation.save(folder / "validation")
     with new_folder(evaluation) as folder:
         rows.evaluation.save(folder)
-        write_json(folder / SERVED, {"texts": rows_to_serve(held_out, asked.text_columns)})
+        served = rows_to_serve(held_out, problem_of(asked.problem), asked.text_columns)
+        write_json(folder / SERVED, {"texts": served})
     settings = {
         "source": source,
         "source_sha256": checkpoint.digest(dense),

@@ -15,6 +15,8 @@ from fastprune.errors import InputError
 from fastprune.settings import (
     BATCH_TOKENS,
     OLD_NAMES,
+    POOLINGS,
+    RANKINGS,
     SELECTIONS,
     TUNINGS,
     Budget,
@@ -65,10 +67,11 @@ class Model(Section):
     train_file: str = ""
     eval_file: str = ""
     validation_file: str = ""
-    text_columns: list[_Given] = Field([], max_length=2)
+    text_columns: list[_Given] = Field([], max_length=3)
     label_column: str = ""
     problem: str = ""
     metric: str = ""
+    pooling: Literal[("", *POOLINGS)] = ""  # type: ignore[valid-type]
     max_length: int = Field(0, ge=0, le=_MOST)
 
     @model_validator(mode="after")
@@ -82,8 +85,8 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _has_data(self) -> Model:
-        own = (self.train_file, self.eval_file, self.text_columns, self.label_column)
-        if self.task and any((*own, self.problem, self.metric, self.max_length)):
+        own = (self.train_file, self.eval_file, self.text_columns, self.label_column or self.metric in RANKINGS)
+        if self.task and any((*own, self.problem, self.metric, self.pooling, self.max_length)):
             raise ValueError("task brings its own data, columns, problem, metric and length: leave those keys out")
         if not self.task and not all(own):
             raise ValueError("no data: give task, or all of train_file, eval_file, text_columns and label_column")

@@ -72,6 +72,7 @@ STAGES = (
             "label_column",
             "problem",
             "metric",
+            "pooling",
             "max_length",
             "num_samples",
             "seed",

@@ -53,7 +53,7 @@ def tune_masks(
     """
     student = slice_model(encoder, masks)
     heads, filters = masks.heads.clone(), masks.filters.clone()
-    first_alone = problem_of(problem).positions == "first"
+    first_alone = problem_of(problem).read_positions(encoder.model.config) == "first"
     first_token = frozenset({(encoder.num_layers - 1, "ffn")}) if first_alone else frozenset()
     stopped = None
     teacher = Teacher(encoder, batches, teacher_masks)

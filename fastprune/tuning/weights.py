@@ -59,7 +59,7 @@ def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progres
     """
     student = slice_model(teacher.encoder, masks)
     last = teacher.encoder.num_layers - 1
-    first_alone = problem_of(problem).positions == "first"
+    first_alone = problem_of(problem).read_positions(student.config) == "first"
     first_token = frozenset({(last, "attention"), (last, "ffn")}) if first_alone else frozenset()
     for system in walk(
         teacher, student, first_token=first_token, hold_back=HOLD_BACK, every_map=True, progress=progress

@@ -9,8 +9,10 @@ import pytest
 from fastprune.data import read_table
 from fastprune.data.preparation import as_table, prepare_rows, rows_to_serve, table_task
 from fastprune.errors import InputError
+from fastprune.problem import problem_of
 
 ROWS = [{"text": "a film", "label": 1}, {"text": "dull", "label": 0}]
+CLASSES = problem_of("classification")
 TABLE = datasets.Dataset.from_list(ROWS)
 
 
@@ -67,6 +69,6 @@ def test_evaluation_rows_that_are_training_rows_are_told(source, tiny_tokenizer,
 
 def test_rows_to_serve_are_short_and_long():
     table = datasets.Dataset.from_dict({"text": ["a" * size for size in range(1, 101)], "other": ["b"] * 100})
-    rows = rows_to_serve(table, ["text", "other"])
+    rows = rows_to_serve(table, CLASSES, ["text", "other"])
     assert [len(row[0]) for row in rows] == [1, 10, 19, 28, 37, 46, 55, 64, 73, 82, 91, 100]
-    assert rows_to_serve(table.select([4]), ["text"]) == [["aaaaa"]]
+    assert rows_to_serve(table.select([4]), CLASSES, ["text"]) == [["aaaaa"]]
