@@ -26,6 +26,7 @@ COMMANDS = {
     "enable": (_CLUSTER, "enable", "Let a schedule begin runs again."),
     "disable": (_CLUSTER, "disable", "Stop a schedule from beginning runs."),
     "unschedule": (_CLUSTER, "unschedule", "Delete a schedule; its runs stay."),
+    "reproduce": ("fastprune.cli.reproduce", "reproduce", "Measure the paper's grid of models, tasks and budgets."),
     "stage": ("fastprune.cli.stage", "stage", "Run one task of a configuration, as Airflow and pods do."),
     "register": (_RELEASES, "register", "Make a pruned model a version of a registered model."),
     "promote": (_RELEASES, "promote", "Make a version the champion, if the policy lets it."),

@@ -6,8 +6,10 @@ import difflib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -15,7 +17,9 @@ from pydantic import ValidationError
 from fastprune.errors import InputError
 from fastprune.settings import Budget
 from fastprune.store.bounded import CONFIG_BYTES, decode, parse_yaml, read_bytes
-from fastprune.sweep.config import Section, Sweep
+from fastprune.sweep.config import Model, Section, Sweep
+
+_Kind = TypeVar("_Kind", bound=Section)
 
 
 def read_config(path: str | Path, *, here: bool = True) -> Sweep:
@@ -49,14 +53,20 @@ def read_config(path: str | Path, *, here: bool = True) -> Sweep:
 
 def parse_config(text: str, path: Path, *, here: bool = True) -> Sweep:
     """:func:`read_config` of a file's content."""
+    sweep, node = validated(Sweep, text, path)
+    return _with_files(sweep, path, node, here)
+
+
+def validated(kind: type[_Kind], text: str, path: Path) -> tuple[_Kind, yaml.Node]:
+    """A section and the YAML that it was read from. Raises InputError with the line of whatever is wrong."""
     document, node = parse_yaml(text, path)
     if node is None or not isinstance(document, dict):
-        raise InputError(f"{path}: a configuration is a mapping with name, models and budgets")
+        needed = [name for name, field in kind.model_fields.items() if field.is_required()]
+        raise InputError(f"{path}: a configuration is a mapping with {', '.join(needed)}")
     try:
-        sweep = Sweep.model_validate(document)
+        return kind.model_validate(document), node
     except ValidationError as error:
         raise InputError("\n".join(_explain(dict(problem), path, node) for problem in error.errors())) from error
-    return _with_files(sweep, path, node, here)
 
 
 def _explain(problem: dict, path: Path, node: yaml.Node) -> str:
@@ -97,40 +107,48 @@ def _line(node: yaml.Node, loc: list) -> int:
     return line + 1
 
 
-def _with_files(sweep: Sweep, path: Path, node: yaml.Node, here: bool) -> Sweep:
-    """Resolve the paths, and put the policy's content in place of its file."""
+def with_files(models: Sequence[Model], path: Path, node: yaml.Node, here: bool = True) -> list[Model]:
+    """Models of a configuration with their paths resolved. Raises InputError for a file that is not there."""
 
-    def found(value: str, *loc: str | int, hub: bool = False) -> str:
-        if not value or value.startswith("s3://"):
-            return value
-        file = path.parent / value
-        where = f"{path}, line {_line(node, list(loc))}: {'.'.join(map(str, loc))}"
-        if hub and not value.startswith((".", "/")) and not (here and os.path.exists(file)):
-            return value
-        if here and not os.path.exists(file):
-            raise InputError(f"{where}: there is no {file}")
-        if here and not hub and not os.path.isfile(file):
-            raise InputError(f"{where}: {file} is a folder, a pipe or a device; give a regular file")
-        if not here and not Path(value).is_absolute():
-            raise InputError(
-                f"{where}: {value} is a path on this machine, which the cluster's containers do not have; "
-                "use s3://, or the absolute path of a volume that is mounted in them"
-            )
-        return str(file.resolve()) if here else value
+    def found(model: Model, index: int, key: str, hub: bool = False) -> str:
+        return _found(getattr(model, key), ("models", index, key), path, node, here, hub)
 
-    models = [
+    return [
         model.model_copy(
             update={
-                "source": found(model.source, "models", index, "source", hub=True),
-                **{
-                    key: found(getattr(model, key), "models", index, key)
-                    for key in ("train_file", "eval_file", "validation_file")
-                },
+                "source": found(model, index, "source", hub=True),
+                **{key: found(model, index, key) for key in ("train_file", "eval_file", "validation_file")},
             }
         )
-        for index, model in enumerate(sweep.models)
+        for index, model in enumerate(models)
     ]
-    latency = sweep.latency.model_copy(update={"lut": found(sweep.latency.lut, "latency", "lut")})
+
+
+def _found(value: str, loc: Sequence[str | int], path: Path, node: yaml.Node, here: bool, hub: bool = False) -> str:
+    """A path in the configuration as it is used; ``hub`` if it may be the name of a model on the hub."""
+    if not value or value.startswith("s3://"):
+        return value
+    file = path.parent / value
+    where = f"{path}, line {_line(node, list(loc))}: {'.'.join(map(str, loc))}"
+    if hub and not value.startswith((".", "/")) and not (here and os.path.exists(file)):
+        return value
+    if here and not os.path.exists(file):
+        raise InputError(f"{where}: there is no {file}")
+    if here and not hub and not os.path.isfile(file):
+        raise InputError(f"{where}: {file} is a folder, a pipe or a device; give a regular file")
+    if not here and not Path(value).is_absolute():
+        raise InputError(
+            f"{where}: {value} is a path on this machine, which the cluster's containers do not have; "
+            "use s3://, or the absolute path of a volume that is mounted in them"
+        )
+    return str(file.resolve()) if here else value
+
+
+def _with_files(sweep: Sweep, path: Path, node: yaml.Node, here: bool) -> Sweep:
+    """Resolve the paths, and put the policy's content in place of its file."""
+    models = with_files(sweep.models, path, node, here)
+    lut = _found(sweep.latency.lut, ("latency", "lut"), path, node, here)
+    latency = sweep.latency.model_copy(update={"lut": lut})
     release = sweep.release
     if release.policy:
         from fastprune.releases.policy import parse_policy, read_policy
