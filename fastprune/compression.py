@@ -26,7 +26,9 @@ from fastprune.manifest import compare_latency, make_manifest, size_metrics
 from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
 from fastprune.model.card import write_card
+from fastprune.model.images import reader_of
 from fastprune.model.masks import Masks
+from fastprune.model.refusals import check_tokenizer
 from fastprune.search.cost import Cost
 from fastprune.settings import Budget, Method, settings_of
 from fastprune.store import keys, signatures
@@ -64,7 +66,7 @@ class Compressed:
 
 def compress(
     model: str | Path | transformers.PreTrainedModel,
-    tokenizer: transformers.PreTrainedTokenizerBase | None = None,
+    tokenizer: Any = None,
     dataset: Table | None = None,
     *,
     task: Task,
@@ -90,7 +92,7 @@ def compress(
     ----------
     model : str, Path or PreTrainedModel
         A local folder, a hub name or a model in memory (left as it was: mode, device, gradients).
-    tokenizer : PreTrainedTokenizerBase, optional
+    tokenizer : PreTrainedTokenizerBase or image processor, optional
         By default the one beside ``model``.
     dataset : path or datasets.Dataset
         Rows from which the pruning sample is drawn, never those of ``evaluation``. They need labels only with
@@ -156,9 +158,8 @@ def compress(
             check_output(output_dir, checkpoint.saved_bytes(dense))
         with timed(seconds, "prepare"):
             source = str(dense.name_or_path) if isinstance(model, transformers.PreTrainedModel) else str(model)
-            if tokenizer is None:
-                tokenizer = checkpoint.load_tokenizer(source)
-            checkpoint.check_tokenizer(tokenizer, source)
+            tokenizer = checkpoint.load_tokenizer(source) if tokenizer is None else reader_of(tokenizer)
+            check_tokenizer(tokenizer, source)
             rows = prepare_rows(
                 as_table(dataset, "dataset"),
                 as_table(evaluation, "evaluation"),

@@ -47,13 +47,13 @@ def compare_latency(
         rows = split.select(list(range(min(LATENCY_BATCH, len(split)))))
         batch, threads = make_batches(rows, LATENCY_BATCH, pad_token_id)[0], 0
     else:
-        batch, threads = full_batch(table.batch_size, table.seq_len), table.threads
+        batch, threads = full_batch(table.batch_size, table.seq_len, dense.config), table.threads
         table.warn_unless(
             device=device_name(dense.device),
             dtype=str(dense.dtype).removeprefix("torch."),
             attention=dense.config._attn_implementation,
         )
-    size, length = batch["input_ids"].shape
+    size, length = batch["attention_mask"].shape
     with torch_threads(threads):
         times = measure_latency({"dense": dense, "pruned": pruned}, batch)
         threads = torch.get_num_threads()

@@ -54,8 +54,9 @@ class Problem(ABC):
         Whether it is the problem of a model that it takes where none is named.
     cuts_first : bool
         Whether the first text may be cut where texts are too long.
-    answers : Path
+    answers : Path, optional
         The file that turns outputs into served answers. It is copied beside the served model, and needs no fastprune.
+        Without one its models cannot be registered.
     """
 
     heads: ClassVar[tuple[str, ...]]
@@ -69,7 +70,7 @@ class Problem(ABC):
     positions: ClassVar[Literal["first", "every"]] = "first"
     usual: ClassVar[bool] = True
     cuts_first: ClassVar[bool] = True
-    answers: ClassVar[Path]
+    answers: ClassVar[Path | None]
 
     @abstractmethod
     def takes(self, config: transformers.PretrainedConfig) -> bool:

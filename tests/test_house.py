@@ -17,6 +17,7 @@ ROOT = Path(fastprune.__file__).parents[1]
 FOLDERS = {"fastprune": ROOT / "fastprune", "fastprune.components": ROOT / "components"}
 FOLDERS["fastprune.pipelines"] = ROOT / "pipelines"
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "boto3": "boto3",
     "botocore": "boto3",
     "google": "protobuf",

@@ -10,17 +10,21 @@ from transformers import (
     BertConfig,
     CamembertConfig,
     DebertaV2Config,
+    DeiTConfig,
     DistilBertConfig,
     ElectraConfig,
     ModernBertConfig,
     MPNetConfig,
     PreTrainedModel,
     RobertaConfig,
+    ViTConfig,
     XLMRobertaConfig,
 )
 from transformers import models as hf
 
 from fastprune.model.architectures import Encoder
+from fastprune.model.images import image_shape, image_tokens
+from fastprune.model.losses import inputs_of
 from fastprune.model.masks import Masks
 from fastprune.problem import problem_of
 
@@ -37,8 +41,18 @@ FAMILIES = {
     "modernbert": ("ModernBert", ModernBertConfig, hf.modernbert),
     "modernbert, biases": ("ModernBert", ModernBertConfig, hf.modernbert),
 }
+IMAGES = {"vit": ("ViT", ViTConfig, hf.vit), "deit": ("DeiT", DeiTConfig, hf.deit)}
 PROBLEMS = ("classification", "regression", "question-answering")
+CASES = [
+    *((family, problem) for family in FAMILIES for problem in PROBLEMS),
+    *((family, "image-classification") for family in IMAGES),
+]
+"""Every family with every problem that it has."""
+
+EVERY = [*FAMILIES, *IMAGES]
+
 VOCABULARY = 50
+IMAGE = {"image_size": [4, 6], "patch_size": 2, "num_channels": 2}
 
 
 def unsupported() -> PreTrainedModel:
@@ -65,7 +79,8 @@ def build(
     **options,
 ) -> PreTrainedModel:
     """A random model of hidden size 16 with 4 heads; weights and biases large enough to matter."""
-    prefix, config_class, module = FAMILIES[family]
+    prefix, config_class, module = (FAMILIES | IMAGES)[family]
+    problem = "image-classification" if family in IMAGES else problem
     names = {
         "hidden_size": 16,
         "num_hidden_layers": num_layers,
@@ -87,20 +102,16 @@ def build(
         "deberta-v2": {**relative, "norm_rel_ebd": "layer_norm", "type_vocab_size": 0},
         "deberta-v2, keys shared": {**relative, "share_att_key": True},
         "modernbert": modern,
-        "modernbert, biases": modern | dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias"), True),
+        "modernbert, biases": modern
+        | dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias"), True)
+        | {"classifier_pooling": "mean"},
     }.get(family, {})
-    num_labels = {"classification": 3, "regression": 1, "question-answering": 2, "token-classification": 5}[problem]
-    config = config_class(
-        vocab_size=VOCABULARY,
-        max_position_embeddings=40,
-        num_labels=num_labels,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-        **names,
-        **options,
-    )
-    [head] = problem_of(problem).heads
+    num_labels = {"regression": 1, "question-answering": 2, "token-classification": 5}.get(problem, 3)
+    tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    texts = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, **tokens}
+    reads = IMAGE if family in IMAGES else texts
+    config = config_class(num_labels=num_labels, **reads, **names, **options)
+    head = problem_of(problem).heads[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = getattr(module, f"{prefix}{head}")(config).eval()
@@ -112,14 +123,18 @@ def build(
 
 
 def random_batches(model: PreTrainedModel, problem: str, lengths: list[list[int]], seed: int = 0) -> list[dict]:
-    """A batch a list of lengths, padded on the right with tokens that a leak would show."""
+    """A batch a list of lengths, padded on the right with tokens that a leak would show; images are all of one."""
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for sizes in lengths:
-        ids = torch.randint(3, VOCABULARY, (len(sizes), max(sizes)), generator=generator)
-        mask = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).long()
-        ids[mask == 0] = model.config.pad_token_id
-        batch = {"input_ids": ids, "attention_mask": mask}
+        if tokens := image_tokens(model.config):
+            pixels = torch.randn(len(sizes), *image_shape(model.config), generator=generator)
+            batch = {"pixel_values": pixels, "attention_mask": torch.ones(len(sizes), tokens, dtype=torch.int64)}
+        else:
+            ids = torch.randint(3, VOCABULARY, (len(sizes), max(sizes)), generator=generator)
+            mask = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).long()
+            ids[mask == 0] = model.config.pad_token_id
+            batch = {"input_ids": ids, "attention_mask": mask}
         if problem == "question-answering":
             for name in ("start_positions", "end_positions"):
                 batch[name] = torch.tensor([int(torch.randint(size, (), generator=generator)) for size in sizes])
@@ -140,7 +155,7 @@ def one_by_one(batches: list[dict], problem: str = "classification") -> list[dic
     singles = []
     for batch in batches:
         for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
-            length = None if problem == "question-answering" else length
+            length = None if problem in ("question-answering", "image-classification") else length
             singles.append(
                 {
                     name: value[row : row + 1, :length] if value.ndim > 1 else value[row : row + 1]
@@ -148,6 +163,11 @@ def one_by_one(batches: list[dict], problem: str = "classification") -> list[dic
                 }
             )
     return singles
+
+
+def batch_for(model: PreTrainedModel) -> dict:
+    """Three examples, of unlike lengths where they are texts."""
+    return random_batches(model, "classification", [[9, 4, 1]])[0]
 
 
 def random_masks(encoder: Encoder, seed: int = 0, *, scaled: bool = False) -> Masks:
@@ -175,7 +195,7 @@ def extreme_masks(encoder: Encoder) -> Masks:
 def logits_of(model: PreTrainedModel, batch: dict) -> Tensor:
     """All logits of a batch as one tensor; those at padding are left out."""
     with torch.no_grad():
-        outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        outputs = model(**inputs_of(batch, "cpu"))
     if "logits" in outputs:
         return outputs.logits
     return torch.stack([outputs.start_logits, outputs.end_logits])[:, batch["attention_mask"].bool()]

@@ -23,7 +23,7 @@ from fastprune.store.output import check_output
 @click.option(
     "--train-file",
     type=click.Path(path_type=Path),
-    help="Rows to draw the pruning sample from: .csv, .tsv, .jsonl, .parquet, or SQuAD's .json.",
+    help="Rows to draw the pruning sample from: .csv, .tsv, .jsonl, .parquet, SQuAD's .json, or a folder of images.",
 )
 @click.option("--eval-file", type=click.Path(path_type=Path), help="Rows to evaluate on.")
 @click.option(

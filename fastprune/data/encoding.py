@@ -12,6 +12,7 @@ from fastprune.data.splits import Split, arrow_of, make_split
 from fastprune.data.tasks import Task
 from fastprune.deadline import Slow, within
 from fastprune.errors import InputError
+from fastprune.model.images import ImageReader
 from fastprune.problem import problem_of
 
 PATIENCE, PACE = 60.0, 50_000
@@ -67,10 +68,13 @@ def encode(
         raise InputError(f"{source.name}: the table has no rows")
     rows = np.arange(len(table)) if rows is None else np.asarray(rows)
     seconds = PATIENCE + arrow_of(table).nbytes / PACE * len(rows) / len(table)
+    if isinstance(tokenizer, ImageReader):
+        seconds += len(rows)  # whose files may lie elsewhere
     features, examples = _in_time(
         source.name, seconds, lambda: problem.encode(source, rows, labelled=labelled, for_evaluation=for_evaluation)
     )
-    source.check_vocabulary(features)
+    if "input_ids" in features.column_names:
+        source.check_vocabulary(features)
     return make_split(task, features, examples)
 
 

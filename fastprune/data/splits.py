@@ -223,7 +223,7 @@ def order_rows(split: Split, batch_size: int, *, by_length: bool = True) -> list
         raise InputError(f"batch_size is {batch_size}; use at least 1")
     rows = np.arange(len(split))
     if by_length:
-        tokens = arrow_of(split.features.select_columns("input_ids"))["input_ids"]
+        tokens = arrow_of(split.features.select_columns("attention_mask"))["attention_mask"]
         rows = np.argsort(-pc.list_value_length(tokens).to_numpy(), kind="stable")
     return [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
 
@@ -236,6 +236,8 @@ def collate(split: Split, rows: np.ndarray, pad_token_id: int) -> dict[str, torc
     names = [name for name in (*MODEL_INPUTS, *LABELS) if name in split.features.column_names]
     values = split.features.select_columns(names)[rows.tolist()]
     batch = pad({name: values[name] for name in names if name not in LABELS}, pad_token_id)
+    if "pixel_values" in split.features.column_names:
+        batch["pixel_values"] = _pixels(split, rows)
     return batch | {name: _targets(values[name]) for name in names if name in LABELS}
 
 
@@ -247,6 +249,16 @@ def _targets(rows: list) -> torch.Tensor:
         return torch.tensor(rows, dtype=torch.int64)
     each = [torch.tensor(row, dtype=torch.int64) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(each, batch_first=True, padding_value=IGNORED)
+
+
+def _pixels(split: Split, rows: np.ndarray) -> torch.Tensor:
+    """Pixels [rows, channels, height, width] float32."""
+    values = split.features.select_columns("pixel_values").with_format("arrow")[rows.tolist()]["pixel_values"]
+    array, shape = values.combine_chunks(), [len(rows)]
+    while pa.types.is_fixed_size_list(array.type):
+        shape.append(array.type.list_size)
+        array = array.flatten()
+    return torch.from_numpy(array.to_numpy().reshape(shape).copy())
 
 
 def make_batches(

@@ -24,6 +24,7 @@ from fastprune.data.bounds import (
     read_text,
     too_much,
 )
+from fastprune.data.images import read_image_folder
 from fastprune.data.parquet import read_parquet
 from fastprune.errors import InputError
 from fastprune.store.bounded import DEPTH, TOO_DEEP, check_depth, check_regular, without_twins
@@ -56,8 +57,8 @@ def read_table(path: str | Path) -> Dataset:
     Parameters
     ----------
     path
-        A ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file, or a ``.json`` file in SQuAD's nested format; it may
-        lie at ``s3://``.
+        A ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file, a ``.json`` file in SQuAD's nested format, or a folder
+        with a folder of images for each class; it may lie at ``s3://``.
 
     Returns
     -------
@@ -72,6 +73,8 @@ def read_table(path: str | Path) -> Dataset:
         :mod:`fastprune.data.bounds`.
     """
     path = Path(local(path))
+    if path.is_dir():
+        return read_image_folder(path)
     try:
         size = check_regular(path)
     except OSError as error:

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastprune.errors import InputError
-from fastprune.model.architectures import Encoder
+from fastprune.model.architectures import Encoder, reads_first
 from fastprune.model.finite import check_finite
 from fastprune.model.tensors import read_tensors
 from fastprune.problem import problem_of
@@ -164,7 +164,7 @@ def estimate_curvature(
     generator = torch.Generator(device="cpu")
     tokens = dict.fromkeys(projections, 0)
     asked = problem_of(problem)
-    last = len(layers) - 1 if asked.read_positions(model.config) == "first" else None  # where only [CLS] is read on
+    last = len(layers) - 1 if reads_first(model, problem) else None  # where only [CLS] is read on
     pad = torch.empty(0)  # the attention mask of the batch at hand
 
     def listen(key):
@@ -215,7 +215,7 @@ def estimate_curvature(
 
 def evenly_spaced(batches: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
     """Batches of about ``EXAMPLES`` examples, evenly spaced from the first on; all of them where there are no more."""
-    examples = sum(len(batch["input_ids"]) for batch in batches)
+    examples = sum(len(next(iter(batch.values()))) for batch in batches)
     if examples <= EXAMPLES:
         return list(batches)
     number = -(-len(batches) * EXAMPLES // examples)  # rounded up, so that there is always one

@@ -100,7 +100,7 @@ def estimate_fisher(
         for parameter in trainable:
             parameter.requires_grad_(False)
         for batch in tqdm(batches, desc=f"Fisher ({estimator})", unit="batch", disable=not progress):
-            size = (len(batch["input_ids"]),) if estimator == "per_sample" else ()
+            size = (len(batch["attention_mask"]),) if estimator == "per_sample" else ()
             heads = torch.ones(*size, encoder.num_layers, encoder.num_heads, device=encoder.device, requires_grad=True)
             filters = torch.ones(
                 *size, encoder.num_layers, encoder.num_filters, device=encoder.device, requires_grad=True

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder
+from fastprune.model.images import image_tokens
 from fastprune.model.masks import Masks
 from fastprune.model.model_inputs import longest_input
 from fastprune.settings import BATCH_TOKENS, THREADS
@@ -201,7 +202,9 @@ def check_batch(batch_size: int, seq_len: int, config: transformers.PreTrainedCo
     """Raise InputError unless a table can be measured on such a batch of the model."""
     if batch_size < 1 or seq_len < 1:
         raise InputError(f"batch_size and seq_len must be at least 1; got {batch_size} and {seq_len}")
-    if seq_len > longest_input(config):
+    if (own := image_tokens(config)) and seq_len != own:
+        raise InputError(f"seq_len is {seq_len}, and an image makes {own} tokens of the model; give that")
+    if not own and seq_len > longest_input(config):
         raise InputError(f"seq_len is {seq_len}, and the model takes {longest_input(config)} tokens at most")
     if batch_size * seq_len > BATCH_TOKENS:
         raise InputError(

@@ -27,7 +27,8 @@ from fastprune.environment import code_version, device_name, driver_version
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable, check_batch
 from fastprune.latency.timing import Latency, full_batch, milliseconds, steady_allocator, torch_threads
-from fastprune.model.architectures import Encoder, describe, layers_of, usual_attention
+from fastprune.model.architectures import Encoder, auto_class, describe, layers_of, usual_attention
+from fastprune.model.images import image_tokens
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 from fastprune.settings import THREADS
@@ -277,7 +278,9 @@ class Bench:
 
     def __init__(self, model, batch_size: int, seq_len: int):
         self.encoder: Encoder = describe(model)
-        self.batch = {name: values.to(model.device) for name, values in full_batch(batch_size, seq_len).items()}
+        self.batch = {
+            name: values.to(model.device) for name, values in full_batch(batch_size, seq_len, model.config).items()
+        }
         self.states, self.options = layer_inputs(self.encoder, self.batch)
 
     def run(self, layers) -> None:
@@ -344,10 +347,10 @@ def thin_model(config: transformers.PreTrainedConfig, attention: str, dtype: tor
     """A model of random weights with few layers and a small vocabulary."""
     config = copy.deepcopy(config)
     config.num_hidden_layers = min(config.num_hidden_layers, LAYERS)
-    config.vocab_size = VOCABULARY
-    config.pad_token_id = min(config.pad_token_id or 0, VOCABULARY - 1)
-    answering = (config.architectures or [""])[0].endswith("ForQuestionAnswering")
-    auto = transformers.AutoModelForQuestionAnswering if answering else transformers.AutoModelForSequenceClassification
+    if not image_tokens(config):
+        config.vocab_size = VOCABULARY
+        config.pad_token_id = min(config.pad_token_id or 0, VOCABULARY - 1)
+    auto = auto_class(config)
     try:
         return auto.from_config(config, attn_implementation=attention, dtype=dtype).eval()
     except (ValueError, ImportError) as error:

@@ -12,7 +12,9 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
+from fastprune.model.images import image_shape, image_tokens
 from fastprune.model.losses import inputs_of
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt
@@ -104,7 +106,10 @@ def torch_threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def full_batch(batch_size: int, seq_len: int) -> dict[str, Tensor]:
-    """Model inputs [batch_size, seq_len] without padding."""
+def full_batch(batch_size: int, seq_len: int, config: PreTrainedConfig | None = None) -> dict[str, Tensor]:
+    """Model inputs [batch_size, seq_len] without padding; images where ``config`` is of a model of them."""
+    if config is not None and image_tokens(config):
+        pixels = torch.linspace(-1, 1, batch_size).reshape(-1, 1, 1, 1).expand(-1, *image_shape(config)).contiguous()
+        return {"pixel_values": pixels, "attention_mask": torch.ones(batch_size, seq_len, dtype=torch.int64)}
     ids = torch.arange(batch_size * seq_len).reshape(batch_size, seq_len) % 40 + 5  # tokens that any vocabulary has
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -18,8 +18,9 @@ from transformers.activations import ACT2FN
 
 from fastprune.errors import InputError
 from fastprune.model.families import FAMILIES, BlockPaths
+from fastprune.model.images import image_tokens
 from fastprune.model.refusals import check_class, check_linears, check_positions
-from fastprune.problem import fits, head_of, problem_names
+from fastprune.problem import fits, head_of, problem_names, problem_of
 from fastprune.settings import POOLINGS
 
 Kind = Literal["attention", "ffn"]
@@ -135,7 +136,7 @@ def check_supported(config) -> None:
         fault = f"cannot be pruned: {why}" if why else "is not supported"
         raise InputError(f"architecture {config.model_type!r} {fault}; supported: {', '.join(FAMILIES)}")
     named = (getattr(config, "architectures", None) or [""])[0]
-    if named and head_of(named) is None:
+    if named and head_of(named) not in FAMILIES[config.model_type].heads:
         raise InputError(
             f"a {named} cannot be pruned: it has no fine-tuned task head that fastprune supports; "
             f"supported: {', '.join(problem_names())}"
@@ -218,7 +219,7 @@ def _shapes(block: Block, encoder: Encoder) -> list[tuple[str, nn.Linear, int, i
 
 def layers_of(model: transformers.PreTrainedModel) -> tuple[Layer, ...]:
     """The layers of a dense or of a sliced model."""
-    family = FAMILIES[model.config.model_type]
+    family = FAMILIES[model.config.model_type].as_built(model.base_model)
     shared = ("query", "key") if getattr(model.config, family.positions_shared or "-", False) else ()
     return tuple(
         Layer(module, _block("attention", family.attention, module, shared), _block("ffn", family.ffn, module, ()))
@@ -265,6 +266,18 @@ def _norm(within: nn.Module, path: str) -> nn.Module:
     return within.get_submodule(path) if path else nn.Identity()
 
 
+def reads_mean(model: transformers.PreTrainedModel) -> bool:
+    """Whether the task head reads the mean of the last layer's states over the tokens."""
+    pooling = FAMILIES[model.config.model_type].pooling
+    classifies = head_of(type(model).__name__) == "ForSequenceClassification"
+    return classifies and getattr(model.config, pooling or "-", "cls") == "mean"
+
+
+def reads_first(model: transformers.PreTrainedModel, problem: str) -> bool:
+    """Whether the task head reads the first token of the last layer alone."""
+    return problem_of(problem).read_positions(model.config) == "first" and not reads_mean(model)
+
+
 def kinds_of(config) -> list[str] | None:
     """What each layer attends to, where layers differ in that."""
     name = FAMILIES[config.model_type].layer_kinds
@@ -276,6 +289,13 @@ def windows_of(config) -> tuple[int | None, ...]:
     kinds = kinds_of(config) or [""] * config.num_hidden_layers
     width = getattr(config, FAMILIES[config.model_type].window or "-", 0) // 2 * 2 + 1
     return tuple(width if kind == "sliding_attention" else None for kind in kinds)
+
+
+def auto_class(config) -> Any:
+    """The class of transformers that makes the model of a configuration, its task head told by ``architectures``."""
+    usual = "ForImageClassification" if image_tokens(config) else "ForSequenceClassification"
+    head = head_of((config.architectures or [""])[0]) or usual
+    return getattr(transformers, f"AutoModel{head.removeprefix('Model')}")
 
 
 def usual_attention(model_type: str | None) -> str:

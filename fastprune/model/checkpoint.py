@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -15,11 +16,19 @@ from safetensors import SafetensorError
 
 from fastprune.errors import InputError
 from fastprune.model import sentence
-from fastprune.model.architectures import check_supported, describe, usual_attention
+from fastprune.model.architectures import auto_class, check_supported, describe, usual_attention
+from fastprune.model.families import FAMILIES
+from fastprune.model.images import load_image_reader
 from fastprune.model.precision import NAME, note_precision, precision_of, save_weights, stored_precision
-from fastprune.model.refusals import check_adapters, check_class, check_placed, check_size, check_values
+from fastprune.model.refusals import (
+    check_adapters,
+    check_class,
+    check_placed,
+    check_size,
+    check_tokenizer,
+    check_values,
+)
 from fastprune.model.tokenizer_files import FILE_BYTES, check_tokenizer_files
-from fastprune.problem import head_of
 from fastprune.store.bounded import check_regular, read_json
 from fastprune.store.copies import local
 from fastprune.store.output import new_folder
@@ -69,10 +78,8 @@ def load_dense(
         weights, or a weight that is not finite.
     """
     config = load_config(name, pooling)
-    head = head_of((config.architectures or [""])[0]) or "ForSequenceClassification"
-    auto = getattr(transformers, f"AutoModel{head.removeprefix('Model')}")
     with _reading(name):
-        model, loading = auto.from_pretrained(
+        model, loading = auto_class(config).from_pretrained(
             local(name),
             config=config,
             use_safetensors=True,
@@ -178,13 +185,17 @@ def read_object(file: Path) -> dict:
     return document
 
 
-def load_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
-    """The tokenizer beside a model. Raises InputError when there is none."""
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer beside a model, or the image processor of one of images. Raises InputError when there is none."""
     folder, missing = (
         Path(local(name)),
         f"{name}: there are no tokenizer files beside the model; save its tokenizer there",
     )
     _check_folder(local(name))
+    with _reading(name):
+        raw, _ = transformers.PreTrainedConfig.get_config_dict(local(name))
+        if (family := FAMILIES.get(str(raw.get("model_type")))) and family.image_tokens:
+            return load_image_reader(local(name), name)
     if folder.is_dir() and not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
         raise InputError(missing)
     with _reading(name):
@@ -196,21 +207,6 @@ def load_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
         raise InputError(missing)
     check_tokenizer(tokenizer, name)
     return tokenizer
-
-
-def check_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase, name: str | Path) -> None:
-    """Raise InputError for a tokenizer that batches cannot be made with."""
-    if tokenizer.pad_token_id is None:
-        raise InputError(
-            f"{name}: the tokenizer {type(tokenizer).__name__} has no padding token; set tokenizer.pad_token to the "
-            "model's and save it again"
-        )
-    longest = tokenizer.model_max_length
-    if isinstance(longest, bool) or not isinstance(longest, int | float) or longest < 3:
-        raise InputError(
-            f"{name}: model_max_length of the tokenizer is {longest!r}, and must be a number of tokens of at least 3; "
-            "correct tokenizer_config.json"
-        )
 
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transformers.PreTrainedModel:
@@ -340,7 +336,8 @@ def write_model(
             config["dtype"] = str(precision_of(model)).removeprefix("torch.")
 
     _edit(folder / "config.json", as_the_source)
-    _edit(folder / "tokenizer_config.json", lambda config: config.pop("auto_map", None))  # of code that is not here
+    if (folder / "tokenizer_config.json").exists():
+        _edit(folder / "tokenizer_config.json", lambda config: config.pop("auto_map", None))  # of code that is not here
 
 
 def _edit(file: Path, change: Callable[[dict], object]) -> None:

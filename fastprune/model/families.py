@@ -89,12 +89,18 @@ class Family:
         Attention's argument with a plane for each head of the dense model [B, H, T, T]: kept heads need their own.
     positions_shared : str
         A switch of the configuration: with it query and key project the positions too, not the stream alone.
+    pooling : str
+        The configuration's name for what a text classifier reads: "cls", the first token, or "mean", that of all.
     layer_kinds : str
         The configuration's name for a list of what each layer attends to. Then its layers get different arguments.
     window : str
         The configuration's name for how many tokens a layer of the kind ``sliding_attention`` attends to.
     attentions : tuple of str
         Its attention implementations, the usual one first.
+    image_tokens : int
+        Of a model of images, the tokens beside those of the patches; 0 of a model of texts.
+    older : Family, optional
+        The same where an older version of transformers builds it: told by the path of the layers.
     """
 
     name: str
@@ -108,9 +114,19 @@ class Family:
     filters: str = "intermediate_size"
     head_bias: str = ""
     positions_shared: str = ""
+    pooling: str = ""
     layer_kinds: str = ""
     window: str = ""
     attentions: tuple = ("sdpa", "eager")
+    image_tokens: int = 0
+    older: "Family | None" = None
+
+    def as_built(self, base):
+        """This entry, or the older one, whichever has the paths of a base model (a module of torch)."""
+        here = base
+        for name in self.layers.split("."):
+            here = getattr(here, name, None)
+        return self if here is not None or self.older is None else self.older
 
 
 _NAMES = ("query", "key", "value")
@@ -130,6 +146,43 @@ def _heads(classifier, answers=Head(("qa_outputs",)), tags=Head(("classifier",))
 
 def _bert(name, classifier):
     return Family(name, "encoder.layer", _ATTENTION, _FFN, "attention.self", _COUNTS, _heads(classifier))
+
+
+def _vit(name, image_tokens):
+    norms = {"attention": "layernorm_before", "ffn": "layernorm_after"}
+    heads = {"ForImageClassification": Head(("classifier",))}
+    older = Family(
+        name,
+        "encoder.layer",
+        BlockPaths(
+            {name: f"attention.attention.{name}" for name in _NAMES},
+            "attention.output.dense",
+            before=norms["attention"],
+            mix="attention",
+        ),
+        BlockPaths({"ffn_input": "intermediate.dense"}, "output.dense", before=norms["ffn"], mix="intermediate"),
+        "attention.attention",
+        _COUNTS,
+        heads,
+        norm="layernorm",
+    )
+    return Family(
+        name,
+        "layers",
+        BlockPaths(
+            {name: f"attention.{name[0]}_proj" for name in _NAMES},
+            "attention.o_proj",
+            before=norms["attention"],
+            mix="attention",
+        ),
+        BlockPaths({"ffn_input": "mlp.fc1"}, "mlp.fc2", before=norms["ffn"], mix="mlp"),
+        "attention",
+        _COUNTS,
+        heads,
+        norm="layernorm",
+        image_tokens=image_tokens,
+        older=older,
+    )
 
 
 FAMILIES = {
@@ -184,8 +237,11 @@ FAMILIES = {
         ("num_heads", "all_head_size"),
         _heads(_MODERN, _MODERN, _MODERN),
         norm="final_norm",
+        pooling="classifier_pooling",
         layer_kinds="layer_types",
         window="local_attention",
     ),
+    "vit": _vit("ViT", 1),
+    "deit": _vit("DeiT", 2),
 }
 """By transformers' ``model_type``."""

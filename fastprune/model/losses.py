@@ -16,7 +16,8 @@ LABELS = ("labels", "start_positions", "end_positions")
 
 def inputs_of(batch: Mapping[str, Tensor], device) -> dict[str, Tensor]:
     """The part of a batch that the model reads, without its labels, on ``device``."""
-    return {name: value.to(device) for name, value in batch.items() if name not in LABELS}
+    unread = (*LABELS, "attention_mask") if "pixel_values" in batch else LABELS  # an image is read as a whole
+    return {name: value.to(device) for name, value in batch.items() if name not in unread}
 
 
 def class_score(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

@@ -83,7 +83,7 @@ class SizedLayers:
 
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
-        family = FAMILIES[config.model_type]
+        family = FAMILIES[config.model_type].as_built(self.base_model)
         layers = self.base_model.get_submodule(family.layers)
         filters = getattr(config, family.filters)
         numbers = config.kept_head_numbers if family.head_bias else [()] * len(layers)

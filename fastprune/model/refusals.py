@@ -14,6 +14,7 @@ import transformers
 from torch import nn
 
 from fastprune.errors import InputError
+from fastprune.model.images import ImageReader
 
 _MOST = {
     **dict.fromkeys(("num_hidden_layers", "n_layers"), 1000),
@@ -134,10 +135,22 @@ def check_positions(config: transformers.PreTrainedConfig) -> None:
             "the model has a convolution beside its first layer (conv_kernel_size), which fastprune does not walk "
             "through; supported: DeBERTa without it, such as deberta-v3-base"
         )
-    if getattr(config, "classifier_pooling", "cls") != "cls":
+
+
+def check_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase | ImageReader, name: object) -> None:
+    """Raise InputError for a tokenizer that batches cannot be made with."""
+    if isinstance(tokenizer, ImageReader):
+        return
+    if tokenizer.pad_token_id is None:
         raise InputError(
-            f"the model's classifier reads the {config.classifier_pooling} of all tokens (classifier_pooling); "
-            "supported: 'cls', the first token"
+            f"{name}: the tokenizer {type(tokenizer).__name__} has no padding token; set tokenizer.pad_token to the "
+            "model's and save it again"
+        )
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int | float) or longest < 3:
+        raise InputError(
+            f"{name}: model_max_length of the tokenizer is {longest!r}, and must be a number of tokens of at least 3; "
+            "correct tokenizer_config.json"
         )
 
 

@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class Classification(Problem):
 
     heads = ("ForSequenceClassification",)
     metrics = ("accuracy", "f1", "matthews_correlation")
-    answers = Path(__file__).with_name("answers") / "classification.py"
+    answers: ClassVar[Path | None] = Path(__file__).with_name("answers") / "classification.py"
 
     def takes(self, config):
         kind, outputs = getattr(config, "problem_type", None), config.num_labels or 0

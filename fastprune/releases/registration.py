@@ -188,6 +188,7 @@ def read_manifest(model_dir: Path) -> dict:
         raise InputError(
             f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}; copy the folder again, or prune again"
         ) from error
+    serving.answers_of(manifest["problem"])
     return manifest
 
 
@@ -235,7 +236,7 @@ def gather(
         "megabytes": megabytes_of(artifact),
         "lineage": lineage_of(manifest)
         | {"code": artifact.code.get("fastprune", ""), "inputs_sha256": storage.sha256_of(serving.INPUTS)}
-        | {"answers_sha256": storage.sha256_of(problem_of(manifest["problem"]).answers)},
+        | {"answers_sha256": storage.sha256_of(serving.answers_of(manifest["problem"]))},
         "artifact_sha256": artifact.digest,
         "weights_sha256": checkpoint.digest(model),
         "serving_sha256": storage.sha256_of(serving.SERVED),

@@ -91,6 +91,17 @@ def check_answers(model, model_dir: Path, manifest: Mapping, texts: Sequence[Seq
         )
 
 
+def answers_of(problem: str) -> Path:
+    """The file of a problem's answers. Raises InputError where there is none: its models are not served."""
+    answers = problem_of(problem).answers
+    if answers is None:
+        raise InputError(
+            f"a model for {problem} cannot be registered: MLflow would not know how to serve it; load its folder with "
+            "transformers or fastprune"
+        )
+    return answers
+
+
 def artifacts_of(model_dir: str | Path, problem: Problem) -> dict[str, str]:
     """What a served model is made of: its folder, and the files of code that it runs beside its own."""
     return {"model": str(model_dir), "inputs": str(INPUTS), "answers": str(problem.answers)}

@@ -101,7 +101,8 @@ def prepare(
             rows.validation.save(folder / "validation")
     with new_folder(evaluation) as folder:
         rows.evaluation.save(folder)
-        served = rows_to_serve(held_out, problem_of(asked.problem), asked.text_columns)
+        problem_asked = problem_of(asked.problem)
+        served = rows_to_serve(held_out, problem_asked, asked.text_columns) if problem_asked.answers else []
         write_json(folder / SERVED, {"texts": served})
     settings = {
         "source": source,

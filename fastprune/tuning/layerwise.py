@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastprune.model.architectures import Block, Encoder, kinds_of, layers_of, norm_of, task_head_of
+from fastprune.model.architectures import Block, Encoder, kinds_of, layers_of, norm_of, reads_mean, task_head_of
 from fastprune.model.finite import check_finite
 from fastprune.model.losses import inputs_of
 from fastprune.model.masks import Masks
@@ -261,6 +261,9 @@ def walk(
         originals, _ = task_head_of(teacher.encoder.model)
         norm = norm_of(student)
         states, wanted = ([norm(state) for state in some] for some in (states, wanted))
+        if reads_mean(student):
+            states, wanted = ([mean_of(*pair) for pair in zip(some, pads, strict=True)] for some in (states, wanted))
+            rows = [pad.new_ones(len(pad), 1) for pad in pads]  # [B, 1]
         for index, (linear, original) in enumerate(zip(linears, originals, strict=True)):
             yield from _systems(index, {"head": linear}, nn.Identity(), states, wanted, rows, held)
             if index < len(linears) - 1:
@@ -367,6 +370,11 @@ def read_tokens(attention_mask: Tensor, *, first_token: bool = False) -> Tensor:
     rows = torch.zeros_like(attention_mask)
     rows[:, 0] = True
     return rows
+
+
+def mean_of(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """The mean over the tokens of states [B, T, D] that count [B, T], as a single token: [B, 1, D]."""
+    return (states * attention_mask[..., None]).sum(1, keepdim=True) / attention_mask.sum(1)[:, None, None]
 
 
 def _held_back(sizes: list[int], hold_back: int | None, device: torch.device) -> list[Tensor]:

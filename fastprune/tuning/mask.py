@@ -9,10 +9,9 @@ import torch
 from scipy.sparse.linalg import lsmr
 from torch import Tensor
 
-from fastprune.model.architectures import Encoder
+from fastprune.model.architectures import Encoder, reads_first
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
-from fastprune.problem import problem_of
 from fastprune.tuning.layerwise import Moments, Teacher, walk
 from fastprune.tuning.method import Tuned
 
@@ -53,7 +52,7 @@ def tune_masks(
     """
     student = slice_model(encoder, masks)
     heads, filters = masks.heads.clone(), masks.filters.clone()
-    first_alone = problem_of(problem).read_positions(encoder.model.config) == "first"
+    first_alone = reads_first(encoder.model, problem)
     first_token = frozenset({(encoder.num_layers - 1, "ffn")}) if first_alone else frozenset()
     stopped = None
     teacher = Teacher(encoder, batches, teacher_masks)

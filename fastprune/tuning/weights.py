@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from fastprune.errors import InputError
+from fastprune.model.architectures import reads_first
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
-from fastprune.problem import problem_of
 from fastprune.tuning.layerwise import Moments, Teacher, walk
 from fastprune.tuning.method import Tuned
 
@@ -59,7 +59,7 @@ def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progres
     """
     student = slice_model(teacher.encoder, masks)
     last = teacher.encoder.num_layers - 1
-    first_alone = problem_of(problem).read_positions(student.config) == "first"
+    first_alone = reads_first(teacher.encoder.model, problem)
     first_token = frozenset({(last, "attention"), (last, "ffn")}) if first_alone else frozenset()
     for system in walk(
         teacher, student, first_token=first_token, hold_back=HOLD_BACK, every_map=True, progress=progress

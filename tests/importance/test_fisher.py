@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny_models import FAMILIES, PROBLEMS, build, one_by_one, random_batches
+from tiny_models import CASES, PROBLEMS, build, one_by_one, random_batches
 
 from fastprune.errors import InputError
 from fastprune.importance.fisher import Fisher, estimate_fisher
@@ -44,8 +44,7 @@ def finite_differences(model, example, step):
     return torch.tensor(heads), torch.tensor(filters)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family, problem", CASES)
 def test_rows_are_single_example_gradients(family, problem):
     model = build(family, problem, num_layers=2, num_filters=6).double()
     batches = random_batches(model, problem, LENGTHS)
@@ -63,8 +62,7 @@ def test_rows_are_single_example_gradients(family, problem):
     assert fisher.head_grads.abs().max() > 1e-2 and fisher.filter_grads.abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family, problem", CASES)
 def test_rows_do_not_depend_on_batch_or_padding(family, problem):
     model = build(family, problem)
     batches = random_batches(model, problem, LENGTHS)

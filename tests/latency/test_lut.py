@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny_models import FAMILIES, build
+from tiny_models import EVERY, build
 from tiny_tables import CPU, make_table, profile_twice
 
 import fastprune
@@ -19,6 +19,7 @@ from fastprune.latency import profiler, table_store
 from fastprune.latency.lut import LatencyTable
 from fastprune.latency.timing import Latency
 from fastprune.model.architectures import describe, usual_attention
+from fastprune.model.images import image_tokens
 from fastprune.model.masks import Masks
 
 # The table
@@ -180,7 +181,7 @@ def test_every_number_of_filters_gets_a_time(num_filters):
 # Profiling
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_a_profile_is_of_the_layers_as_they_are_run(family, monkeypatch):
     """Every architecture; the number of layers and of filters is small, all the rest is as for a large model.
 
@@ -194,7 +195,8 @@ def test_a_profile_is_of_the_layers_as_they_are_run(family, monkeypatch):
 
     thin_model = profiler.thin_model
     monkeypatch.setattr(profiler, "thin_model", slow_to_start)
-    table = profiler.profile(build(family).config, batch_size=2, seq_len=8, device=CPU, progress=False)
+    config = build(family).config
+    table = profiler.profile(config, batch_size=2, seq_len=image_tokens(config) or 8, device=CPU, progress=False)
     assert (table.num_heads, table.num_filters, table.hidden_size) == (4, 24, 16)
     assert (
         table.threads == torch.get_num_threads()

@@ -6,17 +6,17 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import FAMILIES, PROBLEMS, build, extreme_masks, logits_of, random_batches, unsupported
+from tiny_models import CASES, FAMILIES, batch_for, build, extreme_masks, logits_of, random_batches, unsupported
 from transformers import BertForMaskedLM, BertModel
 
 import fastprune
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
+from fastprune.model.losses import inputs_of
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 
-COMBINATIONS = [(family, problem) for family in FAMILIES for problem in PROBLEMS]
 BATCH = random_batches(build(), "classification", [[9, 4, 1]])[0]
 
 
@@ -31,10 +31,11 @@ def saved(tmp_path_factory, tiny_tokenizer):
     """A folder of saved models, and the logits that each should give."""
     folder = tmp_path_factory.mktemp("saved")
     logits = {}
-    for family, problem in COMBINATIONS:
+    for family, problem in CASES:
         name, model = f"{family}_{problem}", pruned(family, problem)
         checkpoint.save(folder / name, model, tiny_tokenizer, {"seed": 3}, metrics={"dense": 0.5})
-        logits[name] = logits_of(model, BATCH)
+        logits[name] = logits_of(model, batch_for(model))
+        save_file(inputs_of(batch_for(model), "cpu"), folder / name / "batch.safetensors")
     return folder, logits
 
 
@@ -43,13 +44,13 @@ def one_saved(tmp_path, tiny_tokenizer):
     return checkpoint.save(tmp_path / "pruned", pruned(), tiny_tokenizer, {})
 
 
-@pytest.mark.parametrize("family, problem", COMBINATIONS)
+@pytest.mark.parametrize("family, problem", CASES)
 def test_load(saved, family, problem):
     folder, logits = saved
     name = f"{family}_{problem}"
     model = fastprune.load(folder / name)
     assert type(model).__module__ == "fastprune.model.modeling_fastprune" and not model.training
-    torch.testing.assert_close(logits_of(model, BATCH), logits[name], rtol=0, atol=1e-6)
+    torch.testing.assert_close(logits_of(model, batch_for(model)), logits[name], rtol=0, atol=1e-6)
 
 
 WITHOUT_FASTPRUNE = """
@@ -58,14 +59,15 @@ from pathlib import Path
 sys.modules["fastprune"] = None  # makes `import fastprune` fail
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+import transformers
 from transformers.utils.logging import set_verbosity_error
 
 set_verbosity_error()
-folder, batch = Path(sys.argv[1]), load_file(sys.argv[2])
+folder = Path(sys.argv[1])
 logits, refused = {}, []
 for path in sorted(folder.iterdir()):
-    auto = AutoModelForQuestionAnswering if "question" in path.name else AutoModelForSequenceClassification
+    batch, (auto,) = load_file(path / "batch.safetensors"), json.loads((path / "config.json").read_text())["auto_map"]
+    auto = getattr(transformers, auto)
     model = auto.from_pretrained(path, trust_remote_code=True)
     assert not model.training
     with torch.no_grad():
@@ -80,7 +82,7 @@ for path in sorted(folder.iterdir()):
             auto.from_pretrained(path, **options)
         except (ValueError, RuntimeError):
             refused.append(path.name)
-save_file(logits, sys.argv[3])
+save_file(logits, sys.argv[2])
 print(json.dumps(refused))
 """
 
@@ -89,17 +91,9 @@ print(json.dumps(refused))
 def loaded_elsewhere(saved, tmp_path_factory):
     """Logits of every saved model in a process without fastprune, and which refuse a plain loading."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    save_file({name: BATCH[name] for name in ("input_ids", "attention_mask")}, folder / "batch.safetensors")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            WITHOUT_FASTPRUNE,
-            saved[0],
-            folder / "batch.safetensors",
-            folder / "logits.safetensors",
-        ],
+        [sys.executable, "-c", WITHOUT_FASTPRUNE, saved[0], folder / "logits.safetensors"],
         cwd=folder,
         env=environment | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -222,13 +216,14 @@ def dense(tmp_path):
     return tmp_path / "dense"
 
 
-@pytest.mark.parametrize("family, problem", COMBINATIONS)
+@pytest.mark.parametrize("family, problem", CASES)
 def test_load_dense(tmp_path, family, problem):
     model = build(family, problem)
     model.half().save_pretrained(tmp_path / "dense")
     loaded = checkpoint.load_dense(tmp_path / "dense")
     assert type(loaded) is type(model) and loaded.dtype == torch.float32 and not loaded.training
-    torch.testing.assert_close(logits_of(loaded, BATCH), logits_of(model.float(), BATCH))
+    batch = batch_for(model)
+    torch.testing.assert_close(logits_of(loaded, batch), logits_of(model.float(), batch))
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 4, 300, -1])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import FAMILIES, PROBLEMS, build, extreme_masks, logits_of, random_batches, random_masks
+from tiny_models import CASES, EVERY, batch_for, build, extreme_masks, logits_of, random_batches, random_masks
 
 from fastprune.model.architectures import describe, layers_of
 from fastprune.model.families import FAMILIES as DESCRIPTIONS
@@ -11,15 +11,14 @@ from fastprune.model.surgery import slice_model
 
 WAYS = [
     (family, problem, attention)
-    for family in FAMILIES
-    for problem in PROBLEMS
+    for family, problem in CASES
     for attention in DESCRIPTIONS[family.partition(",")[0]].attentions
 ]
 
 
 def assert_sliced_is_masked(model, masks):
     encoder = describe(model)
-    batch = random_batches(model, "classification", [[9, 4, 1]])[0]
+    batch = batch_for(model)
     with masked(encoder, masks.heads, masks.filters):
         want = logits_of(model, batch)
     sliced = slice_model(encoder, masks)
@@ -34,15 +33,15 @@ def test_sliced_is_masked(family, problem, attention):
     """One head left; no heads; no filters; neither; uneven."""
     model = build(family, problem, num_layers=5, attn_implementation=attention)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    dense = logits_of(model, random_batches(model, "classification", [[9, 4, 1]])[0])
+    dense = logits_of(model, batch_for(model))
     masks = extreme_masks(describe(model))
     sliced = assert_sliced_is_masked(model, masks)
-    assert (logits_of(sliced, random_batches(model, "classification", [[9, 4, 1]])[0]) - dense).abs().max() > 1e-2
+    assert (logits_of(sliced, batch_for(model)) - dense).abs().max() > 1e-2
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not hasattr(model.config, "kept_heads")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 @pytest.mark.parametrize("value", [0, 1])
 def test_nothing_kept_and_everything_kept(family, value):
     model = build(family)
@@ -50,7 +49,7 @@ def test_nothing_kept_and_everything_kept(family, value):
     assert_sliced_is_masked(model, Masks(ones.heads * value, ones.filters * value))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_it_is_really_smaller(family):
     model = build(family)
     encoder = describe(model)
@@ -106,7 +105,7 @@ def test_half_precision_stays():
 @given(data=st.data())
 def test_any_shape_and_any_masks(data):
     """Odd numbers of filters, one layer, dead units, layers that keep nothing: sliced is masked."""
-    family = data.draw(st.sampled_from(sorted(FAMILIES)))
+    family = data.draw(st.sampled_from(sorted(EVERY)))
     layers, filters = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 9))
     model = build(family, num_layers=layers, num_filters=filters, seed=data.draw(st.integers(0, 3)))
     rows = [st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=units, max_size=units) for units in (4, filters)]

@@ -1,9 +1,9 @@
 import pytest
 import torch
 from naive_systems import KINDS, LENGTHS, naive_system
-from tiny_models import FAMILIES, PROBLEMS, build, logits_of, random_batches, random_masks
+from tiny_models import CASES, build, logits_of, random_batches, random_masks
 
-from fastprune.model.architectures import describe
+from fastprune.model.architectures import describe, reads_first
 from fastprune.model.masks import Masks, masked
 from fastprune.model.surgery import slice_model
 from fastprune.tuning import layerwise, mask
@@ -32,7 +32,7 @@ def naive_tuning(encoder, masks, teacher_masks, batches, problem):
             row = (masks.heads if attention else masks.filters)[index]
             if not row.any() or (attention and index == 0):
                 continue
-            last = index == encoder.num_layers - 1 and not attention and problem != "question-answering"
+            last = index == encoder.num_layers - 1 and not attention and reads_first(encoder.model, problem)
             rows, targets = naive_system(encoder, masks, teacher_masks, batches, index, kind, first_token=last)
             units = encoder.head_size if attention else 1
             projection = layer.attention.writes if attention else layer.ffn.writes
@@ -92,8 +92,7 @@ def test_solver_says_when_it_did_not_converge():
 # Mask tuning
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family, problem", CASES)
 def test_tuning_is_that_of_the_paper(family, problem):
     model = build(family, problem)
     encoder = describe(model)
@@ -113,8 +112,7 @@ def test_tuning_is_that_of_the_paper(family, problem):
     assert tuned.masks.head_counts == tuned.model.config.kept_heads
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family, problem", CASES)
 def test_tuned_masks_give_the_tuned_model(family, problem):
     model = build(family, problem)
     encoder = describe(model)
