@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -83,6 +85,8 @@ def compress(
     allow_untuned: bool = False,
     pooling: str | None = None,
     dry_run: bool = False,
+    export: str | None = None,
+    quantize: str | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> Compressed:
@@ -127,6 +131,12 @@ def compress(
     dry_run : bool
         Stop before tuning: the result says what would be kept, its model is only sliced, and neither
         ``pruned`` nor ``latency_ms`` is measured. Nothing is written.
+    export : str, optional
+        ``onnx`` or ``openvino``: the pruned model as a runtime serves it, in a folder of that name within
+        ``output_dir``; see :func:`fastprune.export.exporting.export`. It is a candidate of its own: its metric,
+        agreement with the dense model, megabytes and latency are ``exported`` of the metrics.
+    quantize : str, optional
+        With it: ``int8`` or ``fp16``.
     progress : bool
     **settings
         Any field of ``budget`` or ``method`` by its own name: ``keep_ratio=0.5`` is ``budget=Budget(keep_ratio=0.5)``.
@@ -148,6 +158,8 @@ def compress(
         )
     if dataset is None or evaluation is None:
         raise InputError("give both dataset, to draw the pruning sample from, and evaluation, to measure on")
+    if export or quantize:
+        _check_export(export, quantize, output_dir)
     if output_dir is not None:
         check_output(output_dir)
         keys.public_key()  # one that cannot be read is refused before the work
@@ -188,25 +200,54 @@ def compress(
             progress=progress,
             origin={"source": source, "seed": seed},
         )
-    if output_dir is not None and not dry_run:
-        write_or_keep(
-            Path(output_dir),
-            lambda place: checkpoint.save(
-                place,
-                result.model,
-                tokenizer,
-                result.manifest,
-                beside=functools.partial(_write_beside, result),
-                metrics=result.metrics,
-            ),
-        )
+        served = tempfile.TemporaryDirectory() if export and not dry_run else nullcontext("")
+        with served as folder:
+            if export and folder:
+                from fastprune.export.exporting import export_beside  # onnx, where it is asked for alone
+
+                with timed(seconds, "export"):
+                    result.metrics["exported"] = export_beside(
+                        Path(folder, export),
+                        export,
+                        quantize or "",
+                        result.model,
+                        dense,
+                        tokenizer,
+                        rows,
+                        result.manifest,
+                    )
+            if output_dir is not None and not dry_run:
+                write_or_keep(
+                    Path(output_dir),
+                    lambda place: checkpoint.save(
+                        place,
+                        result.model,
+                        tokenizer,
+                        result.manifest,
+                        beside=functools.partial(_write_beside, result, folder),
+                        metrics=result.metrics,
+                    ),
+                )
     return result
 
 
-def _write_beside(result: Compressed, folder: Path) -> None:
-    """Into the model's folder: its card, the outcomes of the evaluation rows, and who has measured."""
+def _check_export(export: str | None, quantize: str | None, output_dir: str | Path | None) -> None:
+    """Raise InputError for an export that could not be made when the work is done."""
+    if not export:
+        raise InputError("quantize is of an exported model: give export too (--export onnx)")
+    if output_dir is None:
+        raise InputError("export is written within output_dir: give that too")
+    from fastprune.export.exporting import check_choices
+
+    check_choices(export, quantize or "")
+
+
+def _write_beside(result: Compressed, exported: str, folder: Path) -> None:
+    """Into the model's folder: its card, the outcomes of the evaluation rows, an exported model, who has measured."""
     write_card(folder, local(result.manifest["source_model"]), result.manifest, result.metrics)
     result.outcomes.save(folder)
+    if exported:
+        shutil.copytree(exported, folder, dirs_exist_ok=True)
     signatures.sign(folder, result.metrics, folder)
 
 

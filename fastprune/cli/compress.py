@@ -102,6 +102,8 @@ from fastprune.store.output import check_output
 @click.option(
     "--allow-untuned", is_flag=True, help="Go on although the dense model does no better than the majority class."
 )
+@click.option("--export", type=click.Choice(["onnx", "openvino"]), help="Also as a runtime serves it, in OUT/onnx.")
+@click.option("--quantize", type=click.Choice(["int8", "fp16"]), help="With --export: int8 for CPUs, fp16 for GPUs.")
 @click.option("--dry-run", is_flag=True, help="Say what would be kept; tune, evaluate and write nothing.")
 @click.option(
     "--track", is_flag=True, help="Track it as a run in MLflow; `register` then adds its version to that run."
@@ -211,6 +213,14 @@ def summary(metrics: dict) -> str:
             f"{'latency':<12}dense {latency['dense']:.1f} ms   pruned {latency['pruned']:.1f} ms   "
             f"({latency['dense'] / latency['pruned']:.2f}x, batch {latency['batch_size']}, "
             f"{latency['seq_len']} tokens)"
+        )
+    if exported := metrics.get("exported"):
+        times = exported["latency_ms"]["batch_8"]
+        form = exported["quantize"] or "float32"
+        lines.append(
+            f"{exported['format']:<12}{form}: {metrics['metric']} {exported['metric']:.4f}, the dense answer in "
+            f"{exported['agreement']:.2%} of the rows, {exported['megabytes']:.1f} MB, "
+            f"{times['dense'] / times['exported']:.2f}x (batch 8, one thread)"
         )
     curve = metrics.get("curve", {"points": [], "margins": []})
     for (ratio, metric), margin in zip_longest(curve["points"], curve["margins"]):

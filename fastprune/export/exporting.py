@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ import transformers
 from torch import nn
 
 from fastprune.data import Split
+from fastprune.data.preparation import Rows
 from fastprune.environment import code_version, device_name
 from fastprune.errors import InputError
 from fastprune.export import measure, quantization
@@ -32,6 +34,9 @@ SAMPLE_ROWS = 64
 """Rows on which the weights that int8 hurts are found."""
 
 LATENCY_BATCHES = (1, 8)
+
+_ROWS = ("task", "problem", "text_columns", "max_length")
+"""Of a manifest: what the rows of a pruned model are."""
 
 _RUNTIMES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 
@@ -75,50 +80,148 @@ def export(
         A choice that is not known, a folder of no model, a damaged one, or an exported model that does not put out
         what the original does.
     """
-    _check_choices(format, quantize, opset)
+    check_choices(format, quantize, opset)
     check_output(output_dir)
     model, tokenizer = load_model(folder), checkpoint.load_tokenizer(folder)
-    pad = tokenizer.pad_token_id
     with new_folder(output_dir) as made:
-        file, left = _write(model, made, format, quantize, opset, sample, pad)
-        write_config(model, made)
-        tokenizer.save_pretrained(made)
-        runtime = load_runtime(file, model.config)
-        real = [] if evaluation is None else measure.real_batches(evaluation, 8, 4, pad)
-        apart = measure.difference(model, runtime, [*measure.probes(model.config), *real])
-        if not quantize and not apart <= PARITY:
-            raise InputError(
-                f"{folder}: the exported model's outputs differ by {apart:.3g} from PyTorch's, more than {PARITY:g}; "
-                "nothing was written: try another --opset, and report it"
-            )
-        record = {
-            "schema_version": 1,
-            "format": format,
-            "quantize": quantize or None,
-            "opset": opset,
-            "file": file.name,
-            "inputs": input_names(model.config),
-            "source": str(folder),
-            "weights_sha256": checkpoint.digest(model),
-            "left_in_float32": left,
-            "max_difference": apart,
-            "megabytes": {"source": megabytes_of(Path(folder)), "exported": megabytes_of(made)},
-            **_figures(model, runtime, evaluation, pad),
-            **task_settings(Path(folder)),
-            "versions": code_version() | {name: version(name) for name in _RUNTIMES[format]},
-        }
-        (made / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return export_model(
+            model,
+            tokenizer,
+            made,
+            format=format,
+            quantize=quantize,
+            opset=opset,
+            evaluation=evaluation,
+            sample=sample,
+            origin={"source": str(folder), "megabytes": megabytes_of(Path(folder)), **task_settings(Path(folder))},
+        )
+
+
+def export_model(
+    model: transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    made: Path,
+    *,
+    format: str = "onnx",
+    quantize: str = "",
+    opset: int = OPSET,
+    evaluation: Split | None = None,
+    sample: Split | None = None,
+    origin: Mapping,
+) -> dict:
+    """:func:`export` of a model in memory, on the CPU, into a folder that is there.
+
+    ``origin`` has its ``source`` and ``megabytes``, and of a pruned model what its rows are.
+    """
+    pad = tokenizer.pad_token_id
+    file, left = _write(model, made, format, quantize, opset, sample, pad)
+    write_config(model, made)
+    tokenizer.save_pretrained(made)
+    runtime = load_runtime(file, model.config)
+    real = [] if evaluation is None else measure.real_batches(evaluation, 8, 4, pad)
+    apart = measure.difference(model, runtime, [*measure.probes(model.config), *real])
+    if not quantize and not apart <= PARITY:
+        raise InputError(
+            f"{origin['source']}: the exported model's outputs differ by {apart:.3g} from PyTorch's, more than "
+            f"{PARITY:g}; nothing was written: try another --opset, and report it"
+        )
+    record = {
+        "schema_version": 1,
+        "format": format,
+        "quantize": quantize or None,
+        "opset": opset,
+        "file": file.name,
+        "inputs": input_names(model.config),
+        **origin,
+        "weights_sha256": checkpoint.digest(model),
+        "left_in_float32": left,
+        "max_difference": apart,
+        "megabytes": {"source": origin["megabytes"], "exported": megabytes_of(made)},
+        **_figures(model, runtime, evaluation, pad),
+        "versions": code_version() | {name: version(name) for name in _RUNTIMES[format]},
+    }
+    (made / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
 
 
-def _check_choices(format: str, quantize: str, opset: int) -> None:
+def export_beside(
+    made: Path,
+    format: str,
+    quantize: str,
+    pruned: transformers.PreTrainedModel,
+    dense: transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    rows: Rows,
+    manifest: Mapping,
+) -> dict:
+    """Export what a compression has made into ``made``, a folder to make.
+
+    Returns
+    -------
+    dict
+        ``exported`` of ``metrics.json``, a candidate of its own: metric, agreement with the dense model, megabytes, and
+        milliseconds of both by batch size.
+    """
+    made.mkdir()
+    pruned, dense = _on_cpu(pruned), _on_cpu(dense)
+    record = export_model(
+        pruned,
+        tokenizer,
+        made,
+        format=format,
+        quantize=quantize,
+        evaluation=rows.evaluation,
+        sample=rows.sample if quantize == "int8" else None,
+        origin={
+            "source": "..",
+            "megabytes": checkpoint.saved_bytes(pruned) / 1e6,
+            **{name: manifest[name] for name in _ROWS if name in manifest},
+        },
+    )
+    return as_candidate(record, made, dense, rows.evaluation, tokenizer.pad_token_id)
+
+
+def _on_cpu(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    return model if model.device.type == "cpu" else copy.deepcopy(model).to("cpu")  # type: ignore[arg-type]
+
+
+def as_candidate(
+    record: Mapping, made: Path, dense: transformers.PreTrainedModel, split: Split, pad_token_id: int
+) -> dict:
+    """What is told of an exported model in a compression's metrics, measured in turn with the dense model."""
+    models: dict[str, nn.Module] = {"dense": dense, "exported": load_runtime(made / record["file"], dense.config)}
+    answers = [measure.predictions(one, split, pad_token_id) for one in models.values()]
+    judged = record["metric"]["exported"]
+    candidate = {
+        "format": record["format"],
+        "quantize": record["quantize"],
+        "metric": judged["value"],
+        "agreement": measure.agreement(*answers),
+        "megabytes": record["megabytes"]["exported"],
+        "left_in_float32": record["left_in_float32"],
+        "latency_ms": {},
+    }
+    if "standard_error" in judged:
+        candidate["standard_error"] = judged["standard_error"]
+    for size in LATENCY_BATCHES:
+        batches = measure.real_batches(split, size, 20, pad_token_id)
+        speeds = measure.time_in_turn(models, dict.fromkeys(models, batches))
+        candidate["latency_ms"][f"batch_{size}"] = {name: speed.p50_ms for name, speed in speeds.items()}
+    return candidate
+
+
+def check_choices(format: str, quantize: str, opset: int = OPSET) -> None:
+    """Raise InputError for a choice that is not known, or ModuleNotFoundError for a target that is not installed."""
     if format not in FORMATS:
         raise InputError(f"format {format!r} is not known; use one of {', '.join(FORMATS)}")
     if quantize and quantize not in QUANTIZATIONS:
         raise InputError(f"quantize {quantize!r} is not known; use one of {', '.join(QUANTIZATIONS)}")
     check_opset(opset)
+    import onnxruntime  # noqa: F401 (an extra that is not installed is told before the work)
+    import onnxscript  # noqa: F401
+
     if format == "openvino":
-        import openvino  # noqa: F401 (an extra that is not installed is told before the work)
+        import openvino  # noqa: F401
 
 
 def _write(
@@ -178,7 +281,7 @@ def task_settings(folder: Path) -> dict:
     """What the rows of a pruned model are, by its manifest: the exported folder is told too."""
     manifest = folder / checkpoint.MANIFEST
     known = checkpoint.read_object(manifest) if manifest.is_file() else {}
-    return {name: known[name] for name in ("task", "problem", "text_columns", "max_length") if name in known}
+    return {name: known[name] for name in _ROWS if name in known}
 
 
 def _figures(model: nn.Module, runtime: nn.Module, evaluation: Split | None, pad_token_id: int) -> dict:

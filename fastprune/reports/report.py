@@ -36,6 +36,7 @@ def render(metrics: Mapping, manifest: Mapping) -> str:
         rows=_rows(metrics, manifest),
         rows_evaluated=metrics.get("rows"),
         cards=_cards(metrics),
+        exported=_exported(metrics),
         steps=_steps(metrics),
         seconds=_bars(metrics.get("seconds", {})),
         total_seconds=sum(metrics.get("seconds", {}).values()),
@@ -56,6 +57,21 @@ def plots(metrics: Mapping, manifest: Mapping) -> dict[str, Figure]:
         if curve := metrics.get("curve"):
             figures["curve"] = _curve_figure(curve, _words(metrics["metric"]))
         return figures
+
+
+def _exported(metrics: Mapping) -> list[tuple[str, str]]:
+    """What is told of the exported model, each with its value; nothing where there is none."""
+    if not (exported := metrics.get("exported")):
+        return []
+    told = [
+        ("form", f"{exported['format']} {exported['quantize'] or 'float32'}"),
+        (f"{_words(metrics['metric'])}, %", f"{100 * exported['metric']:.2f}"),
+        ("rows with the dense model's answer, %", f"{100 * exported['agreement']:.2f}"),
+        ("megabytes", f"{exported['megabytes']:.1f}"),
+    ]
+    for batch, times in exported["latency_ms"].items():
+        told.append((f"times faster than dense PyTorch, {_words(batch)}", f"{times['dense'] / times['exported']:.2f}"))
+    return told
 
 
 def _curve_figure(curve: Mapping, metric: str) -> Figure:

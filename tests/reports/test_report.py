@@ -127,3 +127,11 @@ def test_a_bert_large_is_drawn_whole():
     heads, filters = report.plots(metrics, MANIFEST | {"kept_heads": kept}).values()
     assert len(heads.axes[0].patches) == 24 * 16
     assert [bar.get_width() for bar in filters.axes[0].patches[24:]] == metrics["filters"]
+
+
+def test_the_exported_model_is_told_as_a_candidate_of_its_own():
+    exported = {"format": "onnx", "quantize": "int8", "metric": 0.8111, "agreement": 0.98765, "megabytes": 18.3}
+    exported["latency_ms"] = {"batch_1": {"dense": 8.0, "exported": 1.0}, "batch_8": {"dense": 60.0, "exported": 8.0}}
+    words = " ".join(Page(report.render({**METRICS, "exported": exported}, MANIFEST)).words)
+    assert all(word in words for word in ("onnx int8", "81.11", "98.77", "18.3", "8.00", "7.50"))
+    assert "As it is served" not in " ".join(Page(report.render(METRICS, MANIFEST)).words)
