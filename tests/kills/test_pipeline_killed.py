@@ -23,7 +23,7 @@ OUT = "out"
 STAYS = {"mlflow.db", ".mlflow.db.lock", "tmp", "work"}
 """What lies in the folder after a run whose output was taken away."""
 
-IN_A_ROW = 4
+IN_A_ROW = 8
 """Kills before the run is completed."""
 
 
