@@ -1,6 +1,6 @@
 # make demo     prune a real classifier on real reviews, through the pipeline, on this machine
 # make test     the tests
-# make test-faults  hostile files, kills, and servers that fail with the deadlines that users have (half an hour)
+# make test-faults  hostile files, kills, and servers that fail with the deadlines that users have (two hours)
 # make lint     errors, format and types: ruff and mypy
 # make wheel    the wheel, in dist/
 # make compatibility  pruned models in other versions of transformers (minutes)

@@ -33,7 +33,13 @@ def check_tokenizer_files(folder: Path) -> None:
     for name in ("vocab.txt", "merges.txt"):
         if (file := folder / name).is_file():
             _check_count(file, "lines", read_bytes(file, FILE_BYTES).count(b"\n"), VOCABULARY)
-    for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"):
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+    ):
         if (file := folder / name).is_file():
             _check_document(file, _read(file))
 
@@ -51,8 +57,9 @@ def _read(file: Path) -> dict:
 def _check_document(file: Path, document: dict) -> None:
     for part in ("added_tokens", "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"):
         _check_count(file, part, _length(document.get(part)), ADDED)
-    if file.name == "added_tokens.json":
-        _check_count(file, "tokens", len(document), ADDED)
+    for name, most in (("added_tokens.json", ADDED), ("vocab.json", VOCABULARY)):
+        if file.name == name:
+            _check_count(file, "tokens", len(document), most)
     model = document.get("model")
     for part in ("vocab", "merges"):
         _check_count(

@@ -91,7 +91,7 @@ def test_a_signal_to_the_parent_alone_ends_the_step_and_no_other_begins(command,
 
 
 @pytest.mark.faults
-@pytest.mark.skipif(not LONG, reason="half an hour: make test-faults")
+@pytest.mark.skipif(not LONG, reason="an hour: make test-faults")
 @pytest.mark.parametrize("number", COUNTS, ids=lambda number: number.name)
 def test_killed_at_random(command, number):
     begin = time.monotonic()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from types import SimpleNamespace
 
 import pandas
@@ -10,7 +11,7 @@ import torch
 from tiny_releases import NAME
 
 from fastprune.data import Task, encode, evaluation
-from fastprune.errors import InputError
+from fastprune.errors import InputError, Unreachable
 from fastprune.model import checkpoint, model_inputs
 from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks
@@ -19,6 +20,7 @@ from fastprune.problem import problem_of
 from fastprune.problems import question_answering
 from fastprune.releases import registration, serving
 from fastprune.releases.pyfunc_model import PrunedModel
+from fastprune.tracking import deadlines
 
 TEXTS = ["good", "a very dull film and not good", "it was great", "film " * 200]
 PAIRS = ["bad film", "it", "the king was very good", "dull"]
@@ -166,3 +168,13 @@ def test_code_of_somebody_elses_is_not_registered_nor_run(made, tmp_path, capfd,
 
 def test_code_that_version_0_1_0_saved_is_known():
     assert "01c6e7f6ec9b1ef0e589fd0d7264b48bfce5b6f72f1c2c81e0cb3125a3c23d18" in serving._EARLIER
+
+
+def test_a_store_that_takes_files_for_ever_costs_a_stated_time(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlflow.pyfunc.log_model", lambda **_: time.sleep(60))
+    monkeypatch.setattr(deadlines, "run", lambda: 0.5)
+    metrics = json.loads((folders["report"] / "metrics.json").read_text())
+    begin = time.monotonic()
+    with pytest.raises(Unreachable, match="MLflow at .* cannot be reached .no answer within"):
+        registration.register(f"sqlite:///{tmp_path}/mlflow.db", folders["pruned"], NAME, metrics)
+    assert time.monotonic() - begin < 40  # most of it makes the store
