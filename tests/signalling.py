@@ -52,7 +52,8 @@ class Command:
         self.said = self.folder.parent / f"{self.folder.name}.txt"
 
     def start(self) -> int:
-        """Start it as the leader of a group of processes; return its number."""
+        """Start it as the leader of a group of processes; return its number once it is that."""
+        ready, tell = os.pipe()
         if (process := os.fork()) == 0:
             status = 70
             try:
@@ -66,13 +67,19 @@ class Command:
                 os.chdir(self.folder)
                 tempfile.tempdir = str(self.folder / "tmp")
                 os.environ.update(self.variables, TMPDIR=tempfile.tempdir)
+                os.close(tell)
                 main(self.arguments, standalone_mode=True)
+            except KeyboardInterrupt:  # before the command could hear it
+                status = STATUS[signal.SIGINT]
             except SystemExit as ended:
                 status = ended.code if isinstance(ended.code, int) else 0
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(status)
+        os.close(tell)
+        os.read(ready, 1)
+        os.close(ready)
         return process
 
     def run(self) -> float:
@@ -102,7 +109,7 @@ class Command:
         time.sleep(moment)
         (os.killpg if all_of_it else os.kill)(process, number)
         status = _wait(process)
-        assert status in (0, STATUS[number]), f"{number}: {status}\n{self.said.read_text()}"
+        assert status in (0, STATUS[number], -number), f"{number}: {status}\n{self.said.read_text()}"
         deadline = time.monotonic() + PATIENCE
         while _group_lives(process):
             assert time.monotonic() < deadline, "a process stays"
