@@ -60,7 +60,7 @@ def served(folder, settings, inputs=serving.INPUTS):
 def test_a_batch_is_served_what_each_row_is_evaluated_as(unlike, case):
     folder, model, settings = unlike(*UNLIKE[case])
     rows = [list(row) for row in zip(TEXTS, PAIRS)] if len(settings["text_columns"]) == 2 else [[t] for t in TEXTS]
-    evaluated = torch.tensor(serving.logits(model, checkpoint.load_tokenizer(folder), rows, 128)).softmax(-1)
+    evaluated = torch.tensor(serving.logits(model, checkpoint.load_tokenizer(folder), rows, settings)).softmax(-1)
     table = pandas.DataFrame(rows, columns=["text", "text_pair"][: len(rows[0])])
     answers = served(folder, settings).predict(None, table)
     found = torch.tensor([list(json.loads(row).values()) for row in answers["probabilities"]])
