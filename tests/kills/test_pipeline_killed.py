@@ -17,7 +17,6 @@ from tiny_config import write_config
 
 import fastprune
 from fastprune.data import Task
-from fastprune.tracking.mlflow_store import tracking_uri
 
 OUT = "out"
 STAYS = {"mlflow.db", ".mlflow.db.lock", "tmp", "work"}
@@ -45,7 +44,7 @@ def completed(command, finished):
     shutil.rmtree(command.folder / OUT)
     assert {path.name for path in command.folder.iterdir() if path.name != "mlruns"} == STAYS
     assert not [*(command.folder / "work").iterdir(), *(command.folder / "tmp").iterdir()]
-    client = mlflow.MlflowClient(tracking_uri(command.folder))
+    client = mlflow.MlflowClient(command.variables["MLFLOW_TRACKING_URI"])
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()], max_results=10_000)
     assert not [one.info.run_name for one in runs if one.info.status == "RUNNING"]
     models = [one.info.status for one in runs if "mlflow.parentRunId" not in one.data.tags]
