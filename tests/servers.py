@@ -7,6 +7,7 @@ Each function is a context manager that gives what a client needs and leaves no 
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pwd
@@ -209,6 +210,11 @@ def mlflow_server(folder: Path, database: str, artifacts: str, environment: dict
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "a key of the tests",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # Webhooks to a listener of the tests.
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
+        "_MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(b"a key of the tests, 32 bytes ...").decode(),
+        "MLFLOW_WEBHOOK_CACHE_TTL": "0",
     }
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         environment.pop(name, None)

@@ -39,6 +39,7 @@ COMMANDS = {
     "status": (_OVERVIEW, "status", "How a model stands: champion, policy, freeze, what was rolled back."),
     "list": (_OVERVIEW, "list_versions", "The versions of a model, or the models."),
     "compare": (_OVERVIEW, "compare", "Two versions side by side, on the same evaluation rows."),
+    "follow": (_OVERVIEW, "follow", "Run a server for the champion, and again when it moves."),
     "history": (_RELEASES, "history", "Every change of champion, and what was refused."),
     "sync": ("fastprune.cli.sync", "sync", "Send what could not be tracked, and close runs that were killed."),
     "verify": (_RELEASES, "verify", "Prove the digests and the logits of a version."),

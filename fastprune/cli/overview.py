@@ -1,4 +1,4 @@
-"""The commands that look and change nothing: ``fastprune status | list | compare``."""
+"""The commands that look and change nothing: ``fastprune status | list | compare | follow``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import asdict
 import click
 
 from fastprune.cli.answers import Answer, release_command
+from fastprune.cli.group import command
+from fastprune.tracking import mlflow_store
 
 
 @release_command
@@ -74,6 +76,19 @@ def compare(name: str, one: str, other: str, confidence: float, uri: str) -> Ans
     metric, (left, right) = found.one.metric, found.versions
     told = f"falls by {found.fall}" if found.fall else f"cannot be compared: {found.why_not}"
     return Answer(found.told(), f"{table}\n\nFrom version {left} to version {right} {metric} {told}")
+
+
+@command()
+@click.argument("name")
+@click.argument("server", nargs=-1, required=True, metavar="-- COMMAND...")
+@click.option("--every", type=click.FloatRange(min=0.1), default=30, help="Seconds between two looks at the champion.")
+@click.option("--tracking-uri", default="", help="MLflow store; else MLFLOW_TRACKING_URI, else mlflow.db here.")
+@click.pass_context
+def follow(ctx: click.Context, name: str, server: tuple[str, ...], every: float, tracking_uri: str) -> None:
+    """Run COMMAND for the champion of NAME, {version} in it, and again whenever the champion moves."""
+    from fastprune.releases import following
+
+    ctx.exit(following.follow(tracking_uri or mlflow_store.tracking_uri(), name, server, every))
 
 
 def _number(value: float | None) -> str:

@@ -7,16 +7,32 @@ the file of its problem, which turns outputs into answers.
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import json
+import logging
+import sys
 from importlib.machinery import SourceFileLoader
+from pathlib import Path
 from types import ModuleType
 
 import mlflow.models
 import pandas as pd
 import torch
 import transformers
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
 BATCH = 32
+
+_log = logging.getLogger(__name__)
+
+
+class BadInput(mlflow.MlflowException, ValueError):
+    """What was asked cannot be answered; MLflow answers 400 with these words."""
+
+    def __init__(self, message):
+        super().__init__(message, error_code=INVALID_PARAMETER_VALUE)
 
 
 class PrunedModel(PythonModel):
@@ -24,7 +40,8 @@ class PrunedModel(PythonModel):
 
     ``predict`` takes a DataFrame, a Series or a list: one text a row, two named ``text`` and ``text_pair``, or the
     columns that the problem names. The columns of the answers are the problem's, those of the model's signature.
-    A cell that holds anything but a text is refused with ValueError.
+    A cell that holds anything but a text is refused with :class:`BadInput`. Nothing is written outside of the folder
+    for temporary files, so that the user's home may be read-only.
     """
 
     def load_context(self, context):
@@ -32,12 +49,22 @@ class PrunedModel(PythonModel):
         self.settings = context.model_config
         self.inputs, self.problem = (load_code(name, context.artifacts[name]) for name in ("inputs", "answers"))
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        auto = getattr(transformers, self.problem.AUTO)
-        self.model = auto.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+        self.model = model_class(folder).from_pretrained(folder, dtype=torch.float32).eval()
+
+    def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
+        try:
+            return self._answer(self._rows(model_input))
+        except BadInput:
+            raise
+        except Exception as error:
+            # MLflow would send any other exception's stack trace to whoever asked.
+            _log.exception("a request could not be answered")
+            raise mlflow.MlflowException(
+                f"the model failed on this input ({type(error).__name__}); its log says more", INTERNAL_ERROR
+            ) from None
 
     @torch.inference_mode()
-    def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
-        rows = self._rows(model_input)
+    def _answer(self, rows) -> pd.DataFrame:
         batches = [
             pd.DataFrame(self.problem.answer(self, rows[first : first + BATCH])) for first in range(0, len(rows), BATCH)
         ]
@@ -59,17 +86,36 @@ class PrunedModel(PythonModel):
             columns = list(table.columns[:1])
             known = ["text", *self.settings["text_columns"]]
             if isinstance(columns[0], str) and columns[0] not in known:
-                raise ValueError(f"the first column is {columns[0]!r}; the text belongs there, named {known[-1]!r}")
+                raise BadInput(f"the first column is {columns[0]!r}; the text belongs there, named {known[-1]!r}")
         if table.empty or table[columns].isna().any(axis=None):
-            raise ValueError(f"every row needs text in {columns}, and there must be at least one row")
+            raise BadInput(f"every row needs text in {columns}, and there must be at least one row")
         for column in columns:
             for row, cell in enumerate(table[column], start=1):
                 if not isinstance(cell, str):
-                    raise ValueError(
+                    raise BadInput(
                         f"row {row} of column {column!r} holds a {type(cell).__name__}, not a text; give one text a "
                         "row, as a DataFrame, a Series or a list of texts"
                     )
         return list(table[columns].itertuples(index=False, name=None))
+
+
+def model_class(folder):
+    """The class of the model in a folder, by the folder's own code.
+
+    transformers would first copy that code into the user's home (``trust_remote_code``).
+    """
+    place = str(Path(folder).resolve())
+    name = f"fastprune_model_{hashlib.sha256(place.encode()).hexdigest()[:12]}"
+    if name not in sys.modules:
+        package = ModuleType(name)
+        package.__path__ = [place]
+        sys.modules[name] = package
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        code = importlib.import_module(f"{name}.modeling_fastprune")
+    finally:
+        sys.dont_write_bytecode = kept
+    return getattr(code, json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["architectures"][0])
 
 
 def load_code(name, path):

@@ -1,6 +1,6 @@
 """How each problem's model answers where it is served: copied beside the model, and run without fastprune.
 
-A file has ``AUTO``, the class of transformers that loads the model; ``COLUMNS``, the columns that are read (empty: one
-text, or the pair ``text`` and ``text_pair``); ``EXAMPLE``, a row of them; ``OUTPUTS``, the columns of the answers with
-their types; and ``answer(served, rows)``, these columns for some rows of texts.
+A file has ``COLUMNS``, the columns that are read (empty: one text, or the pair ``text`` and ``text_pair``);
+``EXAMPLE``, a row of them; ``OUTPUTS``, the columns of the answers with their types; and ``answer(served, rows)``,
+these columns for some rows of texts.
 """

@@ -2,7 +2,6 @@
 
 import json
 
-AUTO = "AutoModelForSequenceClassification"
 COLUMNS = ()
 EXAMPLE = ()
 OUTPUTS = {"label": "string", "probability": "double", "probabilities": "string"}

@@ -2,7 +2,6 @@
 
 import json
 
-AUTO = "AutoModelForSequenceClassification"
 COLUMNS = ()
 EXAMPLE = ()
 OUTPUTS = {"labels": "string", "probabilities": "string"}

@@ -1,6 +1,5 @@
 """The best span over all windows of each context, by the rule of the evaluation, and its score."""
 
-AUTO = "AutoModelForQuestionAnswering"
 COLUMNS = ("question", "context")
 EXAMPLE = ("Who pruned it?", "It was pruned by the gardener.")
 OUTPUTS = {"answer": "string", "score": "double"}

@@ -1,6 +1,5 @@
 """The best span over all windows of each context, or an empty answer, and the score of what is answered."""
 
-AUTO = "AutoModelForQuestionAnswering"
 COLUMNS = ("question", "context")
 EXAMPLE = ("Who pruned it?", "It was pruned by the gardener.")
 OUTPUTS = {"answer": "string", "score": "double"}

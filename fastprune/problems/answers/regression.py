@@ -1,6 +1,5 @@
 """A value."""
 
-AUTO = "AutoModelForSequenceClassification"
 COLUMNS = ()
 EXAMPLE = ()
 OUTPUTS = {"value": "double"}

@@ -2,7 +2,6 @@
 
 import json
 
-AUTO = "AutoModelForTokenClassification"
 COLUMNS = ()
 EXAMPLE = ()
 OUTPUTS = {"entities": "string", "words": "string"}
