@@ -19,6 +19,7 @@ def report(
     tracking_uri: str,
     retries: int,
     table: dsl.Input[dsl.Artifact] | None = None,
+    exported: dsl.Input[dsl.Model] | None = None,
 ):
     """Sum the compression up in a report."""
     from fastprune.stages.steps import attempt, show
@@ -35,6 +36,7 @@ def report(
             "rearranged": rearranged.path,
             "pruned": pruned.path,
             "measured": measured.path,
+            "exported": exported and exported.path,
             "report": report.path,
         },
         run_id=run.metadata["run_id"],

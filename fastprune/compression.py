@@ -205,15 +205,18 @@ def compress(
             if export and folder:
                 from fastprune.export.exporting import export_beside  # onnx, where it is asked for alone
 
+                made = Path(folder, export)
+                made.mkdir()
                 with timed(seconds, "export"):
                     result.metrics["exported"] = export_beside(
-                        Path(folder, export),
+                        made,
                         export,
                         quantize or "",
                         result.model,
                         dense,
                         tokenizer,
-                        rows,
+                        rows.sample,
+                        rows.evaluation,
                         result.manifest,
                     )
             if output_dir is not None and not dry_run:

@@ -12,6 +12,7 @@ from fastprune.components.budget import budget
 from fastprune.components.conclude import conclude
 from fastprune.components.evaluate_dense import evaluate_dense
 from fastprune.components.evaluate_pruned import evaluate_pruned
+from fastprune.components.export import export
 from fastprune.components.gate import gate
 from fastprune.components.importance import importance
 from fastprune.components.importance_shard import importance_shard
@@ -43,6 +44,7 @@ COMPONENTS = {
         rearrange,
         tune,
         evaluate_pruned,
+        export,
         report,
         register,
         summarise,

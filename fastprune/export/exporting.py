@@ -15,7 +15,6 @@ import transformers
 from torch import nn
 
 from fastprune.data import Split
-from fastprune.data.preparation import Rows
 from fastprune.environment import code_version, device_name
 from fastprune.errors import InputError
 from fastprune.export import measure, quantization
@@ -151,10 +150,11 @@ def export_beside(
     pruned: transformers.PreTrainedModel,
     dense: transformers.PreTrainedModel,
     tokenizer: transformers.PreTrainedTokenizerBase,
-    rows: Rows,
+    sample: Split,
+    evaluation: Split,
     manifest: Mapping,
 ) -> dict:
-    """Export what a compression has made into ``made``, a folder to make.
+    """Export what a compression has made into ``made``, a folder that is there.
 
     Returns
     -------
@@ -162,7 +162,6 @@ def export_beside(
         ``exported`` of ``metrics.json``, a candidate of its own: metric, agreement with the dense model, megabytes, and
         milliseconds of both by batch size.
     """
-    made.mkdir()
     pruned, dense = _on_cpu(pruned), _on_cpu(dense)
     record = export_model(
         pruned,
@@ -170,15 +169,15 @@ def export_beside(
         made,
         format=format,
         quantize=quantize,
-        evaluation=rows.evaluation,
-        sample=rows.sample if quantize == "int8" else None,
+        evaluation=evaluation,
+        sample=sample if quantize == "int8" else None,
         origin={
             "source": "..",
             "megabytes": checkpoint.saved_bytes(pruned) / 1e6,
             **{name: manifest[name] for name in _ROWS if name in manifest},
         },
     )
-    return as_candidate(record, made, dense, rows.evaluation, tokenizer.pad_token_id)
+    return as_candidate(record, made, dense, evaluation, tokenizer.pad_token_id)
 
 
 def _on_cpu(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:

@@ -26,12 +26,13 @@ def report(
     measured: Path,
     report: Path,
     table: Path | None = None,
+    exported: Path | None = None,
 ) -> dict:
     """Sum the compression up.
 
     Parameters
     ----------
-    model, dense, importance, chosen, searched, rearranged, pruned, measured : Path
+    model, dense, importance, chosen, searched, rearranged, pruned, measured, exported : Path
     report : Path
         Output: ``metrics.json``, ``outcomes.parquet``, their ``signature.json`` where there is a key to sign
         with, ``report.html`` and the pictures in it.
@@ -63,6 +64,10 @@ def report(
     }
     if "curve" in metrics_of["budget"]:
         metrics["curve"] = metrics_of["budget"]["curve"]
+    if exported is not None:
+        record = read_json(exported / RECORD)
+        metrics["exported"] = record["settings"]["exported"]
+        metrics["seconds"]["export"] = record["seconds"]
     if "search" in figures:
         metrics["stages"] = {name: figures[name] for name in ("search", "rearrange") if name in figures}
         metrics["stages"]["tuning"] = figures["pruned"]

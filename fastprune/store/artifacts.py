@@ -48,6 +48,7 @@ KINDS = {
     "tuned": "masks",
     "pruned": "pruned-model",
     "measured": "metrics",
+    "exported": "exported-model",
     "report": "report",
 }
 """The type of each folder that a stage reads or makes, by its name."""

@@ -142,6 +142,13 @@ class Release(Section):
         return self
 
 
+class Export(Section):
+    """Every pruned model is also written as a runtime serves it, and judged as a candidate of its own."""
+
+    format: Literal["onnx", "openvino"] = "onnx"
+    quantize: Literal["", "int8", "fp16"] = ""
+
+
 class Schedule(Section):
     """When the pipeline runs by itself; ``cron`` has six fields, seconds first, in UTC."""
 
@@ -235,6 +242,7 @@ class Sweep(Section):
     importance_shards: int = Field(1, ge=1, le=64)
     latency: Latency = Latency()
     tracking: Tracking = Tracking()
+    export: Export | None = None
     release: Release = Release()
     schedule: Schedule | None = None
     cluster: Cluster = Cluster()

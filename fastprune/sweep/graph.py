@@ -17,6 +17,7 @@ def stages_of_sweep(sweep: Sweep) -> tuple[Stage, ...]:
         shards=sweep.importance_shards,
         budgets=len(sweep.budgets),
         policy=bool(sweep.release.policy),
+        export=sweep.export is not None,
     )
 
 
@@ -34,6 +35,8 @@ def parameters(sweep: Sweep, model: Model, stage: Stage) -> dict:
             "latency_batch_size": sweep.latency.batch_size,
             "latency_seq_len": sweep.latency.seq_len,
             "shards": sweep.importance_shards,
+            "format": sweep.export.format if sweep.export else "",
+            "quantize": sweep.export.quantize if sweep.export else "",
             "model_name": sweep.model_name(model),
             "policy": sweep.release.policy,
             "tags": sweep.release.tags,

@@ -142,9 +142,16 @@ STAGES = (
         parameters=_RUNS,
     ),
     Stage(
+        "export",
+        "budget",
+        ("model", "sample", "evaluation", "pruned"),
+        ("exported",),
+        parameters=("format", "quantize"),
+    ),
+    Stage(
         "report",
         "budget",
-        ("model", "dense", "table", "importance", "chosen", "searched", "rearranged", "pruned", "measured"),
+        ("model", "dense", "table", "importance", "chosen", "searched", "rearranged", "pruned", "measured", "exported"),
         ("report",),
     ),
     Stage(
@@ -185,17 +192,20 @@ ACTING = ("prepare", "budget", "register", "summarise", "gate")
 """Stages that open or change MLflow runs: to skip one because of an earlier run's outputs would leave that undone."""
 
 
-def stages_of(*, latency: bool = False, shards: int = 1, budgets: int = 1, policy: bool = False) -> tuple[Stage, ...]:
+def stages_of(
+    *, latency: bool = False, shards: int = 1, budgets: int = 1, policy: bool = False, export: bool = False
+) -> tuple[Stage, ...]:
     """The stages that a sweep needs, in order, with the inputs and predecessors that they have there.
 
     Nothing is profiled without a latency budget; the Fisher is merged only where it was split; a single compression
-    without a policy has nothing to sum up or to promote.
+    without a policy has nothing to sum up or to promote; nothing is exported unless that is asked for.
     """
     needed = {
         "profile": latency,
         "importance": shards == 1,
         "importance_shard": shards > 1,
         "merge_importance": shards > 1,
+        "export": export,
         "summarise": budgets > 1 or policy,
         "gate": policy,
     }
