@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import click
 
 from fastprune.cli.group import command
+from fastprune.errors import InputError
 
 
 @command()
@@ -18,7 +20,10 @@ from fastprune.cli.group import command
 @click.option(
     "--train-file",
     type=click.Path(path_type=Path),
-    help="With int8: rows on which weights are found that must stay in float32; labels are not read.",
+    help="Rows as they come, labels are not read: on them int8 finds the weights that must stay in float32.",
+)
+@click.option(
+    "--trim-vocabulary", is_flag=True, help="Keep the pieces of --train-file's texts, and single characters, alone."
 )
 @click.option("--text-column", "-A", "text_columns", multiple=True, help="Column of the text; twice for pairs.")
 @click.option("--label-column", "-Y", help="Column of the label.")
@@ -32,6 +37,7 @@ def export(
     opset: int,
     eval_file: Path | None,
     train_file: Path | None,
+    trim_vocabulary: bool,
     text_columns: tuple[str, ...],
     label_column: str | None,
     metric: str | None,
@@ -39,26 +45,35 @@ def export(
     output_dir: Path,
 ) -> None:
     """Write MODEL, a folder that fastprune saved or a dense one, as a runtime serves it, checked and measured."""
-    from fastprune.export import exporting, rows
+    from fastprune.export import exporting, rows, vocabulary
     from fastprune.store.output import check_output
 
     check_output(output_dir)
+    if trim_vocabulary and not train_file:
+        raise InputError("--trim-vocabulary keeps the pieces of --train-file's texts: give that too")
     task = (
         rows.task_of(model, text_columns, label_column or "", metric, max_length) if eval_file or train_file else None
     )
-    record = exporting.export(
-        model,
-        output_dir,
-        format=format,
-        quantize=quantize or "",
-        opset=opset,
-        evaluation=rows.read_rows(model, eval_file, task) if eval_file and task else None,
-        sample=(
-            rows.read_rows(model, train_file, task, labelled=False, count=exporting.SAMPLE_ROWS)
-            if train_file and task and quantize == "int8"
-            else None
-        ),
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        source, told = model, {}
+        if trim_vocabulary and train_file and task:
+            source = str(Path(scratch, "trimmed"))
+            kept, before = vocabulary.trim_folder(model, rows.texts_of(train_file, task), source)
+            told = {"vocabulary": {"kept": kept, "of": before}}
+        record = exporting.export(
+            source,
+            output_dir,
+            format=format,
+            quantize=quantize or "",
+            opset=opset,
+            evaluation=rows.read_rows(source, eval_file, task) if eval_file and task else None,
+            sample=(
+                rows.read_rows(source, train_file, task, labelled=False, count=exporting.SAMPLE_ROWS)
+                if train_file and task and quantize == "int8"
+                else None
+            ),
+            told={"source": model, **told},
+        )
     click.echo(summary(record))
     click.echo(f"saved in {output_dir}")
 
@@ -70,6 +85,8 @@ def summary(record: dict) -> str:
         f"{'outputs':<12}differ by at most {record['max_difference']:.2g} from PyTorch's",
         f"{'megabytes':<12}{size['source']:.1f} -> {size['exported']:.1f}",
     ]
+    if cut := record.get("vocabulary"):
+        lines.append(f"{'vocabulary':<12}{cut['of']:,} -> {cut['kept']:,} pieces")
     if metric := record.get("metric"):
         name = metric["pytorch"]["name"]
         lines.append(

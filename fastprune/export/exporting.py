@@ -49,6 +49,7 @@ def export(
     opset: int = OPSET,
     evaluation: Split | None = None,
     sample: Split | None = None,
+    told: Mapping = {},
 ) -> dict:
     """Write a model as a runtime reads it, check it against the original, and measure both.
 
@@ -67,6 +68,9 @@ def export(
         Labelled rows: the metric of both forms, and their agreement.
     sample : Split, optional
         Rows, labelled or not, on which the weights that int8 hurts are found; they stay in float32.
+
+    told : mapping
+        More of ``export.json``, such as how its vocabulary was cut.
 
     Returns
     -------
@@ -92,7 +96,8 @@ def export(
             opset=opset,
             evaluation=evaluation,
             sample=sample,
-            origin={"source": str(folder), "megabytes": megabytes_of(Path(folder)), **task_settings(Path(folder))},
+            origin={"source": str(folder), **task_settings(Path(folder)), **told},
+            megabytes=megabytes_of(Path(told.get("source", folder))),
         )
 
 
@@ -107,10 +112,11 @@ def export_model(
     evaluation: Split | None = None,
     sample: Split | None = None,
     origin: Mapping,
+    megabytes: float,
 ) -> dict:
     """:func:`export` of a model in memory, on the CPU, into a folder that is there.
 
-    ``origin`` has its ``source`` and ``megabytes``, and of a pruned model what its rows are.
+    ``origin`` has its ``source``, and of a pruned model what its rows are; ``megabytes`` are those of the source.
     """
     pad = tokenizer.pad_token_id
     file, left = _write(model, made, format, quantize, opset, sample, pad)
@@ -135,7 +141,7 @@ def export_model(
         "weights_sha256": checkpoint.digest(model),
         "left_in_float32": left,
         "max_difference": apart,
-        "megabytes": {"source": origin["megabytes"], "exported": megabytes_of(made)},
+        "megabytes": {"source": megabytes, "exported": megabytes_of(made)},
         **_figures(model, runtime, evaluation, pad),
         "versions": code_version() | {name: version(name) for name in _RUNTIMES[format]},
     }
@@ -171,11 +177,8 @@ def export_beside(
         quantize=quantize,
         evaluation=evaluation,
         sample=sample if quantize == "int8" else None,
-        origin={
-            "source": "..",
-            "megabytes": checkpoint.saved_bytes(pruned) / 1e6,
-            **{name: manifest[name] for name in _ROWS if name in manifest},
-        },
+        origin={"source": "..", **{name: manifest[name] for name in _ROWS if name in manifest}},
+        megabytes=checkpoint.saved_bytes(pruned) / 1e6,
     )
     return as_candidate(record, made, dense, evaluation, tokenizer.pad_token_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastprune.data import Split, encode, read_table
@@ -37,6 +38,15 @@ def task_of(
     return Task(
         known.get("task", "table"), problem, metric or first, text_columns or columns, label, max_length or length
     )
+
+
+def texts_of(file: str | Path, task: Task) -> Iterator[str]:
+    """Every text of a file, column after column."""
+    table = read_table(file)
+    if missing := [name for name in task.text_columns if name not in table.column_names]:
+        raise InputError(f"{file}: no column {missing[0]!r}; the columns are {table.column_names}")
+    for name in task.text_columns:
+        yield from (text for text in table[name] if isinstance(text, str))
 
 
 def read_rows(folder: str | Path, file: str | Path, task: Task, *, labelled: bool = True, count: int = 0) -> Split:

@@ -34,6 +34,7 @@ def folders(material, tmp_path_factory):
     done = call(
         *("export", folder / "pruned", "--quantize", "int8", "--output-dir", folder / "int8"),
         *("--eval-file", material / "eval.tsv", "--train-file", material / "train.tsv", "--label-column", "label"),
+        "--trim-vocabulary",
     )
     assert done.exit_code == 0, done.output
     return folder, done.output
@@ -45,7 +46,10 @@ def test_an_exported_folder_says_what_was_checked(folders):
     assert files == {"model.onnx", "config.json", "tokenizer.json", "tokenizer_config.json", "export.json"}
     record = json.loads((folder / "int8" / "export.json").read_text())
     assert (record["format"], record["quantize"], record["opset"]) == ("onnx", "int8", 18)
-    assert record["weights_sha256"] == checkpoint.digest(checkpoint.load(folder / "pruned"))
+    assert record["source"] == str(folder / "pruned")
+    whole = checkpoint.load(folder / "pruned").config.vocab_size
+    assert record["vocabulary"] == {"kept": len(checkpoint.load_tokenizer(folder / "int8")), "of": whole}
+    assert 10 < record["vocabulary"]["kept"] < whole
     assert record["megabytes"]["source"] == (folder / "pruned" / "model.safetensors").stat().st_size / 1e6
     assert record["megabytes"]["exported"] == (folder / "int8" / "model.onnx").stat().st_size / 1e6 < 0.15
     values = {name: one["value"] for name, one in record["metric"].items()}
