@@ -20,7 +20,7 @@ from fastprune import method as steps
 from fastprune.data import Task, make_batches
 from fastprune.data.evaluation import evaluate_rows, outcomes_of, refuse_untuned
 from fastprune.data.outcomes import Outcomes
-from fastprune.data.preparation import Rows, as_table, prepare_rows
+from fastprune.data.preparation import Rows, as_table, parted, prepare_rows
 from fastprune.environment import choose_device
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable
@@ -156,8 +156,8 @@ def compress(
         raise InputError(
             "validation is given, and only max_accuracy_drop is measured on it: give that too, or leave validation out"
         )
-    if dataset is None or evaluation is None:
-        raise InputError("give both dataset, to draw the pruning sample from, and evaluation, to measure on")
+    if dataset is None:
+        raise InputError("give dataset, to draw the pruning sample from")
     if export or quantize:
         _check_export(export, quantize, output_dir)
     if output_dir is not None:
@@ -172,9 +172,15 @@ def compress(
             source = str(dense.name_or_path) if isinstance(model, transformers.PreTrainedModel) else str(model)
             tokenizer = checkpoint.load_tokenizer(source) if tokenizer is None else reader_of(tokenizer)
             check_tokenizer(tokenizer, source)
-            rows = prepare_rows(
+            drawn_from, held_out = parted(
                 as_table(dataset, "dataset"),
-                as_table(evaluation, "evaluation"),
+                None if evaluation is None else as_table(evaluation, "evaluation"),
+                task.metric,
+                seed,
+            )
+            rows = prepare_rows(
+                drawn_from,
+                held_out,
                 None if validation is None else as_table(validation, "validation"),
                 set_apart=budget.max_accuracy_drop is not None,
                 tokenizer=tokenizer,
@@ -326,7 +332,12 @@ def _prune(
     if not dry_run:
         with timed(seconds, "evaluate_pruned"):
             after = evaluate_rows(
-                tuned.model, rows.evaluation, pad_token_id=pad_token_id, batch_size=batch_size, progress=progress
+                tuned.model,
+                rows.evaluation,
+                pad_token_id=pad_token_id,
+                batch_size=batch_size,
+                dense=before,
+                progress=progress,
             )
             outcomes = outcomes_of(rows.evaluation, dense=before, pruned=after)
             metrics["pruned"] = after.metrics["metric"]

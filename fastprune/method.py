@@ -96,8 +96,8 @@ def settle(
         raise InputError("max_accuracy_drop needs validation rows to measure on")
     rows = validation
 
-    def measure(model: transformers.PreTrainedModel) -> Evaluated:
-        return evaluate_rows(model, rows, pad_token_id=pad_token_id, progress=False)
+    def measure(model: transformers.PreTrainedModel, dense: Evaluated | None = None) -> Evaluated:
+        return evaluate_rows(model, rows, pad_token_id=pad_token_id, dense=dense, progress=False)
 
     dense, margins = measure(encoder.model), dict[float, float]()
 
@@ -115,7 +115,7 @@ def settle(
             teacher=teacher,
             progress=progress,
         )
-        tried = measure(tuned.model)
+        tried = measure(tuned.model, dense)
         if budget.confidence is not None:
             lost = fall(dense.outcomes, tried.outcomes, budget.confidence)
             margins[keep_ratio] = lost.upper - lost.mean

@@ -84,6 +84,10 @@ class Problem(ABC):
         """Tokens at which texts are cut where nothing is said."""
         return self.max_length
 
+    def usual_metric(self, label_column: str | None) -> str:
+        """What a model is judged by where nothing is said."""
+        return self.metrics[0]
+
     def needs_label(self, metric: str) -> bool:
         """Whether an evaluation by this metric reads a label column."""
         return True
@@ -177,6 +181,16 @@ class Problem(ABC):
         outcomes : ndarray [examples] float64
             Their mean is the task's metric, see :mod:`fastprune.data.outcomes`.
         """
+
+    def beside_dense(self, metric: str) -> bool:
+        """Whether a metric says how like the outputs are to the dense model's: it reads no labels."""
+        return False
+
+    def likeness(
+        self, split: Split, outputs: Sequence[np.ndarray], dense: Sequence[np.ndarray]
+    ) -> tuple[dict[str, float], np.ndarray]:
+        """What :meth:`measure` gives, by such a metric."""
+        raise NotImplementedError
 
     def constant(self, split: Split, num_labels: int | None) -> float:
         """The primary metric of always giving the same answer, at best; 0 where that tells nothing."""

@@ -37,6 +37,9 @@ POOLINGS = ("mean", "cls", "max")
 RANKINGS = ("ndcg_at_10", "mrr_at_10", "recall_at_10", "recall_at_1")
 """Metrics of rows that each have a query and a passage."""
 
+COSINE_TO_DENSE = "cosine_to_dense"
+"""Metric of texts that have no labels at all: the mean cosine of their vectors to the dense model's."""
+
 BATCH_TOKENS = 1 << 18
 """Tokens of the batch that a look-up table is measured on, at most: examples times their length."""
 

@@ -71,7 +71,7 @@ PAIRS = [
 def texts(count: int = 40) -> list[str]:
     """Texts of the tiny tokenizer's words, none of them of ``PAIRS``."""
     words = ["the", "a", "film", "movie", "was", "is", "good", "bad", "dull", "great", "king", "won", "who", "it"]
-    return [" ".join(words[(row * step + step) % len(words)] for step in range(2, 4 + row % 7)) for row in range(count)]
+    return [f"{words[row % 14]} {words[row // 14 % 14]} {' '.join(words[: row % 7])}".strip() for row in range(count)]
 
 
 def write_rows(file: Path, rows: list[dict]) -> Path:

@@ -152,7 +152,7 @@ def compress(
         task = glue_task(task_name)
         dataset, evaluation = load_glue(task_name)
     else:
-        if not (train_file and eval_file):
+        if not (train_file and (eval_file or not label_column)):
             raise InputError(
                 "no data: give --task, or --train-file and --eval-file with --text-column and --label-column"
             )

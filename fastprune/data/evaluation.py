@@ -1,5 +1,6 @@
 """How good a model is on a split, and what always giving one answer would reach."""
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,10 +25,13 @@ class Evaluated:
     outcomes : ndarray
         One number for each example, in the order of the split, whose mean is the task's metric: see
         :mod:`fastprune.data.outcomes`.
+    outputs : sequence of ndarray
+        What was put out for each feature, where a metric holds other models against that.
     """
 
     metrics: dict[str, float]
     outcomes: np.ndarray
+    outputs: Sequence[np.ndarray] = ()
 
 
 def outcomes_of(split: Split, **evaluated: Evaluated) -> Outcomes:
@@ -47,6 +51,7 @@ def evaluate_rows(
     pad_token_id: int,
     batch_size: int = 32,
     device: str | torch.device | None = None,
+    dense: Evaluated | None = None,
     progress: bool = True,
 ) -> Evaluated:
     """Measure a model in evaluation mode on a labelled split, with the outcome of every row.
@@ -64,6 +69,9 @@ def evaluate_rows(
         How to batch.
     device
         Moves the model there; by default it stays where it is.
+    dense
+        What the dense model gave on the same split, which some metrics hold this model against; without it, this is
+        the dense model.
     progress
         Show a bar on a terminal.
 
@@ -79,7 +87,9 @@ def evaluate_rows(
         If the split lacks labels or examples, or the model's outputs are not finite.
     """
     problem = problem_of(split.task.problem)
-    if not split.labelled:
+    metric = split.task.metric
+    likeness = problem.beside_dense(metric)
+    if not (split.labelled or likeness):
         raise InputError(f"task {split.task.name!r}: the split has no labels to evaluate on")
     if "example_id" in split.features.column_names and split.examples is None:
         raise InputError(f"task {split.task.name!r}: encode the questions with for_evaluation=True")
@@ -98,8 +108,13 @@ def evaluate_rows(
                 )
             outputs |= zip(rows.tolist(), scores, strict=True)
 
-    metrics, outcomes = problem.measure(split, [outputs[row] for row in range(len(split))])
-    return Evaluated({"metric": metrics[split.task.metric], **metrics, "n": len(outcomes)}, outcomes)
+    in_order = [outputs[row] for row in range(len(split))]
+    if likeness:
+        metrics, outcomes = problem.likeness(split, in_order, in_order if dense is None else dense.outputs)
+    else:
+        metrics, outcomes = problem.measure(split, in_order)
+    told = {"metric": metrics[metric], **metrics, "n": len(outcomes)}
+    return Evaluated(told, outcomes, in_order if likeness else ())
 
 
 @contextmanager

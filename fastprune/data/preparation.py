@@ -21,6 +21,7 @@ from fastprune.errors import InputError
 from fastprune.importance.selection import selection_of
 from fastprune.model import checkpoint
 from fastprune.problem import Problem, fits, problem_for, problem_of
+from fastprune.settings import COSINE_TO_DENSE
 
 SHARED = 0.01
 """Evaluation rows that may also be training rows without a word: short texts come twice by chance."""
@@ -115,6 +116,18 @@ def rows_to_serve(table: datasets.Dataset, problem: Problem, text_columns: Seque
     return [list(rows[order[place]]) for place in places]
 
 
+def parted(
+    dataset: datasets.Dataset, evaluation: datasets.Dataset | None, metric: str, seed: int
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """The rows to draw the sample from, and those to evaluate on: where none are given, a part of the others."""
+    if evaluation is None and metric != COSINE_TO_DENSE:
+        raise InputError(
+            f"there is no evaluation, and {metric} is measured on labelled rows; give them (evaluation, or an "
+            "evaluation file) beside those that the sample is drawn from"
+        )
+    return hold_back(dataset, seed) if evaluation is None else (dataset, evaluation)
+
+
 def hold_back(table: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Part a table into rows to prune on and rows to choose a budget on: a fifth, at most ``VALIDATION_ROWS``."""
     if len(table) < 2:
@@ -150,7 +163,7 @@ def table_task(
             "one that the model was fine-tuned for"
         )
     text_columns, label_column = text_columns or problem.columns, label_column or problem.label_column
-    metric = metric or problem.metrics[0]
+    metric = metric or problem.usual_metric(label_column)
     if not text_columns or (problem.needs_label(metric) and not label_column):
         raise InputError(
             "name the columns of the data: --text-column (twice for pairs: --text-column-b) and --label-column"

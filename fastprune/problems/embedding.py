@@ -19,7 +19,7 @@ from fastprune.model.model_inputs import longest_input
 from fastprune.model.sentence import DOCUMENTS, embedding_of, lowercases
 from fastprune.problem import Problem
 from fastprune.problems.answers.embedding import embed
-from fastprune.settings import RANKINGS
+from fastprune.settings import COSINE_TO_DENSE, RANKINGS
 
 _ROLES = (("query",), ("document", "passage", "corpus"))
 """Prompts of queries and of passages, by the names that sentence-transformers looks for."""
@@ -44,7 +44,15 @@ class Embedding(Problem):
     """
 
     heads = ("Model",)
-    metrics = ("spearman", "average_precision", "ndcg_at_10", "mrr_at_10", "recall_at_10", "recall_at_1")
+    metrics = (
+        "spearman",
+        "average_precision",
+        "ndcg_at_10",
+        "mrr_at_10",
+        "recall_at_10",
+        "recall_at_1",
+        "cosine_to_dense",
+    )
     num_texts = (1, 2, 3)
     loss_reads_labels = False
     answers = Path(__file__).with_name("answers") / "embedding.py"
@@ -58,9 +66,12 @@ class Embedding(Problem):
     def length(self, config):
         return embedding_of(config)["max_length"] or longest_input(config)
 
+    def usual_metric(self, label_column):
+        return self.metrics[0] if label_column else COSINE_TO_DENSE
+
     def needs_label(self, metric):
         """A query and its passage in one row belong together unless a label says otherwise."""
-        return metric not in RANKINGS
+        return metric not in (*RANKINGS, COSINE_TO_DENSE)
 
     def texts_in(self, table, text_columns):
         """One at least."""
@@ -87,7 +98,12 @@ class Embedding(Problem):
             pa.chunked_array([[prompt + text for text in column.to_pylist()]], pa.string())
             for prompt, column in zip(prompts, source.texts(names, each=True), strict=True)
         ]
-        if not for_evaluation:
+        if not for_evaluation or source.task.metric == COSINE_TO_DENSE:
+            rows = (
+                rows
+                if not for_evaluation
+                else np.concatenate([rows * len(names) + place for place in range(len(names))])
+            )
             numbers, places = np.divmod(rows, len(names))
             texts = np.array([column.to_pylist() for column in columns], dtype=object)[places, numbers]
             return source.tokens([pa.chunked_array([texts.tolist()], pa.string())]), None
@@ -145,6 +161,14 @@ class Embedding(Problem):
             return metrics, jackknife_correlation(rankdata(similarities), rankdata(labels))
         return metrics, average_precision_rows(similarities, labels)
 
+    def beside_dense(self, metric):
+        return metric == COSINE_TO_DENSE
+
+    def likeness(self, split, outputs, dense):
+        pairs = torch.tensor(np.stack(outputs)), torch.tensor(np.stack(dense))
+        cosines = torch.nn.functional.cosine_similarity(*pairs, dim=-1).double().numpy()
+        return {COSINE_TO_DENSE: float(cosines.mean())}, cosines
+
     def check_evaluation(self, split):
         if split.task.metric in RANKINGS:
             if "label" in split.examples.column_names and not any(label > 0 for label in split.examples["label"]):
@@ -160,8 +184,9 @@ class Embedding(Problem):
         if split.task.metric in RANKINGS:
             passages = len(set(split.examples["second"]))
             return min(RANDOM[split.task.metric] / passages, 1.0)
-        labels = np.asarray(split.examples["label"])
-        return float((labels > 0).mean()) if split.task.metric == "average_precision" else 0.0
+        if split.task.metric != "average_precision":
+            return 0.0
+        return float((np.asarray(split.examples["label"]) > 0).mean())
 
     def margin(self, metric):
         return 0.01

@@ -13,6 +13,7 @@ from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
+from fastprune.problem import problem_of
 from fastprune.stages.folders import load_model, table_of_budget, write_record
 from fastprune.store.artifacts import makes
 from fastprune.store.output import new_folder
@@ -46,7 +47,10 @@ def evaluate_pruned(
     begin = time.perf_counter()
     split, pad = Split.load(evaluation), checkpoint.load_tokenizer(pruned).pad_token_id
     dense, small = load_model(model, device), checkpoint.load(pruned, device=choose_device(device))
-    evaluated = evaluate_rows(small, split, pad_token_id=pad, batch_size=batch_size)
+    given: dict = {"pad_token_id": pad, "batch_size": batch_size}
+    if problem_of(split.task.problem).beside_dense(split.task.metric):
+        given["dense"] = evaluate_rows(dense, split, **given)
+    evaluated = evaluate_rows(small, split, **given)
     metrics = {"pruned": evaluated.metrics["metric"]}
     if every_stage:
         encoder = describe(dense)
@@ -60,7 +64,7 @@ def evaluate_pruned(
             del named["rearrange"]  # nothing was swapped: the same model again
         for name, masks in named.items():
             sliced = slice_model(encoder, masks)  # what the dense model puts out under the masks, in less time
-            metrics[name] = evaluate(sliced, split, pad_token_id=pad, batch_size=batch_size)["metric"]
+            metrics[name] = evaluate(sliced, split, **given)["metric"]
     latency = compare_latency(dense, small, split, pad, table_of_budget(table, chosen))
     metrics |= {f"latency_ms_{name}": latency.pop(name) for name in ("dense", "pruned")}
     for name, network, folder in (("dense", dense, model), ("pruned", small, pruned)):

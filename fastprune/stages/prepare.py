@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastprune.data import glue_task, load_glue, read_table
-from fastprune.data.preparation import prepare_rows, rows_to_serve, table_task
+from fastprune.data.preparation import parted, prepare_rows, rows_to_serve, table_task
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
 from fastprune.model.card import write_card
@@ -76,9 +76,10 @@ def prepare(
         )
     if task:
         asked, (train, held_out) = glue_task(task), load_glue(task)
-    elif train_file and eval_file:
+    elif train_file and (eval_file or not label_column):
         asked = table_task(source, tuple(text_columns), label_column, metric, max_length, problem, pooling)
-        train, held_out = read_table(train_file), read_table(eval_file)
+        train = read_table(train_file)
+        train, held_out = parted(train, read_table(eval_file) if eval_file else None, asked.metric, seed)
     else:
         raise InputError("no data: name a task, or a train_file and an eval_file with their columns")
     tokenizer = checkpoint.load_tokenizer(source)

@@ -75,7 +75,10 @@ def run_stage(
                 tracking_uri,
                 run_id,
                 record,
-                {"sample": data or parameters["train_file"], "evaluation": data or parameters["eval_file"]},
+                {
+                    "sample": data or parameters["train_file"],
+                    "evaluation": data or parameters["eval_file"] or parameters["train_file"],
+                },
             )
         if name in _SHOWN:
             output, file = _SHOWN[name]

@@ -261,3 +261,30 @@ def test_in_memory(models):
     result = fastprune.compress(model, **data, **given, pooling="mean")
     assert result.model.config.sentence_embedding["pooling"] == "mean"
     assert not hasattr(model.config, "sentence_embedding")
+
+
+def test_texts_alone(models, files, tmp_path):
+    """Without an evaluation file a part of the texts is set apart, and judged by its likeness to the dense model's."""
+    result = command(models["max"], files, tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["metric"] == "cosine_to_dense" and metrics["rows"] == 8
+    assert metrics["dense"] == pytest.approx(1, abs=1e-5) and 0 < metrics["pruned"] < 0.999
+
+
+def test_the_smallest_model_that_is_like_the_dense_one(models, files, tmp_path):
+    options = ["compress", models["mean"], "--train-file", files["train"], "--text-column", "text"]
+    result = CliRunner().invoke(
+        main, [*map(str, options), "--max-accuracy-drop", "0.1", "--output-dir", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    tried = dict(map(tuple, metrics["curve"]["points"]))
+    assert 0.9 <= tried[metrics["keep_ratio"]] < 1
+
+
+def test_a_score_without_rows_to_measure_on(models, files, tmp_path):
+    result = command(models["mean"], files, tmp_path / "out", "--metric", "mrr_at_10")
+    assert (
+        result.exit_code == 2 and "there is no evaluation, and mrr_at_10 is measured on labelled rows" in result.output
+    )
