@@ -115,7 +115,7 @@ class Teacher:
         The teacher runs under these masks. As published, the FFN target of a layer has all of the filters.
     keep : bool
         Keep the targets of all layers, so that the next walk over the same sample does not run the teacher again;
-        only done where they fit ``CACHE_BYTES``.
+        only done without masks, and where they fit ``CACHE_BYTES``.
     """
 
     @torch.no_grad()
@@ -128,63 +128,75 @@ class Teacher:
         keep: bool = False,
     ):
         encoder.model.eval()
-        self.encoder, self.masks = encoder, masks
+        self.encoder, self.masks, self.batches = encoder, masks, batches
         self.pads = [batch["attention_mask"].bool().to(encoder.device) for batch in batches]
-        entries = [layer_inputs(encoder, batch) for batch in batches]
-        self.states = [states for states, _ in entries]
-        self.options = [options for _, options in entries]
-        size = 2 * encoder.num_layers * sum(states.numel() * states.element_size() for states in self.states)
-        self._keep = keep and size <= CACHE_BYTES
+        self.options: list[list[dict]] = []
+        numbers = encoder.num_layers * encoder.hidden_size * sum(pad.numel() for pad in self.pads)
+        self._keep = keep and masks is None and 2 * numbers * encoder.model.dtype.itemsize <= CACHE_BYTES
+        self._entries: list[Tensor] = []
         self._kept: list[list[Tensor]] | None = None
 
-    def targets(self) -> Iterator[list[Tensor]]:
-        """What one block after the other adds up to, ahead of a norm behind it, a tensor [B, T, D] per batch.
+    @torch.no_grad()
+    def begin(self) -> list[Tensor]:
+        """Hidden states into the first layer, a tensor [B, T, D] per batch.
 
-        Without ``keep``, only one block's are held at a time.
+        Without ``keep`` they are made anew for every walk, which lets go of them as it goes.
         """
-        if self._kept is not None:
-            yield from self._kept
-            return
-        kept = []
-        for targets in self._run():
-            if self._keep:
-                kept.append(targets)
+        if self._entries:
+            return list(self._entries)
+        made = [layer_inputs(self.encoder, batch) for batch in self.batches]
+        entries, self.options = [states for states, _ in made], [options for _, options in made]
+        self._entries = list(entries) if self._keep else []
+        return entries
+
+    def targets(self, states: list[Tensor]) -> Iterator[Iterator[Tensor]]:
+        """For one block after the other what it adds up to, ahead of a norm behind it: a tensor [B, T, D] per batch.
+
+        Parameters
+        ----------
+        states : list of Tensor [B, T, D]
+            From :meth:`begin`: what the block reads. A batch's becomes what the next block reads when its target is
+            asked for, so that the teacher's states are held once and its targets not at all.
+        """
+        kept: list[list[Tensor]] = []
+        for number, (index, block) in enumerate(self._blocks()):
+            targets = self._of_block(index, block, states, self._kept and self._kept[number])
+            if self._keep and self._kept is None:
+                kept.append([])
+                targets = _noted(targets, kept[-1])
             yield targets
-            del targets  # before those of the next block are made
         if self._keep:
-            self._kept = kept
+            self._kept = self._kept or kept
+
+    def _blocks(self) -> Iterator[tuple[int, Block]]:
+        for index, layer in enumerate(self.encoder.layers):
+            for block in layer.blocks:
+                yield index, block
 
     @torch.no_grad()
-    def _run(self) -> Iterator[list[Tensor]]:
+    def _of_block(self, index: int, block: Block, states: list[Tensor], kept: list[Tensor] | None) -> Iterator[Tensor]:
         """Under masks, as published, the target of an FFN has all filters, and only the way on from it has not."""
-        states = list(self.states)
-        for index, (layer, (heads, filters)) in enumerate(zip(self.encoder.layers, self._masks(), strict=True)):
-            attention, ffn = layer.blocks
-            targets = []
-            for step, options in enumerate(self.options):
-                context = _units(attention, states[step], options[index])
-                context = context if heads is None else context * heads
-                targets.append(attention.writes(context) + states[step])
-                states[step] = attention.after(targets[step])
-            yield targets
-            targets = []
-            for step in range(len(states)):
-                activation = _units(ffn, states[step], {})
-                targets.append(ffn.writes(activation) + states[step])
-                way_on = targets[step] if filters is None else ffn.writes(activation * filters) + states[step]
-                states[step] = ffn.after(way_on)
-            yield targets
+        mask = self._mask(index, block)
+        for step, options in enumerate(self.options):
+            if kept:
+                target = way_on = kept[step]
+            else:
+                units = _units(block, states[step], options[index])
+                if mask is not None and block.kind == "attention":
+                    units = units * mask
+                target = way_on = block.writes(units) + states[step]
+                if mask is not None and block.kind == "ffn":
+                    way_on = block.writes(units * mask) + states[step]
+            states[step] = block.after(way_on)
+            yield target
 
-    def _masks(self) -> Iterator[tuple[Tensor | None, Tensor | None]]:
-        """Of each layer, over the inputs of its two output projections: [H * head_size] and [I]."""
+    def _mask(self, index: int, block: Block) -> Tensor | None:
+        """Over the inputs of a block's output projection, [H * head_size] or [I]."""
         if self.masks is None:
-            yield from [(None, None)] * self.encoder.num_layers
-            return
-        for heads, filters in zip(self.masks.heads, self.masks.filters, strict=True):
-            yield (
-                heads.repeat_interleave(self.encoder.head_size).to(self.encoder.device),
-                filters.to(self.encoder.device),
-            )
+            return None
+        if block.kind == "attention":
+            return self.masks.heads[index].repeat_interleave(self.encoder.head_size).to(self.encoder.device)
+        return self.masks.filters[index].to(self.encoder.device)
 
 
 @torch.no_grad()
@@ -220,16 +232,16 @@ def walk(
 
     Notes
     -----
-    Each layer of either model runs once. Between layers the walk holds the student's hidden states of the sample
-    (``tokens x D``; with ``every_map`` the teacher's too), and within a layer the teacher's states and targets, the
-    student's contexts, and the kept filters' activations when they fit ``CACHE_BYTES``; never a system's
-    ``tokens x n`` matrix.
+    Each layer of either model runs once. The walk holds the student's hidden states of the sample and the teacher's
+    (``tokens x D`` each), and within a block the student's contexts, or the kept filters' activations when they fit
+    ``CACHE_BYTES``; never a system's ``tokens x n`` matrix.
     """
-    pads, states, wanted = teacher.pads, list(teacher.states), teacher.states
+    pads, states = teacher.pads, teacher.begin()
+    wanted = list(states)  # of the teacher, which goes along with the student
     held = _held_back([len(pad) for pad in pads], hold_back, states[0].device)
     tokens = sum(pad.numel() for pad in pads)
     blocks = [(index, block) for index, layer in enumerate(layers_of(student)) for block in layer.blocks]
-    pairs = zip(blocks, teacher.targets(), strict=True)
+    pairs = zip(blocks, teacher.targets(wanted), strict=True)
     bar = tqdm(pairs, "tuning", len(blocks), unit="block", disable=not progress)
     for number, ((index, block), targets) in enumerate(bar):
         alone = (index, block.kind) in first_token
@@ -243,9 +255,9 @@ def walk(
         cached = block.kind == "attention" or _bytes(tokens, block.writes, states[0]) <= CACHE_BYTES
         kept = []
         moments, apart = Moments.zeros(block.writes), Moments.zeros(block.writes)
-        for step, options in enumerate(teacher.options):
+        for step, (options, target) in enumerate(zip(teacher.options, targets, strict=True)):
             units = _units(block, states[step], options[index])
-            _add(moments, apart, rows[step], held[step], units, targets[step] - states[step])
+            _add(moments, apart, rows[step], held[step], units, target - states[step])
             if cached:
                 kept.append(units)
         yield System(index, block.kind, block.writes, moments, apart)
@@ -253,9 +265,6 @@ def walk(
             units = kept[step] if cached else _units(block, states[step], options[index])
             states[step] = block.after(block.writes(units) + states[step])
         del kept, units
-        if every_map:
-            wanted = [block.after(target) for target in targets]
-        del targets
     if every_map:
         linears, between = task_head_of(student)
         originals, _ = task_head_of(teacher.encoder.model)
@@ -269,6 +278,12 @@ def walk(
             if index < len(linears) - 1:
                 states = [between(linear(state)) for state in states]
                 wanted = [between(original(state)) for state in wanted]
+
+
+def _noted(targets: Iterator[Tensor], notes: list[Tensor]) -> Iterator[Tensor]:
+    for target in targets:
+        notes.append(target)
+        yield target
 
 
 def _bytes(tokens: int, linear: nn.Linear, like: Tensor) -> int:

@@ -118,15 +118,14 @@ def test_a_teacher_that_keeps_its_targets():
     """Another student walks beside it without the teacher being run again, and sees the same targets."""
     model = build()
     encoder = describe(model)
-    teacher_masks = random_masks(encoder, 1)
     batches = random_batches(model, "classification", LENGTHS)
-    teacher = Teacher(encoder, batches, teacher_masks, keep=True)
-    list(walk(teacher, slice_model(encoder, random_masks(encoder, 0)), progress=False))
+    teacher = Teacher(encoder, batches, keep=True)
+    list(walk(teacher, slice_model(encoder, random_masks(encoder, 0)), every_map=True, progress=False))
     student = slice_model(encoder, random_masks(encoder, 2))
-    want = list(walk(Teacher(encoder, batches, teacher_masks), student, progress=False))
+    want = list(walk(Teacher(encoder, batches), student, every_map=True, progress=False))
     calls = []
     encoder.layers[1].attention.reads["query"].register_forward_hook(lambda *_: calls.append(1))
-    got = list(walk(teacher, student, progress=False))
+    got = list(walk(teacher, student, every_map=True, progress=False))
     assert not calls
     for one, other in zip(got, want, strict=True):
         assert torch.equal(one.moments.gram, other.moments.gram)
