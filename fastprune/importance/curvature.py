@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from fastprune import memory
 from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder, reads_first
 from fastprune.model.finite import check_finite
@@ -148,7 +149,7 @@ def estimate_curvature(
     Returns
     -------
     Curvature
-        On the CPU. Memory is that of one batch's activations plus the factors.
+        On the CPU. Memory is that of one batch's activations plus the factors; a batch that does not fit is run in parts.
 
     Raises
     ------
@@ -191,10 +192,11 @@ def estimate_curvature(
             parameter.requires_grad_(False)
         for number, batch in tqdm(numbered, desc="curvature", unit="batch", disable=not progress):
             generator.manual_seed(seed + number)  # a batch has the same signs in whichever shard it is
-            pad = batch["attention_mask"].bool().to(model.device)
-            examples += len(pad)
-            outputs = asked.run(model, batch)
-            asked.score(outputs, batch, TEMPERATURE, generator).backward()
+            for part in _parts(encoder, batch):
+                pad = part["attention_mask"].bool().to(model.device)
+                examples += len(pad)
+                outputs = asked.run(model, part)
+                asked.score(outputs, part, TEMPERATURE, generator).backward()
     finally:
         for handle in handles:
             handle.remove()
@@ -211,6 +213,22 @@ def estimate_curvature(
     curvature = Curvature(**factors, counts=counts)
     curvature.check_finite()
     return curvature
+
+
+def _parts(encoder: Encoder, batch: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
+    """A batch, or as many examples of it at once as leave half of the memory free."""
+    examples, length = batch["attention_mask"].shape
+    rows = max(memory.left(encoder.device) // 2 // graph_bytes(encoder, length), 1)
+    pieces = {name: values.split(rows) for name, values in batch.items()}
+    return [{name: pieces[name][number] for name in batch} for number in range(-(-examples // rows))]
+
+
+def graph_bytes(encoder: Encoder, length: int) -> int:
+    """About what an example of so many tokens leaves in memory for its backward pass."""
+    numbers = 8 * encoder.hidden_size + 2 * encoder.num_filters  # a token and layer
+    if encoder.model.config._attn_implementation != "sdpa":
+        numbers += 3 * encoder.num_heads * length
+    return encoder.num_layers * length * numbers * encoder.model.dtype.itemsize
 
 
 def evenly_spaced(batches: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:

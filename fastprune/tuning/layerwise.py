@@ -19,13 +19,12 @@ import transformers
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fastprune import memory
+from fastprune.memory import Tensors
 from fastprune.model.architectures import Block, Encoder, kinds_of, layers_of, norm_of, reads_mean, task_head_of
 from fastprune.model.finite import check_finite
 from fastprune.model.losses import inputs_of
 from fastprune.model.masks import Masks
-
-CACHE_BYTES = 2 << 30
-"""Up to here activations that are wanted twice are kept; above, they are computed again."""
 
 
 @dataclass
@@ -115,7 +114,7 @@ class Teacher:
         The teacher runs under these masks. As published, the FFN target of a layer has all of the filters.
     keep : bool
         Keep the targets of all layers, so that the next walk over the same sample does not run the teacher again;
-        only done without masks, and where they fit ``CACHE_BYTES``.
+        only done without masks, and where there is memory for them.
     """
 
     @torch.no_grad()
@@ -131,36 +130,32 @@ class Teacher:
         self.encoder, self.masks, self.batches = encoder, masks, batches
         self.pads = [batch["attention_mask"].bool().to(encoder.device) for batch in batches]
         self.options: list[list[dict]] = []
-        numbers = encoder.num_layers * encoder.hidden_size * sum(pad.numel() for pad in self.pads)
-        self._keep = keep and masks is None and 2 * numbers * encoder.model.dtype.itemsize <= CACHE_BYTES
-        self._entries: list[Tensor] = []
+        self.state_bytes = encoder.hidden_size * encoder.model.dtype.itemsize * sum(pad.numel() for pad in self.pads)
+        targets = 2 * encoder.num_layers * self.state_bytes
+        self._keep = keep and masks is None and targets <= memory.left(encoder.device) // 4
         self._kept: list[list[Tensor]] | None = None
 
     @torch.no_grad()
-    def begin(self) -> list[Tensor]:
-        """Hidden states into the first layer, a tensor [B, T, D] per batch.
+    def begin(self) -> Iterator[Tensor]:
+        """Hidden states into the first layer [B, T, D], batch by batch: made anew for every walk."""
+        self.options = []
+        for batch in self.batches:
+            states, options = layer_inputs(self.encoder, batch)
+            self.options.append(options)
+            yield states
 
-        Without ``keep`` they are made anew for every walk, which lets go of them as it goes.
-        """
-        if self._entries:
-            return list(self._entries)
-        made = [layer_inputs(self.encoder, batch) for batch in self.batches]
-        entries, self.options = [states for states, _ in made], [options for _, options in made]
-        self._entries = list(entries) if self._keep else []
-        return entries
-
-    def targets(self, states: list[Tensor]) -> Iterator[Iterator[Tensor]]:
+    def targets(self, states: Tensors) -> Iterator[Iterator[Tensor]]:
         """For one block after the other what it adds up to, ahead of a norm behind it: a tensor [B, T, D] per batch.
 
         Parameters
         ----------
-        states : list of Tensor [B, T, D]
+        states : sequence of Tensor [B, T, D]
             From :meth:`begin`: what the block reads. A batch's becomes what the next block reads when its target is
             asked for, so that the teacher's states are held once and its targets not at all.
         """
         kept: list[list[Tensor]] = []
         for number, (index, block) in enumerate(self._blocks()):
-            targets = self._of_block(index, block, states, self._kept and self._kept[number])
+            targets = self._of_block(index, block, states, self._kept[number] if self._kept else None)
             if self._keep and self._kept is None:
                 kept.append([])
                 targets = _noted(targets, kept[-1])
@@ -174,7 +169,7 @@ class Teacher:
                 yield index, block
 
     @torch.no_grad()
-    def _of_block(self, index: int, block: Block, states: list[Tensor], kept: list[Tensor] | None) -> Iterator[Tensor]:
+    def _of_block(self, index: int, block: Block, states: Tensors, kept: list[Tensor] | None) -> Iterator[Tensor]:
         """Under masks, as published, the target of an FFN has all filters, and only the way on from it has not."""
         mask = self._mask(index, block)
         for step, options in enumerate(self.options):
@@ -233,13 +228,16 @@ def walk(
     Notes
     -----
     Each layer of either model runs once. The walk holds the student's hidden states of the sample and the teacher's
-    (``tokens x D`` each), and within a block the student's contexts, or the kept filters' activations when they fit
-    ``CACHE_BYTES``; never a system's ``tokens x n`` matrix.
+    (``tokens x D`` each), and within a block the student's contexts, on disk where memory is short, or the kept
+    filters' activations where there is memory for them; never a system's ``tokens x n`` matrix.
     """
-    pads, states = teacher.pads, teacher.begin()
-    wanted = list(states)  # of the teacher, which goes along with the student
-    held = _held_back([len(pad) for pad in pads], hold_back, states[0].device)
-    tokens = sum(pad.numel() for pad in pads)
+    pads, device = teacher.pads, teacher.encoder.device
+    # Of the student, and of the teacher, which goes along with it.
+    states, wanted = (memory.tensors(2 * teacher.state_bytes, device) for _ in range(2))
+    for entry in teacher.begin():
+        states.append(entry)
+        wanted.append(entry)
+    held = _held_back([len(pad) for pad in pads], hold_back, device)
     blocks = [(index, block) for index, layer in enumerate(layers_of(student)) for block in layer.blocks]
     pairs = zip(blocks, teacher.targets(wanted), strict=True)
     bar = tqdm(pairs, "tuning", len(blocks), unit="block", disable=not progress)
@@ -251,9 +249,9 @@ def walk(
             read = [read_tokens(pad) for pad in pads] if attending else rows
             solved = {name: block.reads[name] for name in block.solved}
             yield from _systems(index, solved, block.before, states, wanted, read, held)
+        kept = memory.tensors(teacher.state_bytes * block.writes.in_features // teacher.encoder.hidden_size, device)
         # A head's context costs far more to make again than a filter's activation.
-        cached = block.kind == "attention" or _bytes(tokens, block.writes, states[0]) <= CACHE_BYTES
-        kept = []
+        cached = block.kind == "attention" or isinstance(kept, list)
         moments, apart = Moments.zeros(block.writes), Moments.zeros(block.writes)
         for step, (options, target) in enumerate(zip(teacher.options, targets, strict=True)):
             units = _units(block, states[step], options[index])
@@ -263,21 +261,28 @@ def walk(
         yield System(index, block.kind, block.writes, moments, apart)
         for step, options in enumerate(teacher.options):
             units = kept[step] if cached else _units(block, states[step], options[index])
+            if cached:
+                kept[step] = _NONE
             states[step] = block.after(block.writes(units) + states[step])
         del kept, units
     if every_map:
         linears, between = task_head_of(student)
         originals, _ = task_head_of(teacher.encoder.model)
         norm = norm_of(student)
-        states, wanted = ([norm(state) for state in some] for some in (states, wanted))
         if reads_mean(student):
-            states, wanted = ([mean_of(*pair) for pair in zip(some, pads, strict=True)] for some in (states, wanted))
-            rows = [pad.new_ones(len(pad), 1) for pad in pads]  # [B, 1]
+            for step, pad in enumerate(pads):
+                states[step], wanted[step] = (mean_of(norm(some[step]), pad) for some in (states, wanted))
+            rows, norm = [pad.new_ones(len(pad), 1) for pad in pads], nn.Identity()  # [B, 1]
         for index, (linear, original) in enumerate(zip(linears, originals, strict=True)):
-            yield from _systems(index, {"head": linear}, nn.Identity(), states, wanted, rows, held)
+            yield from _systems(index, {"head": linear}, norm, states, wanted, rows, held)
             if index < len(linears) - 1:
-                states = [between(linear(state)) for state in states]
-                wanted = [between(original(state)) for state in wanted]
+                for step in range(len(states)):
+                    states[step] = between(linear(norm(states[step])))
+                    wanted[step] = between(original(norm(wanted[step])))
+                norm = nn.Identity()
+
+
+_NONE = torch.empty(0)
 
 
 def _noted(targets: Iterator[Tensor], notes: list[Tensor]) -> Iterator[Tensor]:
@@ -286,17 +291,12 @@ def _noted(targets: Iterator[Tensor], notes: list[Tensor]) -> Iterator[Tensor]:
         yield target
 
 
-def _bytes(tokens: int, linear: nn.Linear, like: Tensor) -> int:
-    """Of the inputs of a map over all tokens."""
-    return tokens * linear.in_features * like.element_size()
-
-
 def _systems(
     index: int,
     linears: Mapping[Map, nn.Linear],
     norm: nn.Module,
-    states: list[Tensor],
-    wanted: list[Tensor],
+    states: Tensors,
+    wanted: Tensors,
     rows: list[Tensor],
     held: list[Tensor],
 ) -> Iterator[System]:
@@ -308,8 +308,8 @@ def _systems(
         return
     first = next(iter(linears.values()))
     moments, apart = (Moments.zeros(first, first.in_features) for _ in range(2))
-    for step, state in enumerate(states):
-        _add(moments, apart, rows[step], held[step], norm(state), norm(wanted[step]))
+    for step in range(len(states)):
+        _add(moments, apart, rows[step], held[step], norm(states[step]), norm(wanted[step]))
     for kind, linear in linears.items():
         if linear.out_features:
             yield System(index, kind, linear, moments.through(linear), apart.through(linear))

@@ -333,6 +333,5 @@ def test_a_kept_teacher_gives_the_same(monkeypatch):
         for name, tensor in again.state_dict().items():
             torch.testing.assert_close(tensor, plain.state_dict()[name])
         made = len(runs)
-    assert made == (1 + encoder.num_layers) * len(
-        batches
-    )  # the first is stopped for its input; the second walk did not run the teacher
+    # Each walk stops the first layer at its input; the second one did not run the teacher otherwise.
+    assert made == (2 + encoder.num_layers) * len(batches)

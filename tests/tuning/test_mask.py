@@ -3,10 +3,11 @@ import torch
 from naive_systems import KINDS, LENGTHS, naive_system
 from tiny_models import CASES, build, logits_of, random_batches, random_masks
 
+from fastprune import memory
 from fastprune.model.architectures import describe, reads_first
 from fastprune.model.masks import Masks, masked
 from fastprune.model.surgery import slice_model
-from fastprune.tuning import layerwise, mask
+from fastprune.tuning import mask
 from fastprune.tuning.layerwise import Moments
 from fastprune.tuning.mask import scale_system, solve_scales, tune_masks
 
@@ -228,8 +229,7 @@ def test_recomputing_gives_the_same_as_caching(monkeypatch):
     first_filters = int(masks.filters[0].sum())
     calls = {"cached": 0, "recomputed": 0}
     tuned = {}
-    for name, limit in (("cached", layerwise.CACHE_BYTES), ("recomputed", 0)):
-        monkeypatch.setattr(layerwise, "CACHE_BYTES", limit)
+    for name, limit in (("cached", None), ("recomputed", 1)):
         forward = torch.nn.Linear.forward
 
         def count(module, inputs, name=name, forward=forward):
@@ -238,7 +238,8 @@ def test_recomputing_gives_the_same_as_caching(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(torch.nn.Linear, "forward", count)
-            tuned[name] = tune_masks(encoder, masks, teacher_masks, batches, "classification", progress=False)
+            with memory.limited(limit):
+                tuned[name] = tune_masks(encoder, masks, teacher_masks, batches, "classification", progress=False)
     assert calls["recomputed"] > calls["cached"] > 0
     for one, other in zip(*(vars(result.masks).values() for result in tuned.values()), strict=True):
         assert torch.equal(one, other)

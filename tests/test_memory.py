@@ -1,0 +1,109 @@
+"""Tensors on disk, what is left of memory, and that results do not depend on it."""
+
+import pytest
+import torch
+from tiny_models import build, random_batches, random_masks
+
+from fastprune import memory
+from fastprune.errors import InputError
+from fastprune.importance.curvature import estimate_curvature, graph_bytes
+from fastprune.model.architectures import describe
+from fastprune.tuning.layerwise import Teacher
+from fastprune.tuning.weights import reconstruct_weights
+
+LENGTHS = [[9, 7, 4, 1], [8, 3], [5]]
+
+
+def test_tensors_on_disk_are_what_was_put_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    kept = memory.OnDisk()
+    given = [torch.randn(2, 3), torch.randn(4).to(torch.bfloat16), torch.tensor(3.0), torch.randn(3, 4).T]
+    for tensor in given:
+        kept.append(tensor)
+    assert len(kept) == 4 and all(torch.equal(one, kept[number]) for number, one in enumerate(given))
+    given[0], given[1] = torch.randn(50, 3), torch.zeros(1, 2, dtype=torch.float64)
+    kept[0], kept[1] = given[:2]
+    assert all(torch.equal(one, kept[number]) and kept[number].dtype == one.dtype for number, one in enumerate(given))
+    assert not list(tmp_path.iterdir()), "the file has no name, so that nothing stays of it"
+
+
+def test_what_fits_into_half_of_what_is_left_stays_in_memory(monkeypatch):
+    monkeypatch.setattr(memory, "_machine", lambda: 1000)
+    monkeypatch.setattr(memory, "_cgroup", lambda: [800])
+    monkeypatch.setattr(memory, "_resident", lambda: 300)
+    cpu = torch.device("cpu")
+    assert memory.left(cpu) == 800
+    assert isinstance(memory.tensors(400, cpu), list) and isinstance(memory.tensors(401, cpu), memory.OnDisk)
+    with memory.limited("0.5KB"):
+        assert memory.left(cpu) == 200
+        with memory.limited(None):
+            assert memory.left(cpu) == 200
+    assert memory.left(cpu) == 800
+
+
+@pytest.mark.parametrize(
+    "files, want",
+    [
+        ({"memory.max": "max", "memory.current": "5", "memory.stat": "anon 1\n"}, []),
+        ({"memory.max": "100", "memory.current": "50", "memory.stat": "anon 1\ninactive_file 20\n"}, [70]),
+        (
+            {
+                "memory/memory.limit_in_bytes": "100",
+                "memory/memory.usage_in_bytes": "50",
+                "memory/memory.stat": "total_inactive_file 10\n",
+            },
+            [60],
+        ),
+        ({}, []),
+    ],
+)
+def test_the_limit_of_a_container_counts(files, want, tmp_path, monkeypatch):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    here = [tuple(tmp_path / path.relative_to("/sys/fs/cgroup") for path in pair) for pair in memory._CGROUPS]
+    monkeypatch.setattr(memory, "_CGROUPS", here)
+    assert memory._cgroup() == want
+
+
+@pytest.mark.parametrize("size, want", [("8GiB", 8 << 30), ("1.5 gb", 1_500_000_000), ("300", 300), (7, 7)])
+def test_sizes(size, want):
+    assert memory.parse_size(size) == want
+
+
+@pytest.mark.parametrize("size", ["8Gi", "-1GB", "0", "much", "", "nan"])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(InputError, match="is no size; give bytes, or a number with MB"):
+        memory.parse_size(size)
+
+
+@pytest.mark.parametrize(
+    "family, problem", [("bert", "classification"), ("modernbert", "classification"), ("roberta", "question-answering")]
+)
+def test_weights_do_not_depend_on_memory(family, problem):
+    model = build(family, problem)
+    encoder, batches = describe(model), random_batches(model, problem, LENGTHS * 3)
+    masks, made = random_masks(encoder), []
+    for limit in (None, 1):
+        with memory.limited(limit):
+            made.append(reconstruct_weights(Teacher(encoder, batches), masks, problem, progress=False).model)
+    for name, tensor in made[0].state_dict().items():
+        assert torch.equal(tensor, made[1].state_dict()[name]), name
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_curvature_does_not_depend_on_memory_but_for_rounding(family, monkeypatch):
+    model = build(family, "classification")
+    encoder, batches = describe(model), random_batches(model, "classification", LENGTHS * 3)
+    whole, sizes = estimate_curvature(encoder, batches, "classification", progress=False), []
+    model.register_forward_pre_hook(lambda _, args, given: sizes.append(len(given["input_ids"])), with_kwargs=True)
+    for examples in (0, 2):
+        room = 2 * examples * graph_bytes(encoder, 9)
+        monkeypatch.setattr(memory, "left", lambda device, room=room: room)
+        sizes.clear()
+        parts = estimate_curvature(encoder, batches, "classification", progress=False)
+        assert max(sizes) == max(examples, 1) and sum(sizes) == 7 * 3
+        assert parts.counts == whole.counts
+        for name in ("attention_inputs", "attention_gradients", "ffn_inputs", "ffn_gradients"):
+            for one, other in zip(getattr(whole, name), getattr(parts, name), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6 * float(one.abs().max()))
