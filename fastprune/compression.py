@@ -25,6 +25,7 @@ from fastprune.environment import choose_device
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable
 from fastprune.manifest import compare_latency, make_manifest, size_metrics
+from fastprune.memory import limited
 from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
 from fastprune.model.card import write_card
@@ -80,6 +81,7 @@ def compress(
     seed: int = 0,
     batch_size: int = 32,
     device: str = "auto",
+    memory: str | int | None = None,
     lut: str | Path | LatencyTable | None = None,
     output_dir: str | Path | None = None,
     allow_untuned: bool = False,
@@ -119,6 +121,9 @@ def compress(
     batch_size : int
     device : str
         ``auto`` takes CUDA if there is one.
+    memory : str or int, optional
+        What the process may take, such as ``8GiB``; by default what the machine or its container has left. Less is made
+        up for by the disk and by more passes, see :mod:`fastprune.memory`.
     lut : str, Path or LatencyTable, optional
         Of the device that the model will run on, for a latency budget; see :mod:`fastprune.latency.profiler`.
     output_dir : str or Path, optional
@@ -165,7 +170,7 @@ def compress(
         keys.public_key()  # one that cannot be read is refused before the work
 
     seconds: dict[str, float] = {}
-    with _dense_model(model, choose_device(device), allow_untuned, pooling) as dense:
+    with limited(memory), _dense_model(model, choose_device(device), allow_untuned, pooling) as dense:
         if output_dir is not None and not dry_run:
             check_output(output_dir, checkpoint.saved_bytes(dense))
         with timed(seconds, "prepare"):
@@ -310,6 +315,7 @@ def _prune(
         masks = steps.search(cost, importance, keep_ratio)
     with timed(seconds, "rearrange"):
         masks = steps.rearrange(masks, information, method)
+    del information  # gigabytes, of a large model
     with timed(seconds, "tune"):
         tuned = steps.tune(
             encoder,

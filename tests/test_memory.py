@@ -4,8 +4,10 @@ import pytest
 import torch
 from tiny_models import build, random_batches, random_masks
 
+import fastprune
 from fastprune import memory
 from fastprune.errors import InputError
+from fastprune.importance import curvature
 from fastprune.importance.curvature import estimate_curvature, graph_bytes
 from fastprune.model.architectures import describe
 from fastprune.tuning.layerwise import Teacher
@@ -99,6 +101,7 @@ def test_curvature_does_not_depend_on_memory_but_for_rounding(family, monkeypatc
     model.register_forward_pre_hook(lambda _, args, given: sizes.append(len(given["input_ids"])), with_kwargs=True)
     for examples in (0, 2):
         room = 2 * examples * graph_bytes(encoder, 9)
+        monkeypatch.setattr(curvature, "_check_memory", lambda *_: None)
         monkeypatch.setattr(memory, "left", lambda device, room=room: room)
         sizes.clear()
         parts = estimate_curvature(encoder, batches, "classification", progress=False)
@@ -107,3 +110,13 @@ def test_curvature_does_not_depend_on_memory_but_for_rounding(family, monkeypatc
         for name in ("attention_inputs", "attention_gradients", "ffn_inputs", "ffn_gradients"):
             for one, other in zip(getattr(whole, name), getattr(parts, name), strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6 * float(one.abs().max()))
+
+
+def test_too_little_memory_is_refused_with_what_is_needed(tmp_path, source):
+    task = fastprune.Task("table", "classification", "accuracy", ("sentence",), "label")
+    given = {"dataset": source["train_file"], "evaluation": source["eval_file"], "task": task, "keep_ratio": 0.5}
+    with pytest.raises(InputError, match="0.00 GiB of memory are left, and the curvature of this model takes 0.0"):
+        fastprune.compress(source["source"], **given, memory="1MB", output_dir=tmp_path / "out", progress=False)
+    with pytest.raises(InputError, match="memory 'all' is no size"):
+        fastprune.compress(source["source"], **given, memory="all", output_dir=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()

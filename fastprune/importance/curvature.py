@@ -149,13 +149,15 @@ def estimate_curvature(
     Returns
     -------
     Curvature
-        On the CPU. Memory is that of one batch's activations plus the factors; a batch that does not fit is run in parts.
+        On the CPU. Memory is that of one batch's activations plus the factors; a batch that does
+        not fit is run in parts.
 
     Raises
     ------
     InputError
-        Activations or gradients are NaN or too large; the layer is named.
+        Activations or gradients are NaN or too large; the layer is named. Or there is no memory for the factors.
     """
+    _check_memory(encoder, batches)
     model, layers = encoder.model.eval(), encoder.layers
     numbered = list(enumerate(evenly_spaced(batches)))[shard::shards]
     projections = {("attention", index): layer.attention.writes for index, layer in enumerate(layers)}
@@ -221,6 +223,18 @@ def _parts(encoder: Encoder, batch: Mapping[str, Tensor]) -> list[Mapping[str, T
     rows = max(memory.left(encoder.device) // 2 // graph_bytes(encoder, length), 1)
     pieces = {name: values.split(rows) for name, values in batch.items()}
     return [{name: pieces[name][number] for name in batch} for number in range(-(-examples // rows))]
+
+
+def _check_memory(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]) -> None:
+    """Refuse a model for whose factors, and one example beside them, there is no memory."""
+    stream, filters = encoder.hidden_size, encoder.num_filters
+    factors = 8 * (encoder.num_layers * (3 * stream**2 + filters**2) + 2 * filters**2)  # two more while one is made
+    needed = factors + graph_bytes(encoder, max(batch["attention_mask"].shape[1] for batch in batches))
+    if needed > (room := memory.left(encoder.device)):
+        raise InputError(
+            f"{room / 2**30:.2f} GiB of memory are left, and the curvature of this model takes {needed / 2**30:.2f} "
+            "more, whatever the sample: give more memory (--memory, or the limit of the container)"
+        )
 
 
 def graph_bytes(encoder: Encoder, length: int) -> int:

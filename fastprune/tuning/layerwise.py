@@ -266,20 +266,32 @@ def walk(
             states[step] = block.after(block.writes(units) + states[step])
         del kept, units
     if every_map:
-        linears, between = task_head_of(student)
-        originals, _ = task_head_of(teacher.encoder.model)
-        norm = norm_of(student)
-        if reads_mean(student):
-            for step, pad in enumerate(pads):
-                states[step], wanted[step] = (mean_of(norm(some[step]), pad) for some in (states, wanted))
-            rows, norm = [pad.new_ones(len(pad), 1) for pad in pads], nn.Identity()  # [B, 1]
-        for index, (linear, original) in enumerate(zip(linears, originals, strict=True)):
-            yield from _systems(index, {"head": linear}, norm, states, wanted, rows, held)
-            if index < len(linears) - 1:
-                for step in range(len(states)):
-                    states[step] = between(linear(norm(states[step])))
-                    wanted[step] = between(original(norm(wanted[step])))
-                norm = nn.Identity()
+        yield from _head_systems(teacher, student, states, wanted, rows, held)
+
+
+def _head_systems(
+    teacher: Teacher,
+    student: transformers.PreTrainedModel,
+    states: Tensors,
+    wanted: Tensors,
+    rows: list[Tensor],
+    held: list[Tensor],
+) -> Iterator[System]:
+    """Of the task head's linear maps, in order; what they read takes the place of the states."""
+    linears, between = task_head_of(student)
+    originals, _ = task_head_of(teacher.encoder.model)
+    norm = norm_of(student)
+    if reads_mean(student):
+        for step, pad in enumerate(teacher.pads):
+            states[step], wanted[step] = (mean_of(norm(some[step]), pad) for some in (states, wanted))
+        rows, norm = [pad.new_ones(len(pad), 1) for pad in teacher.pads], nn.Identity()  # [B, 1]
+    for index, (linear, original) in enumerate(zip(linears, originals, strict=True)):
+        yield from _systems(index, {"head": linear}, norm, states, wanted, rows, held)
+        if index < len(linears) - 1:
+            for step in range(len(states)):
+                states[step] = between(linear(norm(states[step])))
+                wanted[step] = between(original(norm(wanted[step])))
+            norm = nn.Identity()
 
 
 _NONE = torch.empty(0)
