@@ -15,6 +15,7 @@ from benchmarks.common import Cost, measured, parser, random_batch, random_encod
 from fastprune.importance.curvature import estimate_curvature
 from fastprune.importance.fisher import estimate_fisher
 from fastprune.importance.surgeon import removal_costs
+from fastprune.memory import limited
 from fastprune.model.architectures import Encoder
 from fastprune.search.mac_search import search_macs
 from fastprune.search.macs import MacModel
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, list[Cost]]]
     options.add_argument("--num-samples", type=int, default=64)
     options.add_argument("--batch-size", type=int, default=32)
     options.add_argument("--rounds", type=int, default=1)
+    options.add_argument("--memory", help="what the process may take, such as 8GiB")
     options.add_argument("--estimator", choices=("per_sample", "per_batch"), default="per_sample", help="of the Fisher")
     options = options.parse_args(arguments)
     start(options)
@@ -45,9 +47,10 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, list[Cost]]]
 
     ways = {"paper": paper_way, "default": default_way}
     rounds: dict[str, list[dict[str, Cost]]] = {way: [] for way in ways}
-    for _ in range(options.rounds):
-        for way, run in ways.items():
-            rounds[way].append(run(encoder, batches, options))
+    with limited(options.memory):
+        for _ in range(options.rounds):
+            for way, run in ways.items():
+                rounds[way].append(run(encoder, batches, options))
     costs = {way: {stage: [costs[stage] for costs in runs] for stage in runs[0]} for way, runs in rounds.items()}
 
     print(f"{'stage':<30}{'median s':>10}{'ms / sample':>14}{'peak MiB':>11}{'added MiB':>11}")

@@ -5,12 +5,15 @@ What is computed does not depend on it: what does not fit is read again, or comp
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +38,8 @@ def parse_size(size: str | int) -> int:
 @contextmanager
 def limited(size: str | int | None) -> Iterator[None]:
     """Inside a ``with`` block the process takes about this much CPU memory in all; None leaves it as it is."""
+    if size is not None:
+        _return_freed()
     token = _limit.set(_limit.get() if size is None else parse_size(size))
     try:
         yield
@@ -101,7 +106,25 @@ class Tensors(Protocol):
 
 def tensors(size: int, device: torch.device) -> Tensors:
     """An empty list for tensors of this many bytes in all: in memory where they are at most half of what is left."""
-    return [] if size <= left(device) // 2 else OnDisk()
+    room = left(device)
+    if device.type == "cpu" and size > room // 8:
+        _return_freed()
+    return [] if size <= room // 2 else OnDisk()
+
+
+@cache
+def _return_freed() -> None:
+    """Let glibc give a large tensor's memory back when it is freed, at some cost in time.
+
+    By itself it comes to keep those of up to 32 MiB for the next ones, in pieces that do not fit: by half more than is
+    used at once.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 4 << 20)
+
+
+_MMAP_THRESHOLD = -3
+"""As glibc's malloc.h has it."""
 
 
 class OnDisk:
