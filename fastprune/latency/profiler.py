@@ -30,9 +30,9 @@ from fastprune.latency.timing import Latency, full_batch, milliseconds, steady_a
 from fastprune.model.architectures import Encoder, auto_class, describe, layers_of, usual_attention
 from fastprune.model.images import image_tokens
 from fastprune.model.masks import Masks
+from fastprune.model.passes import layer_inputs
 from fastprune.model.surgery import slice_model
 from fastprune.settings import THREADS
-from fastprune.tuning.layerwise import layer_inputs
 
 LAYERS = 4
 """Number of layers run one after the other, so that their weights come from the same memory as a model's do."""
