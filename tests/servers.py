@@ -212,7 +212,7 @@ def mlflow_server(folder: Path, database: str, artifacts: str, environment: dict
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         # Webhooks to a listener of the tests.
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
-        "_MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(b"a key of the tests, 32 bytes ...").decode(),
         "MLFLOW_WEBHOOK_CACHE_TTL": "0",
     }
