@@ -22,7 +22,7 @@ import transformers
 VERSIONS = ("4.48.3", "4.57.6", "5.0.0", "5.24.0")
 
 CHECK = """
-import sys, warnings
+import json, sys, warnings
 from pathlib import Path
 import numpy as np, torch, transformers
 warnings.filterwarnings("ignore")
@@ -30,12 +30,15 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 if "fastprune" in sys.modules or __import__("importlib.util").util.find_spec("fastprune"):
     sys.exit("fastprune can be imported here")
-worst, loaded, again = 0.0, 0, Path(sys.argv[2])
+worst, loaded, lacking, again = 0.0, 0, [], Path(sys.argv[2])
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     saved = np.load(folder / "expected.npz")
-    batch = {name: torch.from_numpy(saved[name]) for name in ("input_ids", "attention_mask")}
-    kind = "QuestionAnswering" if "question" in folder.name else "SequenceClassification"
-    auto = getattr(transformers, f"AutoModelFor{kind}")
+    batch = {name: torch.from_numpy(saved[name]) for name in saved.files if name not in ("output", "attentions")}
+    config = json.loads((folder / "config.json").read_text())
+    if not hasattr(transformers, config["architectures"][0].removeprefix("Pruned")):
+        lacking.append(folder.name)
+        continue
+    (auto,) = (getattr(transformers, name) for name in config["auto_map"])
     for attention in saved["attentions"].tolist():
         model = auto.from_pretrained(folder, trust_remote_code=True, attn_implementation=attention).eval()
         for _ in range(2):
@@ -47,29 +50,30 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
                 again / f"{folder.name}-{attention}", trust_remote_code=True, attn_implementation=attention
             ).eval()
 print(f"transformers {transformers.__version__:<10} {loaded} models run, outputs differ by at most {worst:.1e}")
+if lacking:
+    print(f"    which has no {', '.join(lacking)}")
 sys.exit(int(worst > 1e-5))
 """
 
 
 def save_models(folder: Path) -> None:
     """Every family and problem, with its output on a padded batch."""
-    from tiny_models import FAMILIES, PROBLEMS, build, extreme_masks, random_batches
+    from tiny_models import CASES, batch_for, build, extreme_masks
 
     from fastprune.model.architectures import describe
     from fastprune.model.families import FAMILIES as DESCRIPTIONS
+    from fastprune.model.losses import inputs_of
     from fastprune.model.surgery import slice_model
 
-    for family in FAMILIES:
-        for problem in PROBLEMS:
-            encoder = describe(build(family, problem, num_layers=5))
-            model = slice_model(encoder, extreme_masks(encoder))
-            place = folder / f"{family}-{problem}"
-            model.save_pretrained(place)
-            batch = random_batches(encoder.model, "classification", [[9, 4, 1]])[0]
-            batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            output = model(**batch)[0].detach().numpy()
-            told = {"output": output, "attentions": np.array(DESCRIPTIONS[family.partition(",")[0]].attentions)}
-            np.savez(place / "expected.npz", **told, **{name: value.numpy() for name, value in batch.items()})
+    for family, problem in CASES:
+        encoder = describe(build(family, problem, num_layers=5))
+        model = slice_model(encoder, extreme_masks(encoder))
+        place = folder / f"{family}-{problem}"
+        model.save_pretrained(place)
+        batch = inputs_of(batch_for(encoder.model), "cpu")
+        output = model(**batch)[0].detach().numpy()
+        told = {"output": output, "attentions": np.array(DESCRIPTIONS[family.partition(",")[0]].attentions)}
+        np.savez(place / "expected.npz", **told, **{name: value.numpy() for name, value in batch.items()})
 
 
 def environment(version: str) -> Path:

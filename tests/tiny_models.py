@@ -49,6 +49,7 @@ CASES = [
 ]
 """Every family with every problem that it has."""
 
+TAGS = [(family, "token-classification") for family in FAMILIES]
 EVERY = [*FAMILIES, *IMAGES]
 
 VOCABULARY = 50

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_models import CASES, EVERY, build, logits_of, random_batches, random_masks, unsupported
@@ -12,7 +15,9 @@ from transformers import (
 )
 
 from fastprune.errors import InputError
+from fastprune.model import architectures
 from fastprune.model.architectures import describe, layers_of
+from fastprune.model.families import FAMILIES as DESCRIPTIONS
 from fastprune.model.masks import Masks, masked
 from fastprune.model.surgery import slice_model
 from fastprune.search.macs import MacModel
@@ -143,6 +148,16 @@ def test_counts_and_file_of_masks(tmp_path):
     masks.save(tmp_path / "masks.safetensors")
     loaded = Masks.load(tmp_path / "masks.safetensors")
     assert torch.equal(loaded.heads, masks.heads) and torch.equal(loaded.filters, masks.filters)
+
+
+def test_every_architecture_has_its_row_in_the_page():
+    page = (Path(architectures.__file__).parent / "README.md").read_text()
+    table = page.split("## What is tested")[1].split("\n1. ")[0]
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)[1:] == list(DESCRIPTIONS)
+    for file, names in re.findall(r"`(tests/[\w/]+\.py)`:\s+(`\w+`(?:,\s+`\w+`)*)", page):
+        text = (Path(__file__).parents[2] / file).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            assert f"def test_{name}(" in text, (file, name)
 
 
 # MACs
