@@ -22,6 +22,7 @@ from fastprune.errors import InputError
 @click.option("--batches", type=click.IntRange(min=1), default=20, help="Batches of each size.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, help="How often each is timed.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, help="Of every runtime.")
+@click.option("--cpu-time", is_flag=True, help="Count the processor's time: for a machine that does other work too.")
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @click.option("--html", type=click.Path(path_type=Path), help="Page to write: accuracy against latency.")
 def bench(folders: tuple[str, ...], as_json: bool, html: Path | None, **settings) -> None:

@@ -27,6 +27,7 @@ def bench(
     batches: int = 20,
     rounds: int = 3,
     threads: int = 1,
+    cpu_time: bool = False,
 ) -> dict:
     """Measure dense, pruned and exported folders side by side.
 
@@ -43,6 +44,8 @@ def bench(
         Batches of each size, and how often each is timed.
     threads : int
         Of every runtime.
+    cpu_time : bool
+        Count the processor's time; see :func:`fastprune.export.measure.time_in_turn`. With one thread only.
 
     Returns
     -------
@@ -58,6 +61,8 @@ def bench(
     names = [str(folder) for folder in folders]
     if not names or len(set(names)) < len(names):
         raise InputError(f"{', '.join(names) or 'no folder'}: name folders to measure, each once")
+    if cpu_time and threads > 1:
+        raise InputError(f"the processor's time counts all threads, and there are {threads}: use one")
     candidates = {name: load_candidate(name, threads=threads) for name in names}
     known = next((name for name in names if (Path(name) / checkpoint.MANIFEST).is_file()), names[0])
     task = rows.task_of(known, text_columns, label_column, metric, max_length)
@@ -84,6 +89,7 @@ def bench(
             {name: measure.real_batches(splits[name], size, batches, pads[name]) for name in names},
             rounds=rounds,
             threads=threads,
+            cpu_time=cpu_time,
         )
         for row in told:
             speed = speeds[row["name"]]
@@ -92,6 +98,7 @@ def bench(
         "schema_version": 1,
         "eval_file": str(eval_file),
         "threads": threads,
+        "cpu_time": cpu_time,
         "device": device_name(torch.device("cpu")),
         "batches": batches,
         "rounds": rounds,
@@ -118,4 +125,5 @@ def words(record: dict) -> str:
         table.append(row)
     widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([*lines, f"{record['threads']} thread(s) on {record['device']}, in turn, real lengths"])
+    clock = "processor time" if record["cpu_time"] else "wall time"
+    return "\n".join([*lines, f"{clock}, {record['threads']} thread(s) on {record['device']}, in turn, real lengths"])

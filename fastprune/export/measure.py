@@ -100,7 +100,12 @@ class Speed:
 
 
 def time_in_turn(
-    models: Mapping[str, nn.Module], batches: Mapping[str, Sequence[Batch]], *, rounds: int = 3, threads: int = 1
+    models: Mapping[str, nn.Module],
+    batches: Mapping[str, Sequence[Batch]],
+    *,
+    rounds: int = 3,
+    threads: int = 1,
+    cpu_time: bool = False,
 ) -> dict[str, Speed]:
     """Time models side by side, batch by batch (A B, A B ...), so that a busy machine slows all of them.
 
@@ -112,18 +117,22 @@ def time_in_turn(
         Of each model by its name, of the same rows. Each is run once in each round, after one round that is not timed.
     threads
         Of torch.
+    cpu_time
+        Count the time of the processor, not the wall's: on a machine that does other work too, a long call is
+        interrupted more often than a short one.
     """
     inputs = {name: [inputs_of(batch, "cpu") for batch in batches[name]] for name in models}
     counts = [len(batch["input_ids"]) for batch in inputs[next(iter(models))]]
     times: dict[str, list[float]] = {name: [] for name in models}
+    clock = time.process_time if cpu_time else time.perf_counter
     with steady_allocator(), torch_threads(threads), torch.inference_mode():
         for repeat in range(-1, rounds):
             for place in range(len(counts)):
                 for name, model in models.items():
-                    begin = time.perf_counter()
+                    begin = clock()
                     model(**inputs[name][place])
                     if repeat >= 0:
-                        times[name].append((time.perf_counter() - begin) * 1e3)
+                        times[name].append((clock() - begin) * 1e3)
     speeds = {}
     for name, spent in times.items():
         p50, p95 = map(float, np.percentile(spent, [50, 95]))

@@ -65,7 +65,18 @@ def test_bench_holds_all_kinds_against_the_first(material, folders, tmp_path):
     folder, _ = folders
     done = call(
         *("bench", material / "model", folder / "pruned", folder / "int8", "--eval-file", material / "eval.tsv"),
-        *("--label-column", "label", "--batches", 3, "--rounds", 1, "--json", "--html", tmp_path / "bench.html"),
+        *(
+            "--label-column",
+            "label",
+            "--batches",
+            3,
+            "--rounds",
+            1,
+            "--cpu-time",
+            "--json",
+            "--html",
+            tmp_path / "bench.html",
+        ),
     )
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout.splitlines()[-1])["candidates"]
@@ -93,6 +104,11 @@ def test_a_model_of_another_kind_of_folder_is_refused(material, folders, tmp_pat
         assert done.exit_code == 2 and words in done.output, done.output
     done = call("export", folder / "pruned", "--opset", 9, "--output-dir", tmp_path / "out")
     assert done.exit_code == 2 and "opset 9 cannot be written" in done.output
+    done = call(
+        *("bench", folder / "pruned", "--eval-file", material / "eval.tsv", "-Y", "label"),
+        *("--threads", 2, "--cpu-time"),
+    )
+    assert done.exit_code == 2 and "there are 2: use one" in done.output
     done = call("bench", folder / "pruned", folder / "pruned", "--eval-file", material / "eval.tsv", "-Y", "label")
     assert done.exit_code == 2 and "each once" in done.output
     assert not (tmp_path / "out").exists()
