@@ -76,7 +76,10 @@ def _make(target: Path, make: Callable[[Path], object]) -> tuple[Path, int]:
     while True:
         partial = _hidden(target)
         make(partial)
-        handle = os.open(partial, os.O_RDONLY)
+        try:
+            handle = os.open(partial, os.O_RDONLY)
+        except FileNotFoundError:  # another process took it for left, and has removed it by now
+            continue
         try:
             # Shared: of a folder, which cannot be opened for writing, some file systems give no other.
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

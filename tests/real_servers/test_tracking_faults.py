@@ -75,7 +75,7 @@ def test_what_a_fault_keeps_away_is_sent_afterwards_once(between, told, name, fa
 
 
 def test_a_registration_out_of_reach_fails_its_step_and_works_when_mlflow_is_back(between, told, folders, tmp_path):
-    given = {name: folders[name] for name in ("pruned", "report")} | {"released": tmp_path / "r"}
+    given = {name: folders[name] for name in ("pruned", "report", "evaluation")} | {"released": tmp_path / "r"}
     between.stop()
     clock = faults.Clock()
     run = runs.start(between.address, "refuses", {"seed": 0}, experiment="faults")

@@ -90,6 +90,20 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, old):
     assert not folder.exists()
 
 
+def test_a_folder_removed_before_it_could_be_opened_is_made_again(tmp_path):
+    seen = []
+
+    def make_and_lose(path):
+        path.mkdir()
+        if not seen:  # another process is faster
+            path.rmdir()
+        seen.append(path)
+
+    with partials._held(tmp_path / "out", make_and_lose) as folder:
+        assert folder.is_dir() and len(seen) == 2
+    assert not folder.exists()
+
+
 def test_a_folder_taken_for_left_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
     lock, seen = partials.fcntl.flock, []
 
