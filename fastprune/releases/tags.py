@@ -21,7 +21,7 @@ LINEAGE = (
 )
 FIGURES = ("metric", "dense", "pruned", "speedup", "megabytes", "artifact_sha256", "weights_sha256")
 _OWN = {*LINEAGE, *FIGURES, "evidence_sha256", "code", "inputs_sha256", "answers_sha256", "registered_by"}
-_PREFIXES = ("promotion.", "rollback.", "rolled_back.", "approved.")
+_PREFIXES = ("promotion.", "rollback.", "rolled_back.", "approved.", "kfp.", "airflow.")
 
 
 def check_tags(names: Iterable[str], where: str = "") -> None:

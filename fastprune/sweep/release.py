@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from fastprune.errors import InputError
 from fastprune.releases.tags import check_tags
+from fastprune.store.keys import KEY
 from fastprune.sweep.config import Sweep
 
 SECRET = "(secret)"
@@ -35,7 +36,8 @@ def check_release(sweep: Sweep, environment: Mapping[str, str]) -> None:
     ------
     InputError
         A tag has a name of fastprune's own. There is a policy, and no MLflow or no place for the record of releases;
-        or ``release.required`` and a tag that the policy requires is not among ``release.tags``.
+        or ``release.required``, and the policy asks for a tag that is not among ``release.tags``, for a signature
+        without a key to sign with, or for approvals, which nobody can give a version before its gate.
     """
     check_tags(sweep.release.tags, "release.tags: ")
     if not sweep.release.policy:
@@ -52,13 +54,24 @@ def check_release(sweep: Sweep, environment: Mapping[str, str]) -> None:
             "(for a cluster in cluster.env): a postgresql:// URL, an s3:// prefix or a shared folder"
         )
     if sweep.release.required:
-        _check_tags(sweep)
+        _check_required(sweep, environment)
 
 
-def _check_tags(sweep: Sweep) -> None:
+def _check_required(sweep: Sweep, environment: Mapping[str, str]) -> None:
     from fastprune.releases.policy import parse_policy
 
-    for name, pattern in parse_policy(sweep.release.policy).required_tags.items():
+    policy = parse_policy(sweep.release.policy)
+    if policy.signed_by and not environment.get(KEY):
+        raise InputError(
+            f"release.policy: signed_by asks for a signature, and there is no key to sign with; give {KEY} (for a "
+            "cluster by a secret), or leave out release.required"
+        )
+    if policy.approvals:
+        raise InputError(
+            "release.required: the policy asks for approvals, which nobody can give before the gate judges; leave out "
+            "release.required, and promote what was approved"
+        )
+    for name, pattern in policy.required_tags.items():
         if name not in sweep.release.tags:
             raise InputError(
                 f"release.tags: {name} is missing; the policy requires it, and without it nothing is promoted, which "

@@ -44,7 +44,23 @@ def test_a_policy_that_could_promote_nothing_is_refused(read, release, environme
         check_release(read(release), environment)
 
 
-@pytest.mark.parametrize("tag", ["metric", "seed", "promotion.by"])
+@pytest.mark.parametrize(
+    "policy, message",
+    [
+        ("signed_by: ['ed25519:{}']", "signed_by asks for a signature, and there is no key to sign with"),
+        ("approvals: 2", "asks for approvals, which nobody can give before the gate judges"),
+    ],
+)
+def test_what_no_gate_could_promote_is_not_required(read, tmp_path, policy, message):
+    (tmp_path / "policy.yaml").write_text(policy.replace("{}", "A" * 43 + "=") + "\n")
+    with pytest.raises(InputError, match=message):
+        check_release(read("{policy: policy.yaml, required: true}"), WITH_RECORD)
+    check_release(read("{policy: policy.yaml}"), WITH_RECORD)
+    if "signed" in policy:
+        check_release(read("{policy: policy.yaml, required: true}"), WITH_RECORD | {"FASTPRUNE_SIGNING_KEY": SECRET})
+
+
+@pytest.mark.parametrize("tag", ["metric", "seed", "promotion.by", "kfp.pipeline_job"])
 def test_a_tag_of_fastprunes_own_is_refused(read, tag):
     for release in (f"{{tags: {{{tag}: mine}}}}", f"{{policy: policy.yaml, tags: {{{tag}: mine}}}}"):
         with pytest.raises(InputError, match=f"release.tags: the tag {tag} is written by fastprune itself"):
