@@ -11,7 +11,7 @@ Masks, MACs, importance, the walk, surgery, look-up tables and the saved modelli
 of the file is saved with every pruned model: it needs nothing but Python.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -149,40 +149,26 @@ def _bert(name, classifier):
 
 
 def _vit(name, image_tokens):
-    norms = {"attention": "layernorm_before", "ffn": "layernorm_after"}
-    heads = {"ForImageClassification": Head(("classifier",))}
     older = Family(
         name,
         "encoder.layer",
         BlockPaths(
             {name: f"attention.attention.{name}" for name in _NAMES},
             "attention.output.dense",
-            before=norms["attention"],
+            before="layernorm_before",
             mix="attention",
         ),
-        BlockPaths({"ffn_input": "intermediate.dense"}, "output.dense", before=norms["ffn"], mix="intermediate"),
+        BlockPaths({"ffn_input": "intermediate.dense"}, "output.dense", before="layernorm_after", mix="intermediate"),
         "attention.attention",
         _COUNTS,
-        heads,
-        norm="layernorm",
-    )
-    return Family(
-        name,
-        "layers",
-        BlockPaths(
-            {name: f"attention.{name[0]}_proj" for name in _NAMES},
-            "attention.o_proj",
-            before=norms["attention"],
-            mix="attention",
-        ),
-        BlockPaths({"ffn_input": "mlp.fc1"}, "mlp.fc2", before=norms["ffn"], mix="mlp"),
-        "attention",
-        _COUNTS,
-        heads,
+        {"ForImageClassification": Head(("classifier",))},
         norm="layernorm",
         image_tokens=image_tokens,
-        older=older,
     )
+    reads = {name: f"attention.{name[0]}_proj" for name in _NAMES}
+    attention = replace(older.attention, reads=reads, writes="attention.o_proj")
+    ffn = replace(older.ffn, reads={"ffn_input": "mlp.fc1"}, writes="mlp.fc2", mix="mlp")
+    return replace(older, layers="layers", attention=attention, ffn=ffn, heads_of="attention", older=older)
 
 
 FAMILIES = {
