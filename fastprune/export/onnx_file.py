@@ -138,7 +138,7 @@ def _sum_before_norms(written: onnx.ModelProto) -> None:
     """Write the additions before the norms as Sum, which is the same.
 
     ONNX Runtime fuses an Add and a LayerNormalization into a kernel that takes several times as long as the two on a
-    CPU (1.32: a quarter to a third of an int8 model's time), and leaves a Sum alone.
+    CPU (1.32: a fifth to two fifths of an int8 model's time), and leaves a Sum alone.
     """
     makers = {output: node for node in written.graph.node for output in node.output}
     for node in written.graph.node:
