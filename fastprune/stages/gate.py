@@ -60,7 +60,9 @@ def _why(uri: str, name: str, version: str, run_id: str) -> str:
     """For the record: the MLflow run, and Kubeflow's where there is one."""
     with mlflow_store.explained(uri):
         job = mlflow_store.connect(uri).get_model_version(name, version).tags.get(runs.PIPELINE_JOB)
-    return f"compression {run_id}" + (f", Kubeflow run {job}" if job else "")
+    return (f"compression {run_id}" if run_id else "an untracked compression") + (
+        f", Kubeflow run {job}" if job else ""
+    )
 
 
 def _promote(uri: str, run: str, name: str, version: str, policy: str) -> str:
