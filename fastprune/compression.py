@@ -347,6 +347,8 @@ def _prune(
             )
             outcomes = outcomes_of(rows.evaluation, dense=before, pruned=after)
             metrics["pruned"] = after.metrics["metric"]
+            if "divergence" in after.metrics:
+                metrics["divergence"] = after.metrics["divergence"]
             metrics["latency_ms"] = compare_latency(dense, tuned.model, rows.evaluation, pad_token_id, table)
     metrics |= {"standard_error": outcomes.standard_errors, "rows": int(before.metrics["n"])}
     if curve is not None:

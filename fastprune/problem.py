@@ -18,7 +18,7 @@ from torch import Tensor
 from fastprune.errors import InputError
 from fastprune.model import model_inputs
 from fastprune.model.losses import inputs_of
-from fastprune.settings import METRICS, check_problem, own_problems
+from fastprune.settings import AGREEMENT, METRICS, check_problem, own_problems
 
 if TYPE_CHECKING:
     import pandas
@@ -90,7 +90,7 @@ class Problem(ABC):
 
     def needs_label(self, metric: str) -> bool:
         """Whether an evaluation by this metric reads a label column."""
-        return True
+        return not self.beside_dense(metric)
 
     def labels(self, source: Source) -> pa.Array:
         """The targets of every row of a table [rows], which :meth:`encode` wants unless it is another."""
@@ -184,13 +184,34 @@ class Problem(ABC):
 
     def beside_dense(self, metric: str) -> bool:
         """Whether a metric says how like the outputs are to the dense model's: it reads no labels."""
-        return False
+        return metric == AGREEMENT
 
     def likeness(
         self, split: Split, outputs: Sequence[np.ndarray], dense: Sequence[np.ndarray]
     ) -> tuple[dict[str, float], np.ndarray]:
         """What :meth:`measure` gives, by such a metric."""
-        raise NotImplementedError
+        rows, divergence = self.compare(split, outputs, dense)
+        return {AGREEMENT: float(rows.mean()), "divergence": float(divergence.mean())}, rows
+
+    def compare(
+        self, split: Split, outputs: Sequence[np.ndarray], dense: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How near a model is to the dense one on rows without labels.
+
+        Parameters
+        ----------
+        outputs, dense
+            What :meth:`outputs` kept of each feature, of the model and of the dense model. An axis of tokens may be
+            longer than the feature.
+
+        Returns
+        -------
+        agreement : ndarray [examples] float64
+            1 where both answer the same. The mean is the metric ``agreement``.
+        divergence : ndarray [examples] float64
+            From the dense model's predictions, 0 where they are the same.
+        """
+        raise InputError("this problem is judged by labels alone; name a label column and one of its metrics")
 
     def constant(self, split: Split, num_labels: int | None) -> float:
         """The primary metric of always giving the same answer, at best; 0 where that tells nothing."""

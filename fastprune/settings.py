@@ -34,11 +34,17 @@ Glue = Literal[
 POOLINGS = ("mean", "cls", "max")
 """How an embedding model makes one vector of those of its tokens."""
 
+AGREEMENT = "agreement"
+"""The metric of every problem that reads no labels: how often a model answers as the dense one does."""
+
 RANKINGS = ("ndcg_at_10", "mrr_at_10", "recall_at_10", "recall_at_1")
 """Metrics of rows that each have a query and a passage."""
 
 COSINE_TO_DENSE = "cosine_to_dense"
 """Metric of texts that have no labels at all: the mean cosine of their vectors to the dense model's."""
+
+UNLABELLED = (AGREEMENT, COSINE_TO_DENSE)
+"""Metrics that read no labels, for which a part of the texts may be the evaluation."""
 
 BATCH_TOKENS = 1 << 18
 """Tokens of the batch that a look-up table is measured on, at most: examples times their length."""
@@ -96,6 +102,7 @@ def check_problem(problem: str, metric: str = "") -> None:
             )
         return  # its metrics are known where it can be loaded
     known = METRICS[problem] if problem else tuple(dict.fromkeys(name for names in METRICS.values() for name in names))
+    known = (*known, AGREEMENT)
     if metric and metric not in known:
         raise InputError(f"metric {metric!r} is not known; use one of {', '.join(known)}")
 

@@ -37,7 +37,7 @@ from fastprune.store.output import check_output
 @click.option("--text-column-b", "-B", help="Column of the second text (context).")
 @click.option("--label-column", "-Y", help="Column of the label (answers).")
 @click.option("--problem", help="What the model is asked; by default what its configuration tells.")
-@click.option("--metric", help="Primary metric; by default the first of the problem's.")
+@click.option("--metric", help="Primary metric; by default the first of the problem's. agreement reads no labels.")
 @click.option(
     "--pooling",
     type=click.Choice(POOLINGS),

@@ -14,6 +14,7 @@ from fastprune.deadline import Slow, within
 from fastprune.errors import InputError
 from fastprune.model.images import ImageReader
 from fastprune.problem import problem_of
+from fastprune.settings import AGREEMENT
 
 PATIENCE, PACE = 60.0, 50_000
 """Seconds in which any table's texts become tokens, and the bytes of the table for which there is one second more."""
@@ -60,7 +61,7 @@ def encode(
         the tokenizer is not the model's. Rows are counted from 1, without the header.
     """
     source = Source(table, tokenizer, model_config, task)
-    problem = problem_of(task.problem)
+    problem, labelled = problem_of(task.problem), labelled and task.metric != AGREEMENT
     wanted = problem.texts_in(table, task.text_columns) + [task.label_column] * (labelled and bool(task.label_column))
     if missing := [name for name in wanted if name not in table.column_names]:
         raise InputError(f"{source.name}: no column {missing[0]!r}; the columns are {table.column_names}")

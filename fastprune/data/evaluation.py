@@ -134,7 +134,8 @@ def majority_metric(split: Split, num_classes: int | None) -> float:
     Where the problem has no such answer, 0: the correlation of a constant, or the score of no answer. ``num_classes``
     are the model's.
     """
-    return problem_of(split.task.problem).constant(split, num_classes)
+    problem = problem_of(split.task.problem)
+    return 0.0 if problem.beside_dense(split.task.metric) else problem.constant(split, num_classes)
 
 
 def refuse_untuned(metric: float, split: Split, num_classes: int | None, tolerance: float | None = None) -> None:
@@ -157,6 +158,8 @@ def refuse_untuned(metric: float, split: Split, num_classes: int | None, toleran
         If it is not.
     """
     problem = problem_of(split.task.problem)
+    if problem.beside_dense(split.task.metric):
+        return  # without labels nothing tells
     if tolerance is None:
         tolerance = problem.margin(split.task.metric)
     baseline = majority_metric(split, num_classes)

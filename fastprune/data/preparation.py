@@ -21,7 +21,7 @@ from fastprune.errors import InputError
 from fastprune.importance.selection import selection_of
 from fastprune.model import checkpoint
 from fastprune.problem import Problem, fits, problem_for, problem_of
-from fastprune.settings import COSINE_TO_DENSE
+from fastprune.settings import AGREEMENT, UNLABELLED
 
 SHARED = 0.01
 """Evaluation rows that may also be training rows without a word: short texts come twice by chance."""
@@ -83,6 +83,11 @@ def prepare_rows(
         dataset, apart = (dataset, validation) if validation is not None else hold_back(dataset, seed)
     problem = problem_of(task.problem)
     labelled = selection_of(selection).reads_labels and problem.loss_reads_labels
+    if labelled and task.metric == AGREEMENT:
+        raise InputError(
+            f"selection {selection} reads labels, and metric {AGREEMENT} is for rows without; name the label column "
+            "and another metric, or take a selection that reads none"
+        )
     drawn = draw_rows(problem.examples_in(dataset, task), num_samples, seed)  # the rest is checked, and costs no tokens
     sample = encode(dataset, tokenizer, task, config, rows=drawn, labelled=labelled)
     rows = Rows(
@@ -120,10 +125,11 @@ def parted(
     dataset: datasets.Dataset, evaluation: datasets.Dataset | None, metric: str, seed: int
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     """The rows to draw the sample from, and those to evaluate on: where none are given, a part of the others."""
-    if evaluation is None and metric != COSINE_TO_DENSE:
+    if evaluation is None and metric not in UNLABELLED:
         raise InputError(
             f"there is no evaluation, and {metric} is measured on labelled rows; give them (evaluation, or an "
-            "evaluation file) beside those that the sample is drawn from"
+            "evaluation file) beside those that the sample is drawn from, or compare with the dense model: metric "
+            f"{AGREEMENT}"
         )
     return hold_back(dataset, seed) if evaluation is None else (dataset, evaluation)
 
@@ -162,11 +168,13 @@ def table_task(
             f"{config.num_labels} outputs and problem_type {config.problem_type!r}; leave --problem out, or name the "
             "one that the model was fine-tuned for"
         )
-    text_columns, label_column = text_columns or problem.columns, label_column or problem.label_column
+    usual = "" if metric == AGREEMENT else problem.label_column
+    text_columns, label_column = text_columns or problem.columns, label_column or usual
     metric = metric or problem.usual_metric(label_column)
     if not text_columns or (problem.needs_label(metric) and not label_column):
         raise InputError(
-            "name the columns of the data: --text-column (twice for pairs: --text-column-b) and --label-column"
+            "name the columns of the data: --text-column (twice for pairs: --text-column-b) and --label-column; where "
+            f"there are no labels, --metric {AGREEMENT} compares with the dense model"
         )
     return Task(problem.task_name, name, metric, text_columns, label_column, max_length or problem.length(config))
 

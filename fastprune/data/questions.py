@@ -132,7 +132,7 @@ def squad_scores(predictions: Mapping[str, str], examples: Dataset) -> dict[str,
     for example, gold in zip(examples["id"], examples["answers"], strict=True):
         answer = predictions.get(example)
         texts = gold["text"] if answer is not None else []
-        scores["squad_f1"].append(max((_token_f1(answer or "", text) for text in texts), default=0.0))
+        scores["squad_f1"].append(max((token_f1(answer or "", text) for text in texts), default=0.0))
         wanted = {_normalise(text) for text in texts}
         scores["squad_exact_match"].append(float(_normalise(answer or "") in wanted))
     return scores
@@ -153,7 +153,7 @@ def squad_v2_scores(predictions: Mapping[str, str], examples: Dataset) -> dict[s
         exact = float(_normalise(answer) in {_normalise(text) for text in texts})
         scores["squad_v2_exact_match"].append(exact)
         # of an answer or a question without any words F1 is that both are so
-        scores["squad_v2_f1"].append(max(exact, *(_token_f1(answer, text) for text in texts)))
+        scores["squad_v2_f1"].append(max(exact, *(token_f1(answer, text) for text in texts)))
     return scores
 
 
@@ -163,7 +163,10 @@ def _normalise(answer: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
 
 
-def _token_f1(prediction: str, gold: str) -> float:
+def token_f1(prediction: str, gold: str, of_nothing: float = 0.0) -> float:
+    """Of the words of two answers; ``of_nothing`` where neither has any."""
     predicted, wanted = _normalise(prediction).split(), _normalise(gold).split()
+    if not predicted and not wanted:
+        return of_nothing
     shared = sum((Counter(predicted) & Counter(wanted)).values())
     return 2 * shared / (len(predicted) + len(wanted)) if shared else 0.0

@@ -6,6 +6,7 @@ from datasets import Dataset, load_dataset
 
 from fastprune.errors import InputError
 from fastprune.problem import problem_of
+from fastprune.settings import AGREEMENT
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,13 @@ class Task:
 
     def __post_init__(self) -> None:
         problem = problem_of(self.problem)
-        if self.metric not in problem.metrics:
+        known = (*problem.metrics, AGREEMENT) if problem.beside_dense(AGREEMENT) else problem.metrics
+        if self.metric not in known:
+            raise InputError(f"metric {self.metric!r} is not one of {', '.join(known)}, the metrics of {self.problem}")
+        if self.metric == AGREEMENT and self.label_column:
             raise InputError(
-                f"metric {self.metric!r} is not one of {', '.join(problem.metrics)}, the metrics of {self.problem}"
+                f"metric {AGREEMENT} compares with the dense model's answers and reads no labels; leave label_column "
+                "out, or name another metric"
             )
         allowed = problem.num_texts
         if len(self.text_columns) not in allowed:

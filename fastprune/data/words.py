@@ -48,8 +48,9 @@ def encode_words(source: Source, rows: np.ndarray, *, labelled: bool, for_evalua
             )
             if for_evaluation:
                 columns["tags"] = pa.array(of_rows, pa.list_(pa.int64()))
-                columns["first_pieces"] = pa.array(firsts, pa.list_(pa.int64()))
                 columns["tag_names"] = pa.array([class_names(source.config)] * len(some), pa.list_(pa.string()))
+        if for_evaluation:
+            columns["first_pieces"] = pa.array(firsts, pa.list_(pa.int64()))
         tables.append(pa.table(columns))
     return pa.concat_tables(tables)
 

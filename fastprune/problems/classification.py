@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastprune.data.divergence import class_divergence
 from fastprune.data.labels import read_classes
 from fastprune.data.outcomes import jackknife
 from fastprune.errors import InputError
@@ -52,6 +53,10 @@ class Classification(Problem):
             rows = jackknife(lambda found, wanted: _metrics(found, wanted, classes)[metric], predictions, labels)
         return _metrics(predictions, labels, classes), rows
 
+    def compare(self, split, outputs, wanted):
+        found, dense = np.stack(outputs), np.stack(wanted)
+        return (found.argmax(1) == dense.argmax(1)).astype(np.float64), class_divergence(dense, found)
+
     def constant(self, split, num_labels):
         """Of the most frequent class; the model's ``num_labels`` decides the kind of F1, since rows may lack one."""
         labels = np.asarray(split.features["labels"][:])
@@ -70,7 +75,7 @@ class Classification(Problem):
     def told(self, answers):
         return [value for row in answers["probabilities"] for value in json.loads(row).values()]
 
-    def expected(self, outputs: Sequence[Sequence[float]]) -> list[float]:
+    def expected(self, outputs: Sequence[Sequence[float]]) -> list[float] | None:
         return torch.tensor(outputs).softmax(-1).flatten().tolist()
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastprune.data.divergence import yes_or_no_divergence
 from fastprune.data.label_sets import read_label_sets
 from fastprune.data.outcomes import jackknife_average_precision, jackknife_f1
 from fastprune.errors import InputError
@@ -69,6 +70,11 @@ class MultiLabel(Problem):
                 axis=0,
             )
         return metrics, rows
+
+    def compare(self, split, outputs, wanted):
+        """A row agrees by the part of its labels that does."""
+        found, dense = np.stack(outputs), np.stack(wanted)
+        return ((found > 0) == (dense > 0)).mean(1), yes_or_no_divergence(dense, found).sum(1)
 
     def constant(self, split, num_labels):
         """Of always giving the labels that come most often, as many of them as are best."""

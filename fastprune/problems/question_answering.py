@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 
-from fastprune.data.questions import encode_questions, squad_scores
+from fastprune.data.divergence import class_divergence
+from fastprune.data.questions import encode_questions, squad_scores, token_f1
 from fastprune.model.losses import class_score
 from fastprune.model.model_inputs import best_span
 from fastprune.problem import Problem
@@ -55,10 +56,27 @@ class QuestionAnswering(Problem):
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=1)
 
     def measure(self, split, outputs):
-        best = best_answers(split, split.examples, outputs)
-        scores = squad_scores({example: text for example, (_, text) in best.items()}, split.examples)
+        scores = squad_scores(self.tell(split, outputs), split.examples)
         metrics = {name: sum(column) / len(column) for name, column in scores.items()}
         return metrics, np.array(scores[split.task.metric])
+
+    def compare(self, split, outputs, wanted):
+        """Agreement is the F1 of the words of both answers; the divergence is of first and last tokens, by window."""
+        found, dense = (self.tell(split, scores) for scores in (outputs, wanted))
+        agreement = [
+            token_f1(found.get(example, ""), dense.get(example, ""), of_nothing=1.0) for example in split.examples["id"]
+        ]
+        divergence: dict[str, list[float]] = {}
+        features = split.features.select_columns(["example_id", "input_ids"])
+        for feature, one, other in zip(features, outputs, wanted, strict=True):
+            length = len(feature["input_ids"])
+            apart = class_divergence(other[:, :length], one[:, :length]).sum()
+            divergence.setdefault(feature["example_id"], []).append(float(apart))
+        return np.array(agreement), np.array([np.mean(divergence[example]) for example in split.examples["id"]])
+
+    def tell(self, split, outputs: Sequence[np.ndarray]) -> dict[str, str]:
+        """The answer to each question that has one."""
+        return {example: text for example, (_, text) in best_answers(split, split.examples, outputs).items()}
 
     def told(self, answers):
         return answers["score"].tolist()

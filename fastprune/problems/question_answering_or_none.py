@@ -29,13 +29,15 @@ class QuestionAnsweringOrNone(QuestionAnswering):
         threshold = [float(getattr(source.config, THRESHOLD, 0.0))] * len(features)
         return features.append_column(THRESHOLD, pa.array(threshold)), examples
 
-    def measure(self, split, outputs):
+    def tell(self, split, outputs):
         none: dict[str, float] = {}
         for example, scores in zip(split.features["example_id"], outputs, strict=True):
             none[example] = min(none.get(example, np.inf), float(scores[:, 0].sum()))
         threshold, best = split.features[THRESHOLD][0], best_answers(split, split.examples, outputs)
-        told = {example: text for example, (score, text) in best.items() if none[example] - score <= threshold}
-        scored = squad_v2_scores(told, split.examples)
+        return {example: text for example, (score, text) in best.items() if none[example] - score <= threshold}
+
+    def measure(self, split, outputs):
+        scored = squad_v2_scores(self.tell(split, outputs), split.examples)
         metrics = {name: sum(column) / len(column) for name, column in scored.items()}
         return metrics, np.array(scored[split.task.metric])
 

@@ -48,6 +48,11 @@ class Regression(Problem):
         predictions, labels = np.stack(outputs)[:, 0], np.asarray(split.features["labels"][:])
         return _metrics(predictions, labels), _rows(predictions, labels)[split.task.metric]
 
+    def compare(self, split, outputs, wanted):
+        """Agreement is Pearson's correlation with the dense model's values, divergence the squared difference."""
+        found, dense = np.stack(outputs)[:, 0], np.stack(wanted)[:, 0]
+        return jackknife_correlation(found, dense), (found.astype(np.float64) - dense) ** 2
+
     def told(self, answers):
         return answers["value"].tolist()
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastprune.data.divergence import class_divergence
 from fastprune.data.outcomes import jackknife_f1, ratio_of_sums
 from fastprune.data.words import encode_words
 from fastprune.errors import InputError
@@ -61,6 +62,15 @@ class TokenClassification(Problem):
         f1, rows = jackknife_f1(*counts[:, :3].T)
         accuracy, hits = ratio_of_sums(counts[:, 3], counts[:, 4])
         return {"seqeval_f1": f1, "accuracy": accuracy}, hits if split.task.metric == "accuracy" else rows
+
+    def compare(self, split, outputs, wanted):
+        """A row agrees by the part of its words that have the same tag."""
+        agreement, divergence = [], []
+        for pieces, found, dense in zip(split.features["first_pieces"][:], outputs, wanted, strict=True):
+            read = [piece for piece in pieces if piece >= 0]
+            agreement.append(np.mean(found[read].argmax(1) == dense[read].argmax(1)) if read else 1.0)
+            divergence.append(class_divergence(dense[read], found[read]).mean() if read else 0.0)
+        return np.array(agreement), np.array(divergence)
 
     def constant(self, split, num_labels):
         """Of one tag for all words; there are no entities where it is ``O``."""

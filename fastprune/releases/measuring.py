@@ -54,7 +54,7 @@ def measure_again(stored: Stored, evaluation: str | Path, source: str | Path = "
         raise Refused(f"{source}: is not the model that was pruned (source_sha256); name that one")
     pad = tokenizer.pad_token_id
     found = {"dense": evaluate_rows(dense, split, pad_token_id=pad)}
-    found["pruned"] = evaluate_rows(small, split, pad_token_id=pad)
+    found["pruned"] = evaluate_rows(small, split, pad_token_id=pad, dense=found["dense"])
     outcomes = outcomes_of(split, **found)
     metrics: dict[str, Any] = {"metric": known.metric, "standard_error": outcomes.standard_errors}
     for name, told in (("dense", known.dense), ("pruned", known.pruned)):

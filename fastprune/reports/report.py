@@ -136,6 +136,13 @@ def _budget(metrics: Mapping) -> str:
     return f"{100 * metrics['macs_kept']:.0f}% of its MACs"
 
 
+def _divergence(metrics: Mapping) -> list[tuple[str, str, str, str]]:
+    """Where there were no labels: how far the predictions are from the dense model's."""
+    if "divergence" not in metrics:
+        return []
+    return [("divergence from the dense model's predictions", "0", f"{metrics['divergence']:.4g}", "")]
+
+
 def _subtitle(manifest: Mapping) -> str:
     return (
         f"Pruned without retraining, on {manifest['sample_size']:,} examples of {manifest['seq_len']:.0f} tokens "
@@ -152,6 +159,7 @@ def _rows(metrics: Mapping, manifest: Mapping) -> list[tuple[str, str, str, str]
             f"{100 * metrics['pruned']:.2f}{_error(metrics, 'pruned')}",
             f"{_points(metrics, '.2f')}{_error(metrics, 'drop')}",
         ),
+        *_divergence(metrics),
         (
             "MACs of the encoder, per example",
             _large(manifest["macs_before"]),

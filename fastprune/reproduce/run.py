@@ -117,7 +117,7 @@ def _measure(model: Model, wanted: Sequence[Cell], folder: Path, device: str, te
                 progress=False,
             )
             seconds = time.perf_counter() - begin
-            after = evaluate_rows(tuned.model, rows.evaluation, pad_token_id=pad, progress=False)
+            after = evaluate_rows(tuned.model, rows.evaluation, pad_token_id=pad, dense=before, progress=False)
             result = {
                 "metric": task.metric,
                 "dense": before.metrics["metric"],

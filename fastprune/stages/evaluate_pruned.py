@@ -52,6 +52,8 @@ def evaluate_pruned(
         given["dense"] = evaluate_rows(dense, split, **given)
     evaluated = evaluate_rows(small, split, **given)
     metrics = {"pruned": evaluated.metrics["metric"]}
+    if "divergence" in evaluated.metrics:
+        metrics["divergence"] = evaluated.metrics["divergence"]
     if every_stage:
         encoder = describe(dense)
         named = {

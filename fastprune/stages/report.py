@@ -62,6 +62,8 @@ def report(
         "megabytes": pair("megabytes"),
         "seconds": {record["stage"]: record["seconds"] for record in records},
     }
+    if "divergence" in figures:
+        metrics["divergence"] = figures["divergence"]
     if "curve" in metrics_of["budget"]:
         metrics["curve"] = metrics_of["budget"]["curve"]
     if exported is not None:

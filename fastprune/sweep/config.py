@@ -14,12 +14,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from fastprune.errors import InputError
 from fastprune.settings import (
     BATCH_TOKENS,
-    COSINE_TO_DENSE,
     OLD_NAMES,
     POOLINGS,
     RANKINGS,
     SELECTIONS,
     TUNINGS,
+    UNLABELLED,
     Budget,
     Estimator,
     Glue,
@@ -86,10 +86,11 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _has_data(self) -> Model:
-        likeness = self.metric == COSINE_TO_DENSE
+        likeness = self.metric in UNLABELLED
         labels = self.label_column or self.metric in RANKINGS or likeness
         own = (self.train_file, self.eval_file or likeness, self.text_columns, labels)
-        if self.task and any((*own, self.problem, self.metric, self.pooling, self.max_length)):
+        given = (self.train_file, self.eval_file, self.text_columns, self.label_column)
+        if self.task and any((*given, self.problem, self.metric, self.pooling, self.max_length)):
             raise ValueError("task brings its own data, columns, problem, metric and length: leave those keys out")
         if not self.task and not all(own):
             raise ValueError("no data: give task, or all of train_file, eval_file, text_columns and label_column")
