@@ -8,25 +8,24 @@ Such rows are what choices are made on: the evaluation set takes no part in them
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from unittest import mock
 
 import click
 import numpy as np
 import pandas
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from fastprune.data import draw_sample, encode, make_batches, read_table
+from fastprune.data.evaluation import evaluate_rows
 from fastprune.data.preparation import table_task
 from fastprune.importance import curvature
 from fastprune.importance.selection import selection_of
 from fastprune.method import gather, importance_of, tune
 from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
-from fastprune.model.losses import inputs_of
 from fastprune.search.cost import Cost
-from fastprune.settings import Method
+from fastprune.settings import AGREEMENT, Method
 from fastprune.tuning import weights
 from fastprune.tuning.layerwise import Teacher, walk
 
@@ -82,11 +81,12 @@ def main(
     table = read_table(train_file)
     order = np.random.default_rng(seed).permutation(len(table))
     rows = encode(table.select(np.sort(order[outside:])), tokenizer, task, dense.config)
-    apart = encode(table.select(np.sort(order[:outside])), tokenizer, task, dense.config, for_evaluation=True)
+    compared = replace(task, metric=AGREEMENT, label_column="")
+    apart = encode(table.select(np.sort(order[:outside])), tokenizer, compared, dense.config, for_evaluation=True)
     sample = draw_sample(rows, num_samples, seed)
-    batches, apart = (make_batches(split, 32, tokenizer.pad_token_id) for split in (sample, apart))
+    batches = make_batches(sample, 32, tokenizer.pad_token_id)
     cost, teacher = (Cost.of(encoder, sample.mean_length, None, "exact"), Teacher(encoder, batches, keep=True))
-    wanted = logits(dense, apart)
+    wanted = evaluate_rows(dense, apart, pad_token_id=tokenizer.pad_token_id, progress=False)
     print(
         f"{model}: threads {torch.get_num_threads()}, seed {seed}, {num_samples} samples of {len(rows)}, "
         f"{outside} rows outside",
@@ -118,22 +118,12 @@ def main(
                     teacher=teacher,
                     progress=False,
                 )
-                divergences.loc[way, ratio] = divergence(wanted, logits(tuned.model, apart), task.problem)
+                pad = tokenizer.pad_token_id
+                found = evaluate_rows(tuned.model, apart, pad_token_id=pad, dense=wanted, progress=False)
+                divergences.loc[way, ratio] = found.metrics["divergence"]
         print(divergences.loc[[way]].round(4).to_string(header=False), flush=True)
     print(divergences.round(4).to_string())
     return divergences
-
-
-@torch.no_grad()
-def logits(model, batches) -> Tensor:
-    return torch.cat([model(**inputs_of(batch, model.device)).logits for batch in batches]).double()
-
-
-def divergence(wanted: Tensor, got: Tensor, problem: str) -> float:
-    """Kullback-Leibler divergence from the dense model's predictions; of regression the mean squared difference."""
-    if problem == "regression":
-        return F.mse_loss(got, wanted).item()
-    return F.kl_div(got.log_softmax(-1), wanted.log_softmax(-1), reduction="batchmean", log_target=True).item()
 
 
 if __name__ == "__main__":

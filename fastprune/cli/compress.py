@@ -12,7 +12,7 @@ import click
 
 from fastprune.cli.group import command
 from fastprune.errors import InputError
-from fastprune.settings import POOLINGS, SELECTIONS, TUNINGS
+from fastprune.settings import POOLINGS, SELECTIONS, TUNINGS, UNLABELLED
 from fastprune.store.bounded import read_json
 from fastprune.store.output import check_output
 
@@ -153,7 +153,7 @@ def compress(
         task = glue_task(task_name)
         dataset, evaluation = load_glue(task_name)
     else:
-        if not (train_file and (eval_file or not label_column)):
+        if not (train_file and (eval_file or not label_column or metric in UNLABELLED)):
             raise InputError(
                 "no data: give --task, or --train-file and --eval-file with --text-column and --label-column"
             )

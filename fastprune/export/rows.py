@@ -12,7 +12,7 @@ from fastprune.data.tasks import Task
 from fastprune.errors import InputError
 from fastprune.export.runtimes import RECORD, read_config
 from fastprune.model import checkpoint
-from fastprune.settings import METRICS
+from fastprune.problem import problem_of
 
 
 def task_of(
@@ -29,11 +29,11 @@ def task_of(
         return table_task(str(folder), text_columns, label_column, metric, max_length)
     try:
         problem, columns, length = known["problem"], tuple(known["text_columns"]), known["max_length"]
-        first = METRICS[problem][0]
     except (KeyError, TypeError) as error:
         raise InputError(f"{files[0]}: names no problem and no text columns; prune the model again") from error
-    label = label_column or ("answers" if problem == "question-answering" else None)
-    if label is None:
+    asked = problem_of(problem)
+    first, label = asked.metrics[0], label_column or asked.label_column
+    if not label:
         raise InputError("name the column of the labels: --label-column")
     return Task(
         known.get("task", "table"), problem, metric or first, text_columns or columns, label, max_length or length

@@ -67,6 +67,7 @@ READERS = {
     "rows.parquet": lambda folder: read_table(folder / "rows.parquet"),
     "rows.csv.gz": lambda folder: read_table(folder / "rows.csv.gz"),
     "rows.jsonl.bz2": lambda folder: read_table(folder / "rows.jsonl.bz2"),
+    "rows.conll": lambda folder: read_table(folder / "rows.conll"),
     "squad.json": lambda folder: read_table(folder / "squad.json"),
     "lut.json": lambda folder: LatencyTable.load(folder / "lut.json"),
     "model/config.json": lambda folder: checkpoint.load_dense(folder / "model"),
@@ -101,6 +102,7 @@ def whole(folders, source, tmp_path_factory):
     rows.to_csv(place / "rows.tsv", sep="\t", index=False)
     rows.to_json(place / "rows.jsonl")
     rows.to_parquet(place / "rows.parquet")
+    (place / "rows.conll").write_text("The O\nking B-WHO\n\nfilm O\n" * 20)
     squad_file(place / "squad.json", [("The king was good.", [("a", "who", [("king", 4)])])])
     table = LatencyTable([0.1, 1.0, 2.0], [0.1, 0.5, 1.0, 1.5], 0.5, 16, 8, 128, "float32", "sdpa", "a device")
     table.save(place / "lut.json")
