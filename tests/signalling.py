@@ -1,19 +1,22 @@
 """Commands that are killed at random moments, and what must hold afterwards.
 
-A command runs in a fork of the test's process: what it imports is there already, so that the moments lie in its work.
+A command runs in a fork of a process that has imported what it needs, so that the moments lie in its work.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from fastprune.cli.main import main
@@ -51,42 +54,19 @@ class Command:
         (self.folder / "tmp").mkdir(parents=True, exist_ok=True)
         self.said = self.folder.parent / f"{self.folder.name}.txt"
 
-    def start(self) -> int:
-        """Start it as the leader of a group of processes; return its number once it is that."""
-        ready, tell = os.pipe()
-        if (process := os.fork()) == 0:
-            status = 70
-            try:
-                os.setsid()
-                signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
-                output = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                for number in (1, 2):
-                    os.dup2(output, number)
-                # Those of the test's process write elsewhere.
-                sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-                os.chdir(self.folder)
-                tempfile.tempdir = str(self.folder / "tmp")
-                os.environ.update(self.variables, TMPDIR=tempfile.tempdir)
-                os.close(tell)
-                main(self.arguments, standalone_mode=True)
-            except KeyboardInterrupt:  # before the command could hear it
-                status = STATUS[signal.SIGINT]
-            except SystemExit as ended:
-                status = ended.code if isinstance(ended.code, int) else 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        os.close(tell)
-        os.read(ready, 1)
-        os.close(ready)
+    def start(self) -> BaseProcess:
+        """Start it as the leader of a group of processes; it is that when this returns."""
+        process = _CLEAN.Process(target=_lead, args=(self, own := _CLEAN.Event()))
+        process.start()
+        assert own.wait(PATIENCE), "the command did not begin"
         return process
 
     def run(self) -> float:
         """Run it to its end; return the seconds."""
         begin = time.perf_counter()
-        status = _wait(self.start())
-        assert status == 0, self.said.read_text()
+        process = self.start()
+        process.join()
+        assert process.exitcode == 0, self.said.read_text()
         return time.perf_counter() - begin
 
     def kill(
@@ -104,14 +84,16 @@ class Command:
         """
         self.said.write_text("")
         process = self.start()
-        while not when() and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        while not when() and process.is_alive():
             time.sleep(0.0005)
         time.sleep(moment)
-        (os.killpg if all_of_it else os.kill)(process, number)
-        status = _wait(process)
+        with suppress(ProcessLookupError):  # it has ended
+            (os.killpg if all_of_it else os.kill)(process.pid, number)
+        process.join()
+        status = process.exitcode
         assert status in (0, STATUS[number], -number), f"{number}: {status}\n{self.said.read_text()}"
         deadline = time.monotonic() + PATIENCE
-        while _group_lives(process):
+        while _group_lives(process.pid):
             assert time.monotonic() < deadline, "a process stays"
             time.sleep(0.05)
         return status != 0
@@ -123,8 +105,41 @@ def moments(number: signal.Signals, seconds: float) -> list[tuple[float, bool]]:
     return [(draw.uniform(0, seconds), draw.random() < 0.5) for _ in range(COUNTS[number])]
 
 
-def _wait(process: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+_CLEAN = multiprocessing.get_context("forkserver")
+"""Its processes are forks of one that has no threads: a fork of the test's own may wait for a thread for ever."""
+
+_CLEAN.set_forkserver_preload(
+    [
+        "fastprune.compression",
+        "fastprune.cli.compress",
+        "fastprune.model.modeling_fastprune",
+        "fastprune.pipelines.demo",
+    ]
+)
+
+
+def _lead(command: Command, own: Event) -> None:
+    """Run a command as a process of its own would; it ends with its exit status."""
+    status = 70
+    try:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+        output = os.open(command.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for number in (1, 2):
+            os.dup2(output, number)
+        os.chdir(command.folder)
+        tempfile.tempdir = str(command.folder / "tmp")
+        os.environ.update(command.variables, TMPDIR=tempfile.tempdir)
+        own.set()
+        main(command.arguments, standalone_mode=True)
+    except KeyboardInterrupt:  # before the command could hear it
+        status = STATUS[signal.SIGINT]
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def _group_lives(group: int) -> bool:
