@@ -244,3 +244,12 @@ def test_glue_comes_from_the_hub(monkeypatch):
 def test_impossible_tasks(options, message):
     with pytest.raises(InputError, match=message):
         Task(*options)
+
+
+def test_parquet_that_ends_the_process_of_who_looks_at_it(tmp_path, monkeypatch):
+    """pyarrow aborts where a histogram of levels has another length than its column's: a bit of the footer."""
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "t.parquet")
+    assert len(read_table(tmp_path / "t.parquet")) == 1
+    monkeypatch.setattr("fastprune.data.parquet.pq.ParquetFile", lambda path: os.abort())
+    with pytest.raises(InputError, match=r"t\.parquet: what it says of its columns contradicts itself"):
+        read_table(tmp_path / "t.parquet")
