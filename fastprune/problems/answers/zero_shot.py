@@ -5,7 +5,6 @@ Without any labels the answer is empty.
 
 import json
 
-AUTO = "AutoModelForSequenceClassification"
 COLUMNS = ("text", "labels")
 EXAMPLE = ("A text to judge.", "sport|politics")
 OUTPUTS = {"label": "string", "probability": "double", "probabilities": "string"}
