@@ -59,7 +59,7 @@ def define(sweep: Sweep, *, fails: bool = True):
 
     Every model's stages are unrolled; its shards and its budgets are loops. It takes one parameter, ``tracking_uri``,
     and its outputs are, for every model number n, the lists ``pruned_n``, ``report_n`` and ``released_n`` of all
-    budgets, ``conclusion_n`` and, where there is one, ``summary_n``.
+    budgets, ``conclusion_n`` and, where there are any, ``exported_n`` and ``summary_n``.
 
     When a task fails, Argo begins no other one of the whole pipeline. So what fails in a compression is handed on in
     its artifacts, and only the last task of all fails for it.
@@ -73,6 +73,7 @@ def define(sweep: Sweep, *, fails: bool = True):
     stages = stages_of_sweep(sweep)
     kinds = {
         "pruned": list[dsl.Model],
+        "exported": list[dsl.Model],
         "report": list[dsl.Artifact],
         "released": list[dsl.Artifact],
         "summary": dsl.Artifact,

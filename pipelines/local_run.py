@@ -43,9 +43,9 @@ def run(
         ``tracking.uri`` is by default ``MLFLOW_TRACKING_URI`` or else a SQLite store in the current folder.
     output_dir : str or Path
         Must not exist. It gets ``pipeline.log`` and, for every model and budget, ``<model>/<budget>/`` with the pruned
-        model (``model/``), ``report.html`` and ``metrics.json``, or of one that failed ``failed.json``; of several
-        budgets also ``<model>/summary.html``. The only compression of a sweep lies in ``output_dir`` itself. Where
-        every compression failed there is nothing.
+        model (``model/``), its export where one is asked for (``onnx/`` or ``openvino/``), ``report.html`` and
+        ``metrics.json``, or of one that failed ``failed.json``; of several budgets also ``<model>/summary.html``. The
+        only compression of a sweep lies in ``output_dir`` itself. Where every compression failed there is nothing.
     work_dir : str or Path
         For what passes between the steps; kept when something fails, else removed. What a killed run left is removed by
         the next one.
@@ -128,13 +128,16 @@ def _gather(sweep: Sweep, outputs: dict, folder: Path, put: Callable) -> None:
     single = len(sweep.models) == len(sweep.budgets) == 1
     for number, model in enumerate(sweep.models):
         made = [outputs[f"{name}_{number}"] for name in ("pruned", "report", "released")]
-        for budget, pruned, report, released in zip(sweep.budgets, *made, strict=True):
+        exported = outputs.get(f"exported_{number}") or [None] * len(sweep.budgets)
+        for budget, pruned, report, released, served in zip(sweep.budgets, *made, exported, strict=True):
             place = folder if single else folder / model.name / budget.label
             place.mkdir(parents=True, exist_ok=True)
             if failure_in(Path(released.path)):
                 put(Path(released.path, MARK), place / MARK)
                 continue
             put(pruned.path, place / "model")
+            if served and sweep.export:
+                put(served.path, place / sweep.export.format)
             for file in ("report.html", "metrics.json"):
                 put(Path(report.path, file), place / file)
         summary = outputs.get(f"summary_{number}")

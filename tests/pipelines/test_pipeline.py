@@ -221,7 +221,12 @@ def ran(tmp_path, monkeypatch, source):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "scheduled-1")
     (tmp_path / "policy.yaml").write_text("max_accuracy_drop: 1.0")
-    path = write_config(tmp_path / "c.yaml", source, release={"model_name": "tiny", "policy": "policy.yaml"})
+    path = write_config(
+        tmp_path / "c.yaml",
+        source,
+        release={"model_name": "tiny", "policy": "policy.yaml"},
+        export={"format": "onnx", "quantize": "int8"},
+    )
     done = CliRunner().invoke(
         main, ["run", str(path), "--output-dir", str(tmp_path / "out"), "--work-dir", str(tmp_path / "work")]
     )
@@ -238,6 +243,8 @@ def test_a_local_run_prunes_tracks_registers_and_promotes(ran, tmp_path):
     assert metrics["macs_kept"] <= 0.5
     assert fastprune.load(tmp_path / "out" / "model").config.kept_heads == metrics["heads"]
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
+    exported = json.loads((tmp_path / "out" / "onnx" / "export.json").read_text())
+    assert exported["quantize"] == "int8" and 0.5 < metrics["exported"]["agreement"] <= 1
     assert not list((tmp_path / "work").iterdir())
     stages = [node.stage.name for node in nodes(sweep)]
     assert all(stage.replace("_", "-") in told for stage in stages)
