@@ -350,6 +350,7 @@ def thin_model(config: transformers.PreTrainedConfig, attention: str, dtype: tor
     if not image_tokens(config):
         config.vocab_size = VOCABULARY
         config.pad_token_id = min(config.pad_token_id or 0, VOCABULARY - 1)
+    config.architectures = config.architectures or []  # transformers reads a list, and None of a model in memory
     auto = auto_class(config)
     try:
         return auto.from_config(config, attn_implementation=attention, dtype=dtype).eval()

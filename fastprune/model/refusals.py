@@ -115,10 +115,12 @@ def check_size(config: Mapping, folder: Path, name: object) -> None:
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file())
     most = stored or PARAMETERS
     if needed > most:
-        there = f", and its safetensors files have {stored:,} bytes" if stored else ""
+        model = f"of a model of {needed:,} weights and more"
         raise InputError(
-            f"{name}: config.json is of a model of {needed:,} weights and more{there}; at most {most:,} fit: take the "
-            "config.json that was saved with the weights"
+            f"{name}: its safetensors file is truncated or damaged, with {stored:,} bytes, or config.json is another "
+            f"model's, {model}: copy it again, both together"
+            if stored
+            else f"{name}: config.json is {model}, and at most {most:,} are read; take that of the model"
         )
 
 

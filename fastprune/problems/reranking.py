@@ -32,7 +32,7 @@ class Reranking(Problem):
     answers = Path(__file__).with_name("answers") / "reranking.py"
 
     def takes(self, config):
-        return config.num_labels == 1
+        return config.num_labels == 1 and getattr(config, "problem_type", None) != "single_label_classification"
 
     def length(self, config):
         return longest_input(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -60,9 +61,8 @@ def _why(uri: str, name: str, version: str, run_id: str) -> str:
     """For the record: the MLflow run, and Kubeflow's where there is one."""
     with mlflow_store.explained(uri):
         job = mlflow_store.connect(uri).get_model_version(name, version).tags.get(runs.PIPELINE_JOB)
-    return (f"compression {run_id}" if run_id else "an untracked compression") + (
-        f", Kubeflow run {job}" if job else ""
-    )
+    kubeflow = f", Kubeflow run {job}" if job and len(job) == len(str(uuid.UUID(int=0))) else ""  # not a local one
+    return (f"compression {run_id}" if run_id else "an untracked compression") + kubeflow
 
 
 def _promote(uri: str, run: str, name: str, version: str, policy: str) -> str:

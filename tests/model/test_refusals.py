@@ -73,9 +73,9 @@ def test_a_configuration_of_another_form(dense, content):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"num_hidden_layers": 1000}, "config.json is of a model of "),
-        ({"vocab_size": 1 << 25}, "take the config.json that was saved with the weights"),
-        ({"intermediate_size": 1 << 20}, "and its safetensors files have "),
+        ({"num_hidden_layers": 1000}, "or config.json is another model's, of a model of "),
+        ({"vocab_size": 1 << 25}, "copy it again, both together"),
+        ({"intermediate_size": 1 << 20}, "its safetensors file is truncated or damaged, with "),
     ],
 )
 def test_a_configuration_of_more_than_the_weights(dense, change, message):
