@@ -2,7 +2,6 @@
 
 import torch
 
-AUTO = "AutoModel"
 COLUMNS = ()
 EXAMPLE = ()
 OUTPUTS = {"embedding": "double[]"}

@@ -1,6 +1,5 @@
 """A score, before any sigmoid."""
 
-AUTO = "AutoModelForSequenceClassification"
 COLUMNS = ()
 EXAMPLE = ()
 OUTPUTS = {"score": "double"}
