@@ -202,7 +202,7 @@ def _error(metrics: dict, name: str) -> str:
 def summary(metrics: dict) -> str:
     """A few lines for the terminal, from ``metrics.json``'s content."""
     lines = [
-        f"{metrics['metric']:<12}dense {metrics['dense']:.4f}{_error(metrics, 'dense')}"
+        f"{metrics['metric']:<11} dense {metrics['dense']:.4f}{_error(metrics, 'dense')}"
         + (f"   pruned {metrics['pruned']:.4f}{_error(metrics, 'pruned')}" if "pruned" in metrics else ""),
         f"{'MACs kept':<12}{metrics['macs_kept']:.4f}   (keep ratio {metrics['keep_ratio']:.4g})",
         f"{'params kept':<12}{metrics['params_kept']:.4f}",
