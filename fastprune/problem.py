@@ -94,7 +94,10 @@ class Problem(ABC):
 
     def labels(self, source: Source) -> pa.Array:
         """The targets of every row of a table [rows], which :meth:`encode` wants unless it is another."""
-        raise NotImplementedError
+        raise InputError(
+            f"the problem {source.task.problem!r} reads no labels: {type(self).__name__} has neither labels() nor an "
+            "encode() of its own; write one of them"
+        )
 
     def texts_in(self, table: Dataset, text_columns: Sequence[str]) -> list[str]:
         """Those of a task's text columns that a table must have."""

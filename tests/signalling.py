@@ -22,8 +22,8 @@ from pathlib import Path
 from fastprune.cli.main import main
 
 LONG = os.environ.get("FASTPRUNE_FAULTS") == "long"
-COUNTS = {signal.SIGKILL: 100, signal.SIGTERM: 30, signal.SIGINT: 30}
-"""How many of each signal are sent."""
+COUNTS = dict(zip((signal.SIGKILL, signal.SIGTERM, signal.SIGINT), (100, 30, 30) if LONG else (2, 1, 1)))
+"""How many of each signal are sent at random moments."""
 
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 """How a command ends by each."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import faulthandler
 import os
 import resource
+import signal
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,6 +33,9 @@ class Bounds:
 TABLE = Bounds(CELLS, TABLE_BYTES)
 TOKENS = Bounds(1 << 30, 8 << 30)
 """Of an encoded split, which has several numbers for each token of a table's texts."""
+
+LOOKS, LOOK_SECONDS = 3, 20
+"""How often a file's columns are looked at apart, and for how long each time; milliseconds are the rule."""
 
 
 def read_parquet(path: Path, most: Bounds = TABLE) -> pa.Table:
@@ -78,22 +83,43 @@ def read_parquet(path: Path, most: Bounds = TABLE) -> pa.Table:
 def _can_be_looked_at(path: Path) -> bool:
     """Whether looking at a file's columns leaves the process alive: of some that are damaged pyarrow aborts.
 
-    A fork looks first. What raises is left to the caller, who raises the same.
+    A fork looks first. A fork of a process with threads may wait for one of them for ever, and is then begun again.
     """
+    for _ in range(LOOKS):
+        if (alive := _look_apart(path)) is not None:
+            return alive
+    raise InputError(
+        f"{path}: its columns cannot be looked at within {LOOK_SECONDS} s; write it again, with fewer row groups"
+    )
+
+
+def _look_apart(path: Path) -> bool | None:
+    """Whether a fork that looks at a file's columns stays alive; None where it has not ended in time."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # threads: the fork touches nothing of theirs
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, for the threads
         process = os.fork()
     if process == 0:
-        with suppress(BaseException):
+        with suppress(BaseException):  # what raises is left to the caller, who raises the same
             faulthandler.disable()
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            metadata = pq.ParquetFile(path).metadata
-            for group in range(metadata.num_row_groups):
-                for column in range(metadata.num_columns):
-                    metadata.row_group(group).column(column)
+            _look(path)
         os._exit(0)
-    return os.waitpid(process, 0)[1] == 0
+    end = time.monotonic() + LOOK_SECONDS
+    while (ended := os.waitpid(process, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > end:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            return None
+        time.sleep(0.001)
+    return ended[1] == 0
+
+
+def _look(path: Path) -> None:
+    metadata = pq.ParquetFile(path).metadata
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            metadata.row_group(group).column(column)
 
 
 def _fixed_bytes(kind: pa.DataType) -> int:

@@ -2,6 +2,7 @@ import bz2
 import gzip
 import json
 import os
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from tiny_data import PAIR, QA, texts
 
 from fastprune.data import Task, encode, glue_task, load_glue, read_table
+from fastprune.data import parquet as parquet_files
 from fastprune.errors import InputError
 
 # Reading
@@ -253,3 +255,31 @@ def test_parquet_that_ends_the_process_of_who_looks_at_it(tmp_path, monkeypatch)
     monkeypatch.setattr("fastprune.data.parquet.pq.ParquetFile", lambda path: os.abort())
     with pytest.raises(InputError, match=r"t\.parquet: what it says of its columns contradicts itself"):
         read_table(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("hanging", [1, 3])
+def test_a_fork_that_waits_for_a_thread_is_begun_again(tmp_path, monkeypatch, hanging):
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "t.parquet")
+    look, fork, begun = parquet_files._look, os.fork, []
+
+    def hang(path):
+        if len(begun) < hanging:  # in the fork: those before it
+            time.sleep(60)
+        look(path)
+
+    def counted():
+        if process := fork():
+            begun.append(process)
+        return process
+
+    monkeypatch.setattr(parquet_files, "_look", hang)
+    monkeypatch.setattr(parquet_files, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(os, "fork", counted)
+    if hanging < parquet_files.LOOKS:
+        assert len(read_table(tmp_path / "t.parquet")) == 1 and len(begun) == hanging + 1
+    else:
+        with pytest.raises(InputError, match=r"t\.parquet: its columns cannot be looked at within 0\.2 s"):
+            read_table(tmp_path / "t.parquet")
+    for process in begun:
+        with pytest.raises(ChildProcessError):  # none of them is left
+            os.waitpid(process, os.WNOHANG)

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from reviews import files_under, table_arguments
-from signalling import COUNTS, LONG, Command, moments
+from signalling import COUNTS, LONG, STATUS, Command, moments
 
 OUT = "out"
 
@@ -51,7 +51,7 @@ def kill_and_complete(reference, number, moment, all_of_it, when):
     return came
 
 
-@pytest.mark.parametrize("number", COUNTS, ids=lambda number: number.name)
+@pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
 def test_killed(reference, number):
     """One while the result is written, the others in the middle of the work."""
     command, _, _ = reference
@@ -63,7 +63,6 @@ def test_killed(reference, number):
 
 
 @pytest.mark.faults
-@pytest.mark.skipif(not LONG, reason="minutes: make test-faults")
 @pytest.mark.parametrize("number", COUNTS, ids=lambda number: number.name)
 def test_killed_at_random(reference, number):
     command, seconds, _ = reference
@@ -71,5 +70,5 @@ def test_killed_at_random(reference, number):
     for count, (moment, all_of_it) in enumerate(moments(number, seconds)):
         place = (moment / 20, all_of_it, in_the_writing(command)) if count % 2 else (moment, all_of_it, lambda: True)
         killed += kill_and_complete(reference, number, *place)
-    assert killed >= COUNTS[number] / 3
+    assert not LONG or killed >= COUNTS[number] / 3  # of few, none may come in time
     print(f"{number.name}: {COUNTS[number]} sent, {killed} before the end, all completed with the same bytes")

@@ -90,8 +90,7 @@ def test_a_signal_to_the_parent_alone_ends_the_step_and_no_other_begins(command,
 
 
 @pytest.mark.faults
-@pytest.mark.skipif(not LONG, reason="an hour: make test-faults")
-@pytest.mark.parametrize("number", COUNTS, ids=lambda number: number.name)
+@pytest.mark.parametrize("number", COUNTS if LONG else [signal.SIGTERM], ids=lambda number: number.name)
 def test_killed_at_random(command, number):
     begin = time.monotonic()
     expected = completed(command, 1)
@@ -107,5 +106,5 @@ def test_killed_at_random(command, number):
         if count % IN_A_ROW == IN_A_ROW - 1 or count == COUNTS[number] - 1:
             finished += 1
             assert completed(command, finished) == expected
-    assert killed >= COUNTS[number] / 2
+    assert not LONG or killed >= COUNTS[number] / 2  # one alone may come too late
     print(f"{number.name}: {COUNTS[number]} sent, {killed} before the end, completed with the same bytes")

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset
 
 from fastprune import problem, settings
-from fastprune.data import Task
+from fastprune.data import Task, encode
 from fastprune.errors import InputError
+from fastprune.problems.regression import Regression
 
 PAGE = Path(problem.__file__).parent / "problems" / "README.md"
 CODE = """
@@ -70,3 +73,18 @@ def test_entry_points_that_do_not_fit(monkeypatch, name, value, message):
     monkeypatch.setattr(settings, "entry_points", lambda group: [point])
     with pytest.raises(InputError, match=message):
         problem.problem_of(name) if name == "mine" else problem.problem_names()
+
+
+class Unread(Regression):
+    """Neither reads labels nor encodes by itself."""
+
+    labels = problem.Problem.labels
+
+
+def test_a_problem_that_reads_no_labels_says_so(monkeypatch, tiny_tokenizer, tiny_bert):
+    point = SimpleNamespace(name="unread", value="unread:Unread", load=Unread)
+    monkeypatch.setattr(settings, "entry_points", lambda group: [point])
+    table = Dataset.from_dict({"text": ["good", "bad"], "label": [1.0, 0.5]})
+    task = Task("t", "unread", "pearson", ("text",), "label")
+    with pytest.raises(InputError, match="'unread' reads no labels: Unread has neither labels"):
+        encode(table, tiny_tokenizer, task, tiny_bert(num_labels=1).config)
