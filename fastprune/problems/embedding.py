@@ -152,6 +152,7 @@ class Embedding(Problem):
         if metric in RANKINGS:
             ranked = ranking_scores(_rankings(vectors, examples))
             return {name: float(rows.mean()) for name, rows in ranked.items()}, ranked[metric]
+        self.check_evaluation(split)  # of labels other than 0 and 1 there is no average precision
         similarities = (vectors[examples["first"]] * vectors[examples["second"]]).sum(1)
         labels = np.asarray(examples["label"])
         metrics = {"spearman": float(spearmanr(similarities, labels).statistic)}

@@ -170,6 +170,12 @@ def test_scores_of_pairs(models):
     assert "average_precision" not in evaluated.metrics and len(evaluated.outcomes) == len(PAIRS)
 
 
+def test_average_precision_of_scores_that_are_no_labels(models):
+    split = split_of(models["mean"], PAIRS, metric="average_precision")
+    with pytest.raises(InputError, match="average_precision is of labels 0 and 1, both of them; use spearman"):
+        evaluate_rows(checkpoint.load_dense(models["mean"]), split, pad_token_id=0)
+
+
 def test_a_query_with_several_passages(models):
     """The passages of all queries are ranked for each."""
     rows = [
