@@ -54,6 +54,8 @@ class MultiLabel(Problem):
         found = scores > 0
         counts = [(found & wanted), found, wanted]  # [rows, labels]
         occurs = wanted.any(0)
+        if not occurs.any():
+            self.check_evaluation(split)  # no mean over no labels
         labels = [jackknife_f1(*(count[:, label] for count in counts)) for label in np.flatnonzero(occurs)]
         whole, rows = jackknife_f1(*(count.sum(1) for count in counts))
         precision = [average_precision_score(wanted[:, label], scores[:, label]) for label in np.flatnonzero(occurs)]

@@ -110,6 +110,15 @@ def test_metrics_and_outcomes(tiny_tokenizer, config, metric):
     assert PROBLEM.constant(split, 4) >= best - 1e-9 or metric == "average_precision"
 
 
+@pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "average_precision"])
+def test_rows_without_any_label(tiny_tokenizer, config, metric):
+    table = Dataset.from_dict({"text": ["it"] * 3, "label": [[]] * 3})
+    task = Task("table", "multi-label", metric, ("text",), "label")
+    split = encode(table, tiny_tokenizer, task, config(4, problem_type=KIND))
+    with pytest.raises(InputError, match="all evaluation rows have the same labels"):
+        PROBLEM.measure(split, [np.zeros(4)] * 3)
+
+
 def test_pseudo_values_of_average_precision():
     rng = np.random.default_rng(0)
     scores, wanted = rng.normal(size=40), rng.random(40) < 0.3
