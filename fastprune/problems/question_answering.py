@@ -32,6 +32,7 @@ class QuestionAnswering(Problem):
     positions = "every"
     cuts_first = False  # a context is cut into windows, a question never
     answers = Path(__file__).with_name("answers") / "question_answering.py"
+    scores = staticmethod(squad_scores)
 
     def takes(self, config):
         return True
@@ -56,7 +57,7 @@ class QuestionAnswering(Problem):
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=1)
 
     def measure(self, split, outputs):
-        scores = squad_scores(self.tell(split, outputs), split.examples)
+        scores = self.scores(self.tell(split, outputs), split.examples)
         metrics = {name: sum(column) / len(column) for name, column in scores.items()}
         return metrics, np.array(scores[split.task.metric])
 

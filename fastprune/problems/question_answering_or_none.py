@@ -21,6 +21,7 @@ class QuestionAnsweringOrNone(QuestionAnswering):
     task_name = "squad_v2"
     usual = False  # nothing in the configuration tells
     answers = Path(__file__).with_name("answers") / "question_answering_or_none.py"
+    scores = staticmethod(squad_v2_scores)
 
     def encode(self, source, rows, *, labelled, for_evaluation):
         features, examples = encode_questions(source, rows, labelled, may_lack=True)
@@ -35,11 +36,6 @@ class QuestionAnsweringOrNone(QuestionAnswering):
             none[example] = min(none.get(example, np.inf), float(scores[:, 0].sum()))
         threshold, best = split.features[THRESHOLD][0], best_answers(split, split.examples, outputs)
         return {example: text for example, (score, text) in best.items() if none[example] - score <= threshold}
-
-    def measure(self, split, outputs):
-        scored = squad_v2_scores(self.tell(split, outputs), split.examples)
-        metrics = {name: sum(column) / len(column) for name, column in scored.items()}
-        return metrics, np.array(scored[split.task.metric])
 
     def constant(self, split, num_labels):
         """Of never answering."""
