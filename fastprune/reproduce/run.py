@@ -68,13 +68,14 @@ def _measure(model: Model, wanted: Sequence[Cell], folder: Path, device: str, te
     from fastprune.model.architectures import describe
     from fastprune.search.cost import Cost
 
-    dense = checkpoint.load_dense(model.source, device=choose_device(device))
+    pooling = model.pooling or None
+    dense = checkpoint.load_dense(model.source, device=choose_device(device), pooling=pooling)
     tokenizer = checkpoint.load_tokenizer(model.source)
     if model.task:
         task, (train, held_out) = glue_task(model.task), load_glue(model.task)
     else:
         columns, named = tuple(model.text_columns), (model.label_column, model.metric, model.max_length, model.problem)
-        task = table_task(model.source, columns, *named)
+        task = table_task(model.source, columns, *named, pooling)
         train, held_out = read_table(model.train_file), read_table(model.eval_file)
     encoder, pad, before = describe(dense), tokenizer.pad_token_id, None
     for (seed, name), group in groupby(wanted, lambda cell: (cell.seed, cell.method)):
