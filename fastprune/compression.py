@@ -180,7 +180,7 @@ def compress(
             drawn_from, held_out = parted(
                 as_table(dataset, "dataset"),
                 None if evaluation is None else as_table(evaluation, "evaluation"),
-                task.metric,
+                task,
                 seed,
             )
             rows = prepare_rows(

@@ -186,8 +186,16 @@ class Problem(ABC):
         """
 
     def beside_dense(self, metric: str) -> bool:
-        """Whether a metric says how like the outputs are to the dense model's: it reads no labels."""
-        return metric == AGREEMENT
+        """Whether a metric says how like the outputs are to the dense model's: it reads no labels.
+
+        By default ``agreement``, of a problem that can :meth:`compare`.
+        """
+        return metric == AGREEMENT and type(self).compare is not Problem.compare
+
+    @property
+    def unlabelled(self) -> str:
+        """The metric that says so; empty where there is none."""
+        return next((metric for metric in (AGREEMENT, *self.metrics) if self.beside_dense(metric)), "")
 
     def likeness(
         self, split: Split, outputs: Sequence[np.ndarray], dense: Sequence[np.ndarray]
@@ -214,7 +222,7 @@ class Problem(ABC):
         divergence : ndarray [examples] float64
             From the dense model's predictions, 0 where they are the same.
         """
-        raise InputError("this problem is judged by labels alone; name a label column and one of its metrics")
+        raise NotImplementedError
 
     def constant(self, split: Split, num_labels: int | None) -> float:
         """The primary metric of always giving the same answer, at best; 0 where that tells nothing."""

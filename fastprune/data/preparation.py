@@ -21,7 +21,7 @@ from fastprune.errors import InputError
 from fastprune.importance.selection import selection_of
 from fastprune.model import checkpoint
 from fastprune.problem import Problem, fits, problem_for, problem_of
-from fastprune.settings import AGREEMENT, UNLABELLED
+from fastprune.settings import AGREEMENT
 
 SHARED = 0.01
 """Evaluation rows that may also be training rows without a word: short texts come twice by chance."""
@@ -122,14 +122,15 @@ def rows_to_serve(table: datasets.Dataset, problem: Problem, text_columns: Seque
 
 
 def parted(
-    dataset: datasets.Dataset, evaluation: datasets.Dataset | None, metric: str, seed: int
+    dataset: datasets.Dataset, evaluation: datasets.Dataset | None, task: Task, seed: int
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     """The rows to draw the sample from, and those to evaluate on: where none are given, a part of the others."""
-    if evaluation is None and metric not in UNLABELLED:
+    problem = problem_of(task.problem)
+    if evaluation is None and not problem.beside_dense(task.metric):
+        other = problem.unlabelled and f", or compare with the dense model: metric {problem.unlabelled}"
         raise InputError(
-            f"there is no evaluation, and {metric} is measured on labelled rows; give them (evaluation, or an "
-            "evaluation file) beside those that the sample is drawn from, or compare with the dense model: metric "
-            f"{AGREEMENT}"
+            f"there is no evaluation, and {task.metric} is measured on labelled rows; give them (evaluation, or an "
+            f"evaluation file) beside those that the sample is drawn from{other}"
         )
     return hold_back(dataset, seed) if evaluation is None else (dataset, evaluation)
 
@@ -168,13 +169,15 @@ def table_task(
             f"{config.num_labels} outputs and problem_type {config.problem_type!r}; leave --problem out, or name the "
             "one that the model was fine-tuned for"
         )
-    usual = "" if metric == AGREEMENT else problem.label_column
+    usual = "" if metric and problem.beside_dense(metric) else problem.label_column
     text_columns, label_column = text_columns or problem.columns, label_column or usual
     metric = metric or problem.usual_metric(label_column)
-    if not text_columns or (problem.needs_label(metric) and not label_column):
+    if not text_columns or (metric in problem.metrics and problem.needs_label(metric) and not label_column):
+        other = problem.unlabelled and (
+            f"; where there are no labels, --metric {problem.unlabelled} compares with the dense model"
+        )
         raise InputError(
-            "name the columns of the data: --text-column (twice for pairs: --text-column-b) and --label-column; where "
-            f"there are no labels, --metric {AGREEMENT} compares with the dense model"
+            "name the columns of the data: --text-column (twice for pairs: --text-column-b) and --label-column" + other
         )
     return Task(problem.task_name, name, metric, text_columns, label_column, max_length or problem.length(config))
 

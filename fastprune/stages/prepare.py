@@ -79,7 +79,7 @@ def prepare(
     elif train_file and (eval_file or not label_column):
         asked = table_task(source, tuple(text_columns), label_column, metric, max_length, problem, pooling)
         train = read_table(train_file)
-        train, held_out = parted(train, read_table(eval_file) if eval_file else None, asked.metric, seed)
+        train, held_out = parted(train, read_table(eval_file) if eval_file else None, asked, seed)
     else:
         raise InputError("no data: name a task, or a train_file and an eval_file with their columns")
     tokenizer = checkpoint.load_tokenizer(source)

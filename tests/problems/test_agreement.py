@@ -122,4 +122,18 @@ def test_rows_that_nothing_is_known_of(tmp_path, material):
         table_task(tmp_path / "model", ("text",), None)
     table = Dataset.from_dict({"text": ["it"] * 4, "label": [0, 1] * 2})
     with pytest.raises(InputError, match="there is no evaluation.*metric agreement"):
-        parted(table, None, "accuracy", 0)
+        parted(table, None, Task("t", "classification", "accuracy", ("text",), "label"), 0)
+    with pytest.raises(InputError, match="drawn from, or compare with the dense model: metric cosine_to_dense$"):
+        parted(table, None, Task("t", "embedding", "spearman", ("text",), "label"), 0)
+    with pytest.raises(InputError, match="beside those that the sample is drawn from$"):
+        parted(table, None, Task("t", "reranking", "ndcg_at_10", ("text", "other"), "label"), 0)
+
+
+@pytest.mark.parametrize("problem, columns", [("reranking", ("query", "passage")), ("zero-shot", ("text",))])
+def test_problems_of_labels_alone(tmp_path, tiny_bert, problem, columns):
+    names = {"reranking": ["LABEL_0"], "zero-shot": ["entailment", "contradiction"]}[problem]
+    tiny_bert(len(names), id2label=dict(enumerate(names))).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="metric 'agreement' is not one of"):
+        table_task(tmp_path, columns, None, "agreement", problem_name=problem)
+    with pytest.raises(InputError, match="and --label-column$"):
+        table_task(tmp_path, columns, None, problem_name=problem)
