@@ -76,8 +76,8 @@ def test_served_answers_are_those_of_the_evaluation(tmp_path, tiny_tokenizer, ti
         allow_untuned=True, output_dir=tmp_path / "out",
     )  # fmt: skip
     told = {}
-    file = "fastprune.problems.question_answering_or_none.squad_v2_scores"
-    monkeypatch.setattr(file, lambda answers, examples: told.update(answers) or squad_v2_scores(answers, examples))
+    scores = staticmethod(lambda answers, examples: told.update(answers) or squad_v2_scores(answers, examples))
+    monkeypatch.setattr(type(problem_of(NAME)), "scores", scores)
     split = encode(table, tiny_tokenizer, TASK, model.config, for_evaluation=True)
     rows = evaluate_rows(result.model, split, pad_token_id=0, progress=False).outcomes
     assert rows.mean() == pytest.approx(result.metrics["pruned"])
