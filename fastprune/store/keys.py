@@ -65,11 +65,15 @@ def private_key() -> Ed25519PrivateKey | None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    where = KEY if given.startswith("-----") else given
+    is_file = os.path.exists(given)
+    where = given if is_file else KEY  # what names no file may be a damaged key, which nobody must be told
     try:
-        key = load_pem_private_key(given.encode() if where == KEY else read_bytes(given), None)
+        key = load_pem_private_key(read_bytes(given) if is_file else given.strip().encode(), None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise InputError(f"{where}: holds no private key in PEM; make one with `fastprune signing-key FILE`") from error
+        raise InputError(
+            f"{where}: holds no private key in PEM, nor the name of its file; make one with `fastprune signing-key "
+            "FILE`"
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(f"{where}: is a key of another kind than Ed25519; make one with `fastprune signing-key FILE`")
     return key

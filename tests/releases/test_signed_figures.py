@@ -158,9 +158,13 @@ def test_a_key_is_its_owners_alone(tmp_path, monkeypatch, out):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with pytest.raises(InputError, match="a new key cannot be written here"):
         make_key(file)
-    for wrong in (str(tmp_path / "none"), str(out / "metrics.json"), "-----BEGIN nonsense"):
+    monkeypatch.setenv(KEY, f"\n{file.read_text()}")  # as a block of YAML gives it
+    assert public_key() == made.output.strip()
+    body = file.read_text().splitlines()[1]
+    for wrong in (str(tmp_path / "none"), str(out / "metrics.json"), "-----BEGIN nonsense", body, f"{body} x" * 99):
         monkeypatch.setenv(KEY, wrong)
-        with pytest.raises(InputError, match="no private key in PEM"):
+        with pytest.raises(InputError, match="no private key in PEM") as told:
             public_key()
+        assert body not in str(told.value)
     with pytest.raises(InputError, match="no public key"):
         parse_policy("signed_by: [abc]")
