@@ -15,8 +15,6 @@ import shlex
 import subprocess
 from collections.abc import Mapping
 
-from fastprune.store.secrets import shown
-
 HOOK, SECRET = "FASTPRUNE_HOOK", "FASTPRUNE_HOOK_SECRET"
 
 SECONDS = 15
@@ -50,7 +48,15 @@ def tell(action: str, content: Mapping) -> None:
                 [*shlex.split(hook), action], input=body, timeout=SECONDS, check=True, stdout=subprocess.DEVNULL
             )
     except (OSError, ValueError, subprocess.SubprocessError) as error:  # requests' errors are OSErrors
-        _log.warning("%s was not told of %s (%s)", HOOK, action, shown(error).splitlines()[0])
+        _log.warning("%s was not told of %s (%s)", HOOK, action, _why(error))
+
+
+def _why(error: Exception) -> str:
+    """What went wrong, without the command or the address: either may hold a secret, as a chat's webhook does."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"exit status {error.returncode}"
+    response = getattr(error, "response", None)
+    return type(error).__name__ if response is None else f"HTTP status {response.status_code}"
 
 
 def _post(url: str, body: bytes) -> None:

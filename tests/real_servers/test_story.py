@@ -8,12 +8,9 @@ import hashlib
 import hmac
 import json
 import os
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import pytest
 import requests
 from click.testing import CliRunner
 from tiny_releases import LENIENT, variant
@@ -157,26 +154,6 @@ def test_from_compression_to_reinstatement(server, s3, source, tmp_path, monkeyp
     assert told.read_text().split() == actions
     assert all(event.authenticated for event in promotion.history(server, NAME))
     tell.write({tmp_path: "release", Path(source["source"]).parent: "reviews"})
-
-
-@pytest.fixture
-def listener():
-    """A server that keeps what MLflow sends: headers and body."""
-    got = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            got.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    made = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{made.server_port}/", got
-    made.shutdown()
 
 
 def test_mlflows_own_webhook_tells_of_a_promotion_and_a_rollback_signed(server, folders, listener, tmp_path):

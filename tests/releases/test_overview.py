@@ -3,8 +3,6 @@
 import hashlib
 import hmac
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from mlflow import MlflowException
@@ -68,26 +66,6 @@ def test_what_is_not_there_is_said(store, given):
 # The hook
 
 
-@pytest.fixture
-def listener():
-    """A server that keeps what it is sent: headers and body."""
-    got = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            got.append((self.headers, self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/", got
-    server.shutdown()
-
-
 def test_a_url_is_told_of_every_event_signed(store, listener, monkeypatch):
     url, got = listener
     monkeypatch.setenv(hooks.HOOK, url)
@@ -106,15 +84,24 @@ def test_a_url_is_told_of_every_event_signed(store, listener, monkeypatch):
         assert headers["X-Fastprune-Signature"] == hmac.new(b"s3cret", body, hashlib.sha256).hexdigest()
 
 
-def test_a_command_is_told_and_its_failure_costs_a_warning(store, tmp_path, monkeypatch, caplog):
+def test_a_command_is_told_and_its_failure_costs_a_warning(store, listener, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv(hooks.HOOK, f"sh -c 'cat > {tmp_path}/$0.json'")
     promotion.promote(store, NAME, "1", LENIENT, why="first")
     assert json.loads((tmp_path / "promote.json").read_text())["to_version"] == "1"
-    for broken in ("false", str(tmp_path / "none"), "http://user:hidden@127.0.0.1:1/"):
+    refused = f"{listener[0]}hidden"
+    for broken in (
+        "sh -c 'exit 3' hidden",
+        f"{tmp_path}/none hidden",
+        "http://user:hidden@127.0.0.1:1/hidden",
+        refused,
+    ):
         monkeypatch.setenv(hooks.HOOK, broken)
         control.freeze(store, NAME, why="x")
         control.unfreeze(store, NAME, why="x")
-    assert caplog.text.count("was not told of freeze") == 3 and "hidden" not in caplog.text
+    told = [record.getMessage() for record in caplog.records if "not told of freeze" in record.getMessage()]
+    reasons = ("exit status 3", "FileNotFoundError", "ConnectionError", "HTTP status 404")
+    assert told == [f"FASTPRUNE_HOOK was not told of freeze ({reason})" for reason in reasons]
+    assert "hidden" not in caplog.text
 
 
 def test_a_failed_run_is_told(tmp_path, listener, monkeypatch):
