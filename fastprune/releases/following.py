@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from fastprune.errors import Refused, Unreachable
+from fastprune.errors import InputError
 from fastprune.releases.record import CHAMPION
 from fastprune.tracking import mlflow_store
 
@@ -28,7 +28,8 @@ def follow(uri: str, name: str, command: Sequence[str], every: float) -> int:
     command : sequence of str
         ``{version}`` in it becomes the version's number.
     every : float
-        Seconds between two looks at the alias. Where MLflow does not answer, the version that runs goes on.
+        Seconds between two looks at the alias. Where MLflow names no champion, because it is away or somebody has
+        deleted the alias, the version that runs goes on.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def _wait(uri: str, name: str, version: str, running: subprocess.Popen, every: f
             return None
         try:
             now = _champion(uri, name)
-        except (Unreachable, Refused) as error:
+        except InputError as error:
             _log.warning("version %s goes on: %s", version, error)
             continue
         if now != version:

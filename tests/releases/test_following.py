@@ -16,39 +16,46 @@ from tiny_releases import LENIENT, NAME
 from fastprune.problem import problem_of
 from fastprune.releases import control, promotion, pyfunc_model
 from fastprune.releases.serving import artifacts_of
+from fastprune.tracking import mlflow_store
 
 SERVER = "import sys, time; open(sys.argv[2], 'a').write(sys.argv[1] + '\\n'); time.sleep(600)"
 
 
-def begun(file, count):
+def wait_for(told):
     until = time.monotonic() + 30
-    while time.monotonic() < until:
-        lines = file.read_text().split() if file.exists() else []
-        if len(lines) >= count:
-            return lines
+    while not told():
+        assert time.monotonic() < until, "30 s have passed"
         time.sleep(0.1)
-    raise AssertionError(f"{lines} after 30 s")
+
+
+def begun(file, count):
+    def lines():
+        return file.read_text().split() if file.exists() else []
+
+    wait_for(lambda: len(lines()) >= count)
+    return lines()
 
 
 def test_a_server_follows_promotions_and_rollbacks(store, tmp_path):
     promotion.promote(store, NAME, "1", LENIENT, why="first")
     command = [sys.executable, "-m", "fastprune", "follow", NAME, "--every", "0.2", "--tracking-uri", store, "--"]
-    file = tmp_path / "begun"
-    follower = subprocess.Popen(
-        [*command, sys.executable, "-c", SERVER, "{version}", str(file)], stderr=subprocess.PIPE, text=True
-    )
+    file, log = tmp_path / "begun", tmp_path / "log"
+    with open(log, "w") as output:
+        follower = subprocess.Popen([*command, sys.executable, "-c", SERVER, "{version}", str(file)], stderr=output)
     try:
         assert begun(file, 1) == ["1"]
         promotion.promote(store, NAME, "2", why="better")
         assert begun(file, 2) == ["1", "2"]
+        mlflow_store.connect(store).delete_registered_model_alias(NAME, "champion")
+        wait_for(lambda: "version 2 goes on" in log.read_text())
         control.rollback(store, NAME, why="worse")
         assert begun(file, 3) == ["1", "2", "1"]
         children = subprocess.run(["pgrep", "-f", str(file)], capture_output=True, text=True, check=True).stdout.split()
         assert len(children) == 2  # the follower and one server
     finally:
         follower.send_signal(signal.SIGTERM)
-        said = follower.communicate(timeout=60)[1]
-    assert follower.returncode == 143 and "the champion moved from version 1 to version 2" in said
+        follower.wait(timeout=60)
+    assert follower.returncode == 143 and "the champion moved from version 1 to version 2" in log.read_text()
     assert not subprocess.run(["pgrep", "-f", str(file)], capture_output=True, check=False).stdout
 
 
