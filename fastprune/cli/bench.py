@@ -13,10 +13,12 @@ from fastprune.errors import InputError
 
 @command()
 @click.argument("folders", nargs=-1, required=True)
-@click.option("--eval-file", required=True, type=click.Path(path_type=Path), help="Labelled rows; batches are of them.")
+@click.option(
+    "--eval-file", required=True, type=click.Path(path_type=Path), help="Rows to judge on; batches are of them."
+)
 @click.option("--text-column", "-A", "text_columns", multiple=True, help="Column of the text; twice for pairs.")
 @click.option("--label-column", "-Y", help="Column of the label.")
-@click.option("--metric", help="By default accuracy, pearson or squad_f1.")
+@click.option("--metric", help="By default the first of the problem's.")
 @click.option("--max-length", type=click.IntRange(min=8), help="Cut texts after this many tokens.")
 @click.option("--batch-size", "batch_sizes", type=click.IntRange(min=1), multiple=True, default=(1, 8))
 @click.option("--batches", type=click.IntRange(min=1), default=20, help="Batches of each size.")

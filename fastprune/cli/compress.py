@@ -219,8 +219,8 @@ def summary(metrics: dict) -> str:
         times = exported["latency_ms"]["batch_8"]
         form = exported["quantize"] or "float32"
         lines.append(
-            f"{exported['format']:<12}{form}: {metrics['metric']} {exported['metric']:.4f}, the dense answer in "
-            f"{exported['agreement']:.2%} of the rows, {exported['megabytes']:.1f} MB, "
+            f"{exported['format']:<12}{form}: {metrics['metric']} {exported['metric']:.4f}, agreement with the dense "
+            f"model {exported['agreement']:.4f}, {exported['megabytes']:.1f} MB, "
             f"{times['dense'] / times['exported']:.2f}x (batch 8, one thread)"
         )
     curve = metrics.get("curve", {"points": [], "margins": []})

@@ -16,7 +16,7 @@ from fastprune.errors import InputError
 @click.option("--format", type=click.Choice(["onnx", "openvino"]), default="onnx", help="What is written.")
 @click.option("--quantize", type=click.Choice(["int8", "fp16"]), help="int8 for CPUs, fp16 for GPUs.")
 @click.option("--opset", type=int, default=18, help="Of ONNX: 18 to 23.")
-@click.option("--eval-file", type=click.Path(path_type=Path), help="Labelled rows: the metric before and after.")
+@click.option("--eval-file", type=click.Path(path_type=Path), help="Rows: the metric before and after.")
 @click.option(
     "--train-file",
     type=click.Path(path_type=Path),
@@ -27,7 +27,7 @@ from fastprune.errors import InputError
 )
 @click.option("--text-column", "-A", "text_columns", multiple=True, help="Column of the text; twice for pairs.")
 @click.option("--label-column", "-Y", help="Column of the label.")
-@click.option("--metric", help="By default accuracy, pearson or squad_f1.")
+@click.option("--metric", help="By default the first of the problem's.")
 @click.option("--max-length", type=click.IntRange(min=8), help="Cut texts after this many tokens.")
 @click.option("--output-dir", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 def export(
@@ -51,9 +51,7 @@ def export(
     check_output(output_dir)
     if trim_vocabulary and not train_file:
         raise InputError("--trim-vocabulary keeps the pieces of --train-file's texts: give that too")
-    task = (
-        rows.task_of(model, text_columns, label_column or "", metric, max_length) if eval_file or train_file else None
-    )
+    task = rows.task_of(model, text_columns, label_column, metric, max_length) if eval_file or train_file else None
     with tempfile.TemporaryDirectory() as scratch:
         source, told = model, {}
         if trim_vocabulary and train_file and task:
@@ -91,7 +89,7 @@ def summary(record: dict) -> str:
         name = metric["pytorch"]["name"]
         lines.append(
             f"{name:<12}{metric['pytorch']['value']:.4f} -> {metric['exported']['value']:.4f}   "
-            f"(the same answer in {record['agreement']:.2%} of {metric['pytorch']['rows']:,} rows)"
+            f"(agreement {record['agreement']:.4f}, of {metric['pytorch']['rows']:,} rows)"
         )
     for key in ("batch_1", "batch_8"):
         times = record["latency"][key]

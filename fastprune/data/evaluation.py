@@ -26,12 +26,12 @@ class Evaluated:
         One number for each example, in the order of the split, whose mean is the task's metric: see
         :mod:`fastprune.data.outcomes`.
     outputs : sequence of ndarray
-        What was put out for each feature, where a metric holds other models against that.
+        What was put out for each feature, for metrics that hold other models against that.
     """
 
     metrics: dict[str, float]
     outcomes: np.ndarray
-    outputs: Sequence[np.ndarray] = ()
+    outputs: Sequence[np.ndarray]
 
 
 def outcomes_of(split: Split, **evaluated: Evaluated) -> Outcomes:
@@ -114,7 +114,7 @@ def evaluate_rows(
     else:
         metrics, outcomes = problem.measure(split, in_order)
     told = {"metric": metrics[metric], **metrics, "n": len(outcomes)}
-    return Evaluated(told, outcomes, in_order if likeness else ())
+    return Evaluated(told, outcomes, in_order)
 
 
 @contextmanager

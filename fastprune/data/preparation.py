@@ -169,8 +169,22 @@ def table_task(
             f"{config.num_labels} outputs and problem_type {config.problem_type!r}; leave --problem out, or name the "
             "one that the model was fine-tuned for"
         )
+    columns, length = text_columns or problem.columns, max_length or problem.length(config)
+    return judged_task(problem.task_name, name, columns, label_column, metric, length)
+
+
+def judged_task(
+    name: str,
+    problem_name: str,
+    text_columns: tuple[str, ...],
+    label_column: str | None,
+    metric: str | None,
+    max_length: int,
+) -> Task:
+    """A task with the problem's own label column and metric where none are named."""
+    problem = problem_of(problem_name)
     usual = "" if metric and problem.beside_dense(metric) else problem.label_column
-    text_columns, label_column = text_columns or problem.columns, label_column or usual
+    label_column = label_column or usual
     metric = metric or problem.usual_metric(label_column)
     if not text_columns or (metric in problem.metrics and problem.needs_label(metric) and not label_column):
         other = problem.unlabelled and (
@@ -179,7 +193,7 @@ def table_task(
         raise InputError(
             "name the columns of the data: --text-column (twice for pairs: --text-column-b) and --label-column" + other
         )
-    return Task(problem.task_name, name, metric, text_columns, label_column, max_length or problem.length(config))
+    return Task(name, problem_name, metric, text_columns, label_column, max_length)
 
 
 def as_table(data: Any, argument: str) -> datasets.Dataset:

@@ -36,9 +36,9 @@ def bench(
     folders : sequence of str or Path
         The first is what the others are compared with.
     eval_file : str or Path
-        Labelled rows. Batches are drawn from them at random, so that lengths are those of real requests.
+        Rows to judge on. Batches are drawn from them at random, so that lengths are those of real requests.
     text_columns, label_column, metric, max_length
-        As of :func:`fastprune.export.rows.task_of`; of a pruned model only the label's column is needed.
+        As of :func:`fastprune.export.rows.task_of`; of a pruned model at most the label's column is needed.
     batch_sizes : sequence of int
     batches, rounds : int
         Batches of each size, and how often each is timed.
@@ -69,23 +69,15 @@ def bench(
     # Each by its own tokenizer: a vocabulary may have been trimmed.
     splits = {name: rows.read_rows(name, eval_file, task) for name in names}
     pads = {name: checkpoint.load_tokenizer(name).pad_token_id for name in names}
-    told: list[dict] = []
-    answers: dict[str, list] = {}
-    for name, one in candidates.items():
-        answers[name] = measure.predictions(one.model, splits[name], pads[name])
-        told.append(
-            {
-                "name": name,
-                "what": one.what,
-                "megabytes": one.megabytes,
-                "metric": measure.judge(one.model, splits[name], pads[name]),
-                "agreement": measure.agreement(answers[names[0]], answers[name]),
-                "batch": {},
-            }
-        )
+    models = {name: one.model for name, one in candidates.items()}
+    judged = measure.judge(models, splits, pads)
+    told: list[dict] = [
+        {"name": name, "what": one.what, "megabytes": one.megabytes, **judged[name], "batch": {}}
+        for name, one in candidates.items()
+    ]
     for size in batch_sizes:
         speeds = measure.time_in_turn(
-            {name: one.model for name, one in candidates.items()},
+            models,
             {name: measure.real_batches(splits[name], size, batches, pads[name]) for name in names},
             rounds=rounds,
             threads=threads,
@@ -117,7 +109,8 @@ def words(record: dict) -> str:
     for one in record["candidates"]:
         judged = one["metric"]
         error = f" ± {judged['standard_error']:.4f}" if "standard_error" in judged else ""
-        row = [Path(one["name"]).name, one["what"], f"{judged['value']:.4f}{error}", f"{one['agreement']:.4f}"]
+        agreement = "-" if one["agreement"] is None else f"{one['agreement']:.4f}"
+        row = [Path(one["name"]).name, one["what"], f"{judged['value']:.4f}{error}", agreement]
         row.append(f"{one['megabytes']:.1f}")
         for speed in one["batch"].values():
             row += [f"{speed['p50_ms']:.2f} / {speed['p95_ms']:.2f}", f"{speed['rows_per_second']:.0f}"]

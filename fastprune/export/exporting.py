@@ -65,7 +65,7 @@ def export(
     opset : int
         Of ONNX.
     evaluation : Split, optional
-        Labelled rows: the metric of both forms, and their agreement.
+        Rows: the metric of both forms, and their agreement. A metric of likeness is to the original.
     sample : Split, optional
         Rows, labelled or not, on which the weights that int8 hurts are found; they stay in float32.
 
@@ -192,19 +192,18 @@ def as_candidate(
 ) -> dict:
     """What is told of an exported model in a compression's metrics, measured in turn with the dense model."""
     models: dict[str, nn.Module] = {"dense": dense, "exported": load_runtime(made / record["file"], dense.config)}
-    answers = [measure.predictions(one, split, pad_token_id) for one in models.values()]
-    judged = record["metric"]["exported"]
+    judged = measure.judge(models, dict.fromkeys(models, split), dict.fromkeys(models, pad_token_id))["exported"]
     candidate = {
         "format": record["format"],
         "quantize": record["quantize"],
-        "metric": judged["value"],
-        "agreement": measure.agreement(*answers),
+        "metric": judged["metric"]["value"],
+        "agreement": judged["agreement"],
         "megabytes": record["megabytes"]["exported"],
         "left_in_float32": record["left_in_float32"],
         "latency_ms": {},
     }
-    if "standard_error" in judged:
-        candidate["standard_error"] = judged["standard_error"]
+    if "standard_error" in judged["metric"]:
+        candidate["standard_error"] = judged["metric"]["standard_error"]
     for size in LATENCY_BATCHES:
         batches = measure.real_batches(split, size, 20, pad_token_id)
         speeds = measure.time_in_turn(models, dict.fromkeys(models, batches))
@@ -291,9 +290,9 @@ def _figures(model: nn.Module, runtime: nn.Module, evaluation: Split | None, pad
     models = {"pytorch": model, "exported": runtime}
     figures: dict = {}
     if evaluation is not None:
-        figures["metric"] = {name: measure.judge(one, evaluation, pad_token_id) for name, one in models.items()}
-        answers = [measure.predictions(one, evaluation, pad_token_id) for one in models.values()]
-        figures["agreement"] = measure.agreement(*answers)
+        judged = measure.judge(models, dict.fromkeys(models, evaluation), dict.fromkeys(models, pad_token_id))
+        figures["metric"] = {name: one["metric"] for name, one in judged.items()}
+        figures["agreement"] = judged["exported"]["agreement"]
     figures["latency"] = {"threads": 1, "device": device_name(model.device)}  # type: ignore[arg-type]
     for size in LATENCY_BATCHES:
         batches = (

@@ -1,4 +1,4 @@
-"""What is compared between two forms of a model: outputs, predictions, the metric, milliseconds in turn."""
+"""What is compared between two forms of a model: outputs, the metric, agreement, milliseconds in turn."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastprune.data import Split, collate, order_rows
-from fastprune.data.evaluation import evaluate
+from fastprune.data import Split, collate
+from fastprune.data.evaluation import Evaluated, evaluate_rows
+from fastprune.data.outcomes import standard_error
 from fastprune.latency.timing import steady_allocator, torch_threads
 from fastprune.model.losses import inputs_of
 from fastprune.model.model_inputs import longest_input
+from fastprune.problem import problem_of
 
 Batch = dict[str, Tensor]
 
@@ -61,32 +63,34 @@ def probes(config) -> list[Batch]:
     return batches
 
 
-def predictions(model: nn.Module, split: Split, pad_token_id: int, batch_size: int = 32) -> list[tuple[int, ...]]:
-    """The answer of every row: the class, or the first and the last token; the number where it is but one."""
-    answers: dict[int, tuple] = {}
-    for rows in order_rows(split, batch_size):
-        outputs = run(model, collate(split, rows, pad_token_id))
-        for place, row in enumerate(rows.tolist()):
-            values = [value[place] for value in outputs.values()]
-            answers[row] = tuple(
-                round(float(value[0]), 2) if value.shape == (1,) else tuple(np.atleast_1d(value.argmax(-1)).tolist())
-                for value in values
-            )
-    return [answers[row] for row in range(len(split))]
+def judge(models: Mapping[str, nn.Module], splits: Mapping[str, Split], pads: Mapping[str, int]) -> dict[str, dict]:
+    """How good models are on the same rows, each by its own tokenizer.
 
-
-def agreement(one: Sequence, other: Sequence) -> float:
-    """The share of rows with the same answer; of a regression, to the second decimal."""
-    return float(np.mean([first == second for first, second in zip(one, other, strict=True)]))
-
-
-def judge(model: nn.Module, split: Split, pad_token_id: int) -> dict:
-    """The metric of a model on labelled rows; of an accuracy its standard error too."""
-    measured = evaluate(model, split, pad_token_id=pad_token_id, progress=False)
-    judged = {"name": split.task.metric, "value": measured["metric"], "rows": measured["n"]}
-    if split.task.metric == "accuracy":
-        judged["standard_error"] = float(np.sqrt(measured["metric"] * (1 - measured["metric"]) / measured["n"]))
+    Returns
+    -------
+    dict
+        Of each model by its name: ``metric`` (``name``, ``value``, ``rows`` and ``standard_error``), and ``agreement``
+        with the first model, as the problem compares two models without labels; None where another tokenizer makes
+        outputs of another shape. A metric of likeness is to the first model too.
+    """
+    first: Evaluated | None = None
+    judged = {}
+    for name, model in models.items():
+        split = splits[name]
+        one = evaluate_rows(model, split, pad_token_id=pads[name], dense=first, progress=False)
+        first = first or one
+        metric = {"name": split.task.metric, "value": one.metrics["metric"], "rows": one.metrics["n"]}
+        if (error := standard_error(one.outcomes)) is not None:
+            metric["standard_error"] = error
+        judged[name] = {"metric": metric, "agreement": _agreement(split, one, first)}
     return judged
+
+
+def _agreement(split: Split, one: Evaluated, first: Evaluated) -> float | None:
+    if [output.shape for output in one.outputs] != [output.shape for output in first.outputs]:
+        return None
+    _, rows = problem_of(split.task.problem).likeness(split, one.outputs, first.outputs)
+    return float(rows.mean())
 
 
 @dataclass(frozen=True)

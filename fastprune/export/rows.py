@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastprune.data import Split, encode, read_table
-from fastprune.data.preparation import table_task
+from fastprune.data.preparation import judged_task, table_task
 from fastprune.data.splits import draw_rows
 from fastprune.data.tasks import Task
 from fastprune.errors import InputError
 from fastprune.export.runtimes import RECORD, read_config
 from fastprune.model import checkpoint
-from fastprune.problem import problem_of
 
 
 def task_of(
@@ -31,12 +30,8 @@ def task_of(
         problem, columns, length = known["problem"], tuple(known["text_columns"]), known["max_length"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{files[0]}: names no problem and no text columns; prune the model again") from error
-    asked = problem_of(problem)
-    first, label = asked.metrics[0], label_column or asked.label_column
-    if not label:
-        raise InputError("name the column of the labels: --label-column")
-    return Task(
-        known.get("task", "table"), problem, metric or first, text_columns or columns, label, max_length or length
+    return judged_task(
+        known.get("task", "table"), problem, text_columns or columns, label_column, metric, max_length or length
     )
 
 

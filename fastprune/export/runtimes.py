@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from fastprune.errors import InputError
-from fastprune.model import checkpoint
+from fastprune.model import checkpoint, sentence
 from fastprune.model.model_inputs import longest_input
 from fastprune.store.bounded import read_json
 
@@ -111,9 +111,12 @@ def load_model(folder: str | Path) -> transformers.PreTrainedModel:
 
 
 def read_config(folder: Path) -> transformers.PreTrainedConfig:
-    """The configuration beside an exported model."""
+    """The configuration of a folder of any kind, with what sentence-transformers has beside a dense one."""
     checkpoint.read_object(folder / "config.json")
-    return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if not sentence.embedding_of(config):
+        sentence.attach(config, folder)
+    return config
 
 
 def load_runtime(file: Path, config: transformers.PreTrainedConfig, *, threads: int = 1) -> Runtime:

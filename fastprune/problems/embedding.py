@@ -14,7 +14,7 @@ from torch import Tensor
 from fastprune.data.outcomes import jackknife_correlation
 from fastprune.data.ranking import RANDOM, average_precision_rows, ranking_scores
 from fastprune.errors import InputError
-from fastprune.model.losses import inputs_of, random_signs
+from fastprune.model.losses import random_signs
 from fastprune.model.model_inputs import longest_input
 from fastprune.model.sentence import DOCUMENTS, embedding_of, lowercases
 from fastprune.problem import Problem
@@ -121,10 +121,11 @@ class Embedding(Problem):
         return source.tokens([pa.chunked_array([unique.dictionary])]), pa.table(examples)
 
     def run(self, model, batch):
-        inputs, how = inputs_of(batch, model.device), embedding_of(model.config)
+        how = embedding_of(model.config)
         how = {**how, "normalize": how["normalize"] or how["similarity"] == "cosine"}
-        states = model(**inputs).last_hidden_state
-        return Embedded(embed(states, inputs["attention_mask"], how), inputs["input_ids"] * inputs["attention_mask"])
+        states = super().run(model, batch).last_hidden_state
+        ids, mask = (batch[name].to(states.device) for name in ("input_ids", "attention_mask"))
+        return Embedded(embed(states, mask, how), ids * mask)
 
     def loss(self, outputs: Embedded, batch: Mapping[str, Tensor]) -> Tensor:
         """The vector along random signs of each text's own.

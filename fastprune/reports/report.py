@@ -66,7 +66,7 @@ def _exported(metrics: Mapping) -> list[tuple[str, str]]:
     told = [
         ("form", f"{exported['format']} {exported['quantize'] or 'float32'}"),
         (f"{_words(metrics['metric'])}, %", f"{100 * exported['metric']:.2f}"),
-        ("rows with the dense model's answer, %", f"{100 * exported['agreement']:.2f}"),
+        ("agreement with the dense model, %", f"{100 * exported['agreement']:.2f}"),
         ("megabytes", f"{exported['megabytes']:.1f}"),
     ]
     for batch, times in exported["latency_ms"].items():

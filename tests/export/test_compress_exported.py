@@ -43,3 +43,12 @@ def test_an_export_that_could_not_be_written_is_refused_first(material, tmp_path
     monkeypatch.chdir(tmp_path)
     done = compress(material, *arguments)
     assert done.exit_code == 2 and words in done.output and not list(tmp_path.iterdir())
+
+
+def test_without_labels_the_exported_model_is_held_against_the_dense_one(material, tmp_path):
+    data = ("--train-file", material / "train.tsv", "-A", "text", "--metric", "agreement", "--num-samples", "64")
+    given = ("compress", material / "model", *data, "--keep-ratio", "0.3", "--export", "onnx")
+    done = CliRunner().invoke(main, [str(one) for one in (*given, "--output-dir", tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["exported"]["metric"] == metrics["exported"]["agreement"] == metrics["pruned"] < 1

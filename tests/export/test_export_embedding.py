@@ -1,0 +1,60 @@
+"""Embedding models exported: judged by their vectors, with labels and without any."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from tiny_sentences import PAIRS, sentence_folder, texts, write_rows
+
+from fastprune.cli.main import main
+
+
+def call(*arguments):
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_tokenizer):
+    """A folder with a dense model, its data, and the model pruned on texts alone and exported at once."""
+    folder = tmp_path_factory.mktemp("embedding")
+    sentence_folder(folder / "dense", tiny_tokenizer)
+    write_rows(folder / "texts.jsonl", [{"text": text} for text in texts()])
+    write_rows(folder / "pairs.jsonl", PAIRS)
+    given = ("--train-file", folder / "texts.jsonl", "--text-column", "text", "--keep-ratio", 0.5)
+    call("compress", folder / "dense", *given, "--export", "onnx", "--output-dir", folder / "pruned")
+    return folder
+
+
+def test_vectors_are_held_against_the_dense_models(made):
+    metrics = json.loads((made / "pruned" / "metrics.json").read_text())
+    exported = metrics["exported"]
+    assert exported["metric"] == exported["agreement"] == pytest.approx(metrics["pruned"], abs=1e-5)
+    assert metrics["pruned"] < 0.999 and exported["standard_error"] > 0
+
+
+@pytest.mark.parametrize("model", ["dense", "pruned"])
+def test_an_export_is_judged_on_pairs_or_on_texts_alone(made, tmp_path, model):
+    pairs = ("--eval-file", made / "pairs.jsonl", "-A", "first", "-A", "second")
+    for name, given in {
+        "spearman": (*pairs, "--label-column", "score"),
+        "ndcg_at_10": (*pairs, "--metric", "ndcg_at_10"),
+        "cosine_to_dense": ("--eval-file", made / "texts.jsonl", "--text-column", "text"),
+    }.items():
+        call("export", made / model, *given, "--output-dir", tmp_path / name)
+        record = json.loads((tmp_path / name / "export.json").read_text())
+        plain, exported = record["metric"]["pytorch"], record["metric"]["exported"]
+        assert plain["name"] == name and exported["value"] == pytest.approx(plain["value"], abs=1e-5)
+        assert record["agreement"] == pytest.approx(1, abs=1e-5)
+
+
+def test_bench_needs_no_labels(made):
+    given = ("--eval-file", made / "texts.jsonl", "--text-column", "text", "--batches", 2, "--rounds", 1, "--json")
+    told = call("bench", made / "dense", made / "pruned", made / "pruned" / "onnx", *given)
+    dense, *others = json.loads(told.splitlines()[-1])["candidates"]
+    assert dense["metric"]["value"] == pytest.approx(1) and dense["metric"]["name"] == "cosine_to_dense"
+    pruned = json.loads((made / "pruned" / "metrics.json").read_text())["pruned"]
+    for one in others:
+        assert one["metric"]["value"] == one["agreement"] == pytest.approx(pruned, abs=0.05)
+        assert one["agreement"] < 0.999
