@@ -89,22 +89,23 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 def choose(compressions: Sequence[Compression], policy: str = "") -> dict:
     """Hold compressions of one model against each other and a policy: the content of ``summary.json``.
 
-    The cost is the measured latency where any budget was latency, else MACs. ``picked`` is the number of the cheapest
-    compression that the policy accepts by its own figures (what a policy asks of tags, approvers and the champion is
-    for the promotion), or else of the most accurate one, so that the promotion puts the refusal on record; without a
-    policy, or of no compressions, none.
+    The cost is the measured latency where any budget was latency, else MACs. ``candidates`` are the numbers of the
+    compressions that the policy accepts by their own figures (what a policy asks of tags, approvers and the champion
+    is for the promotion), cheapest first; where it accepts none, of the most accurate one, so that the promotion puts
+    the refusal on record; without a policy, or of no compressions, none. ``picked`` is the first of them.
     """
     cost = "latency" if any(one.constraint == "latency" for one in compressions) else "macs"
     costs, values = [getattr(one, cost) for one in compressions], [one.pruned for one in compressions]
     front = pareto_front(costs, values)
     refused = [_refusals(one, policy) if policy else [] for one in compressions]
-    accepted = [index for index, reasons in enumerate(refused) if not reasons]
-    picked = None
+    candidates: list[int] = []
     if policy and compressions:
-        picked = min(accepted, key=costs.__getitem__) if accepted else max(range(len(values)), key=values.__getitem__)
+        accepted = [index for index, reasons in enumerate(refused) if not reasons]
+        candidates = sorted(accepted, key=costs.__getitem__) or [max(range(len(values)), key=values.__getitem__)]
     return {
         "cost": cost,
-        "picked": picked,
+        "candidates": candidates,
+        "picked": next(iter(candidates), None),
         "compressions": [
             asdict(one) | {"on_front": index in front, "refused": refused[index]}
             for index, one in enumerate(compressions)

@@ -54,11 +54,11 @@ def rollback(
         if expected is not None and version_number(expected) != state.champion:
             raise ChampionMoved(name, expected, state.champion)
         target = _asked(client, name, state, to) if to is not None else way_back(client, name, state)
-        told = {"by": who.name, "at": record.now_utc(), "why": why}
+        told = f"by {who.name} at {record.now_utc()}: {why}"
         # For who may not move the alias this fails too: before the record says so.
-        set_tags(client, name, target, {f"rollback.{key}": value for key, value in told.items()})
+        set_tags(client, name, target, {"rollback": told})
         if state.champion and record.exists(client, name, state.champion):
-            set_tags(client, name, state.champion, {f"rolled_back.{key}": value for key, value in told.items()})
+            set_tags(client, name, state.champion, {"rolled_back": told})
         return record.write(
             client,
             ledger,

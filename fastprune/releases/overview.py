@@ -12,6 +12,7 @@ from fastprune.releases.evidence import Evidence
 from fastprune.releases.ledger import Event, open_ledger
 from fastprune.releases.promotion import CONFIDENCE
 from fastprune.releases.record import CHAMPION, PREVIOUS, State
+from fastprune.releases.tags import facts_of
 from fastprune.releases.verification import read_evidence, read_outcomes
 from fastprune.releases.words import model_name, version_number
 from fastprune.tracking import mlflow_store
@@ -108,7 +109,7 @@ def _all(client, name: str) -> list:
 
 
 def _version(one, state: State) -> Version:
-    number, tags = str(one.version), one.tags
+    number, tags = str(one.version), facts_of(one.tags)
     if number in (state.champion, state.previous):
         standing = CHAMPION if number == state.champion else PREVIOUS
     else:

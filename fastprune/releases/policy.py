@@ -114,6 +114,11 @@ class Verdict(Document):
         return all(check.passed for check in self.checks)
 
     @property
+    def of_the_version(self) -> bool:
+        """Whether another version may pass: nothing failed that would fail for any."""
+        return not any(check.name in ("frozen", "policy", "approvers") for check in self.checks if not check.passed)
+
+    @property
     def failed(self) -> str:
         """The checks that failed, in one line."""
         return "; ".join(

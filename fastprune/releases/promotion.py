@@ -22,6 +22,7 @@ from fastprune.releases.ledger import Event, Ledger, events, open_ledger
 from fastprune.releases.measuring import measure_again
 from fastprune.releases.policy import Check, Policy, Verdict, judge, parse_policy
 from fastprune.releases.record import CHAMPION, ChampionMoved, State
+from fastprune.releases.tags import facts
 from fastprune.releases.verification import Stored, check_stored, read_evidence, read_outcomes
 from fastprune.releases.words import model_name, sentence, version_number
 from fastprune.store.secrets import shown
@@ -145,7 +146,7 @@ def promote(
                     applied,
                     stored.evidence,
                     champion,
-                    candidate.tags,
+                    {**candidate.tags, **{name: str(value) for name, value in facts(evidence).items()}},
                     who.name,
                     _against(client, name, state, applied, stored, champion),
                 ),
@@ -208,8 +209,8 @@ def _proved(
             return stored.evidence, measure_again(stored, remeasure, source) if remeasure else stored
     except Refused as error:
         if not dry_run:  # who may not write tags has no right to promote, and leaves no event
-            told = {"promotion.verdict": "failed", "promotion.by": note.by.name, "promotion.at": record.now_utc()}
-            set_tags(client, version.name, version.version, told)
+            told = f"by {note.by.name} at {record.now_utc()}: {note.why}; {error}"
+            set_tags(client, version.name, version.version, {"promotion.verdict": "failed", "promotion": told})
             note.refused(str(error))
         raise
 
@@ -344,18 +345,15 @@ def _publish(client, version, verdict: Verdict) -> None:
     """Write the verdict into the version's run and tags: who may not do that may not move the alias either."""
     if version.run_id:
         client.log_text(version.run_id, verdict.content.decode(), f"promotion/{verdict.digest}.json")
+    failed = f"; {verdict.failed}" if verdict.failed else ""
+    # Those that earlier versions of fastprune gave; to delete a tag takes more rights than to promote.
+    old = {key: f"see promotion/{verdict.digest}.json" for key in version.tags if key.startswith("promotion.")}
     tags = {
         "promotion.verdict": "passed" if verdict.passed else "failed",
-        "promotion.by": verdict.by,
-        "promotion.at": verdict.at,
         "promotion.verdict_sha256": verdict.digest,
+        "promotion": f"by {verdict.by} at {verdict.at}: {verdict.why}{failed}",
     }
-    # Those of an earlier promotion under another policy; to delete a tag takes more rights than to promote.
-    tags |= {key: "not checked" for key in version.tags if key.startswith("promotion.check.")}
-    for check in verdict.checks:
-        told = f"{'passed' if check.passed else 'failed'}: required {check.required}, found {check.found}"
-        tags[f"promotion.check.{check.name}"] = told
-    set_tags(client, version.name, version.version, tags)
+    set_tags(client, version.name, version.version, old | tags)
 
 
 def set_tags(client, name: str, version: str, tags: Mapping[str, str]) -> None:

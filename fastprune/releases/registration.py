@@ -23,7 +23,7 @@ from fastprune.model import card, checkpoint
 from fastprune.problem import problem_of
 from fastprune.releases import serving
 from fastprune.releases.evidence import Evidence, Probe, figures_of
-from fastprune.releases.tags import FIGURES, LINEAGE, ORIGIN, check_tags
+from fastprune.releases.tags import LINEAGE, ORIGIN, WORKFLOW, check_tags, facts_of, tags_of
 from fastprune.releases.words import model_name, sentence
 from fastprune.store import artifacts, storage
 from fastprune.store.artifacts import Artifact
@@ -127,7 +127,7 @@ def _register(
             evidence = gather(model_dir, manifest, metrics, artifact, rows, measured)
             made = serving.open_model(client, name)  # before anything else is: who may not do this leaves nothing
             with _undone_if_refused(client, name, made, "" if run_id else artifact.digest):
-                run_id = run_id or _registration_run(uri, client, name, artifact)
+                run_id = run_id or _registration_run(uri, client, name, artifact, evidence)
                 _discard_unregistered(client, run_id)
                 with tempfile.TemporaryDirectory() as folder:
                     record = Path(folder, "record")
@@ -135,7 +135,7 @@ def _register(
                     artifact.write(record)
                     (record / "evidence.json").write_bytes(evidence.content)
                     _write_measured(record, measured, metrics, evidence, artifact, model_dir)
-                    own = lineage_tags(evidence) | {"registered_by": by} | _workflow(client, run_id)
+                    own = tags_of(evidence) | {"registered_by": by} | _workflow(client, run_id)
                     version = serving.log_version(
                         uri,
                         run_id,
@@ -301,12 +301,6 @@ def probe(model, model_dir: Path, manifest: Mapping, texts: list[list[str]] | No
     return Probe(texts=texts, logits=serving.logits(model, tokenizer, texts, manifest))
 
 
-def lineage_tags(evidence: Evidence) -> dict[str, str]:
-    figures = {name: getattr(evidence, name) for name in FIGURES}
-    tags = {**evidence.lineage, **figures, "evidence_sha256": evidence.digest}
-    return {name: str(value) for name, value in tags.items() if value is not None}
-
-
 def numbers_of(evidence: Evidence) -> dict[str, float]:
     """The figures that MLflow shows as metrics of a version."""
     errors = evidence.standard_error or {}
@@ -321,13 +315,16 @@ def find_version(client, name: str, artifact_sha256: str) -> str:
     return min((str(version.version) for version in versions if version.status == "READY"), key=int, default="")
 
 
-def _registration_run(uri: str, client, name: str, artifact: Artifact) -> str:
+def _registration_run(uri: str, client, name: str, artifact: Artifact, evidence: Evidence) -> str:
     """The run of a registration that was cut off, or a new one."""
     if begun := _runs_that_register(client, artifact.digest):
         return begun[0]
     experiment = operations.experiment_id(uri, client, runs.EXPERIMENT)
+    source = Path(str(evidence.lineage["source_model"])).name
     return client.create_run(
-        experiment, run_name=f"register {name}", tags={"registers": artifact.digest, **runs.workflow_tags()}
+        experiment,
+        run_name=f"register {name}: {source}, {evidence.megabytes:.4g} MB",
+        tags={"registers": artifact.digest, **runs.workflow_tags()},
     ).info.run_id
 
 
@@ -368,8 +365,11 @@ def _runs_that_register(client, artifact_sha256: str) -> list[str]:
 
 
 def _workflow(client, run_id: str) -> dict[str, str]:
-    """The Kubeflow or Airflow run that this is a step of; Kubeflow's stands in the run of the model."""
-    told = runs.workflow_tags()
+    """The Kubeflow or Airflow run that this is a step of; Kubeflow's stands in the run of the model.
+
+    Which task and which try it was is told of the run alone.
+    """
+    told = {name: value for name, value in runs.workflow_tags().items() if name in WORKFLOW}
     while run_id:
         tags = client.get_run(run_id).data.tags
         if job := tags.get(runs.PIPELINE_JOB):
@@ -388,7 +388,8 @@ def _discard_unregistered(client, run_id: str) -> None:
 
 def _close(client, version) -> None:
     """Tell the version's run where the weights are, and end a run that was made for the registration."""
-    for key, value in {"weights.uri": version.source, "weights.sha256": version.tags["weights_sha256"]}.items():
+    weights = facts_of(version.tags)["weights_sha256"]
+    for key, value in {"weights.uri": version.source, "weights.sha256": weights}.items():
         client.set_tag(version.run_id, key, value)
     run = client.get_run(version.run_id)
     if run.data.tags.get("registers") == version.tags["artifact_sha256"] and run.info.status == "RUNNING":

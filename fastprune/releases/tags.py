@@ -1,10 +1,19 @@
-"""The tags that fastprune itself gives to a version, and that nobody else may. It imports no torch."""
+"""The tags that fastprune itself gives to a version, and that nobody else may. It imports no torch.
+
+What people read of a version is its description and its metrics. Its figures and lineage stand in one tag, for
+programs; before 0.2.0 each had a tag of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from fastprune.errors import InputError
+
+if TYPE_CHECKING:
+    from fastprune.releases.evidence import Evidence
 
 ORIGIN = ("source_sha256", "sample_sha256", "evaluation_sha256", "seed")
 LINEAGE = (
@@ -20,8 +29,25 @@ LINEAGE = (
     "macs_after",
 )
 FIGURES = ("metric", "dense", "pruned", "speedup", "megabytes", "artifact_sha256", "weights_sha256")
-_OWN = {*LINEAGE, *FIGURES, "evidence_sha256", "code", "inputs_sha256", "answers_sha256", "registered_by"}
-_PREFIXES = ("promotion.", "rollback.", "rolled_back.", "approved.", "kfp.", "airflow.")
+FACTS = "fastprune.facts"
+"""Tag of a version: its figures and lineage, as JSON."""
+
+WORKFLOW = ("kfp.run_id", "airflow.dag_id", "airflow.dag_run_id")
+"""What of a workflow is told of a version too; the rest is the run's."""
+
+_OWN = {
+    *LINEAGE,
+    *FIGURES,
+    "evidence_sha256",
+    "code",
+    "inputs_sha256",
+    "answers_sha256",
+    "registered_by",
+    "promotion",
+    "rollback",
+    "rolled_back",
+}
+_PREFIXES = ("promotion.", "rollback.", "rolled_back.", "approved.", "kfp.", "airflow.", "fastprune.")
 
 
 def check_tags(names: Iterable[str], where: str = "") -> None:
@@ -29,3 +55,26 @@ def check_tags(names: Iterable[str], where: str = "") -> None:
     for name in names:
         if name in _OWN or name.startswith(_PREFIXES):
             raise InputError(f"{where}the tag {name} is written by fastprune itself; give it another name")
+
+
+def tags_of(evidence: Evidence) -> dict[str, str]:
+    """Of a version: the digests that it is found and proved by, and for programs all its figures and lineage."""
+    return {
+        "artifact_sha256": evidence.artifact_sha256,
+        "evidence_sha256": evidence.digest,
+        FACTS: json.dumps({name: value for name, value in facts(evidence).items() if value is not None}),
+    }
+
+
+def facts(evidence: Evidence) -> dict[str, str | int | float | None]:
+    """Lineage and figures, by the names that tags of a version may have in a policy."""
+    return {**evidence.lineage, **{name: getattr(evidence, name) for name in FIGURES}}
+
+
+def facts_of(tags: Mapping[str, str]) -> dict:
+    """What the tags of a version say of it: each tag as it is, and what stands in ``FACTS`` under its own name."""
+    try:
+        facts = json.loads(tags.get(FACTS, "{}"))
+    except ValueError:  # somebody has written over it: no more than a page needs it
+        facts = {}
+    return {**tags, **(facts if isinstance(facts, dict) else {})}

@@ -1,11 +1,11 @@
-"""Promotion of what the summary picked, if the policy accepts it."""
+"""Promotion of the cheapest compression that the policy accepts."""
 
 from __future__ import annotations
 
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastprune.errors import InputError, with_remedy
@@ -19,14 +19,15 @@ _log = logging.getLogger(__name__)
 def gate(
     *, summary: Path, verdict: Path, model_name: str, policy: str, run_id: str = "", tracking_uri: str = ""
 ) -> dict:
-    """Promote the compression that the summary picked, if the whole policy accepts it.
+    """Promote the first of the summary's candidates that the whole policy accepts; each that it refuses is on record.
 
     Parameters
     ----------
     summary : Path
     verdict : Path
-        Output: ``verdict.json``, with ``version`` and ``promotion``: ``champion``, or why not. Whether a run without
-        a promotion has failed is for the conclusion to say.
+        Output: ``verdict.json``, with the ``version`` that was promoted, or else the first that was judged; its
+        ``promotion``: ``champion``, or why there is none; and ``refused``: why, by version. Whether a run without a
+        promotion has failed is for the conclusion to say.
 
     Raises
     ------
@@ -37,24 +38,29 @@ def gate(
     """
     begin = time.perf_counter()
     summed_up = read_json(summary / "summary.json")
-    picked = None if summed_up["picked"] is None else summed_up["compressions"][summed_up["picked"]]
-    made = {
-        "version": picked["version"] if picked else "",
-        "promotion": _promotion(runs.store_of(tracking_uri), run_id, model_name, picked, policy),
-    }
+    versions = [summed_up["compressions"][index]["version"] for index in summed_up["candidates"]]
+    made = _first_that_passes(runs.store_of(tracking_uri), run_id, model_name, versions, policy)
     with new_folder(verdict) as folder:
         write_json(folder / "verdict.json", made)
     runs.end(tracking_uri, run_id, "FAILED" if summed_up["failed"] else "FINISHED")
-    return record_of("gate", begin, {}, made)
+    return record_of("gate", begin, {}, {name: value for name, value in made.items() if value != {}})
 
 
-def _promotion(uri: str, run: str, name: str, picked: Mapping | None, policy: str) -> str:
-    """``champion``, or why there is none."""
-    if picked is None:
-        return "not promoted: every compression has failed"
-    if not uri or not picked["version"]:
-        return "not promoted: it was not registered; see what register says"
-    return _promote(uri, run, name, picked["version"], policy)
+def _first_that_passes(uri: str, run: str, name: str, versions: Sequence[str], policy: str) -> dict:
+    """The content of ``verdict.json``."""
+    refused: dict[str, str] = {}
+    for version in dict.fromkeys(versions):  # two budgets that came to the same weights are one version
+        if not uri or not version:
+            refused[version] = "it was not registered; see what register says"
+            break
+        why, another_may = _promote(uri, run, name, version, policy)
+        if not why:
+            return {"version": version, "promotion": "champion", "refused": refused}
+        refused[version] = why
+        if not another_may:
+            break
+    told = "; ".join(refused.values()) or "every compression has failed"
+    return {"version": versions[0] if versions else "", "promotion": f"not promoted: {told}", "refused": refused}
 
 
 def _why(uri: str, name: str, version: str, run_id: str) -> str:
@@ -65,8 +71,8 @@ def _why(uri: str, name: str, version: str, run_id: str) -> str:
     return (f"compression {run_id}" if run_id else "an untracked compression") + kubeflow
 
 
-def _promote(uri: str, run: str, name: str, version: str, policy: str) -> str:
-    """``champion``, or why the version was not promoted."""
+def _promote(uri: str, run: str, name: str, version: str, policy: str) -> tuple[str, bool]:
+    """Why a version was not promoted, empty where it is the champion now; and whether another may be."""
     from fastprune.releases import promotion
     from fastprune.releases.policy import parse_policy
     from fastprune.releases.verification import NotAsRegistered
@@ -75,7 +81,7 @@ def _promote(uri: str, run: str, name: str, version: str, policy: str) -> str:
         run_id = sync.settle(uri, run)
         promotion.promote(uri, name, version, parse_policy(policy), why=_why(uri, name, version, run_id))
     except promotion.ChampionAlready:  # the next night's run with unchanged inputs
-        return promotion.CHAMPION
+        return "", False
     except NotAsRegistered as error:
         raise with_remedy(
             error, f"not promoted, and not judged: the store holds another {name} {version} than was registered"
@@ -83,11 +89,14 @@ def _promote(uri: str, run: str, name: str, version: str, policy: str) -> str:
     except InputError as error:
         if error.__cause__ is None:  # the policy, or another promotion: it was judged
             _log.warning("%s", error)
-            return f"not promoted: {str(error).splitlines()[0]}"
+            if isinstance(error, promotion.PolicyNotMet):
+                told = f"version {version} does not meet the policy ({error.verdict.failed})"
+                return told, error.verdict.of_the_version
+            return str(error).splitlines()[0], False
         channel.give_up(uri, run, error.__cause__)
         raise with_remedy(
             error,
             f"not promoted; when that is mended, run this step again, or `fastprune promote {name} {version} "
             "--policy FILE --why WHY`",
         ) from error
-    return promotion.CHAMPION
+    return "", False

@@ -64,7 +64,8 @@ def run_stage(
         From :func:`open_run`, in whichever process; empty tracks nothing.
     """
     paths, stage = {key: _path(value) for key, value in folders.items()}, _stage(name)
-    with interruptible(), runs.stage(tracking_uri, run_id, name) as log:
+    shown = f"{name} {parameters['shard']}" if "shard" in parameters else name  # no two runs of one name
+    with interruptible(), runs.stage(tracking_uri, run_id, shown) as log:
         run = getattr(import_module(stage.place), name)  # torch: its seconds are the stage's
         tracked = {"run_id": run_id, "tracking_uri": tracking_uri} if stage.releases else {}
         record = run(**paths, **parameters, **tracked)

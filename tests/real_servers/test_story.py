@@ -128,7 +128,7 @@ def test_from_compression_to_reinstatement(server, s3, source, tmp_path, monkeyp
     tell("cy", "rollback", NAME, "--why", "wrong answers", status=3)
     tell.note("the next night: the scheduled run has made the same version again, and its gate judges it")
     (tmp_path / "summary").mkdir()
-    summary = {"picked": 0, "compressions": [{"version": "2"}], "failed": []}
+    summary = {"candidates": [0], "compressions": [{"version": "2"}], "failed": []}
     (tmp_path / "summary" / "summary.json").write_text(json.dumps(summary))
     tell.act("pipeline")
     text = policy.read_text()

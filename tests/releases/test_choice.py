@@ -36,11 +36,13 @@ def test_the_cheapest_that_the_policy_accepts_is_picked():
     found = compressions((0.7, 0.8, 0.9), (0.4, 0.5, 0.87), (0.3, 0.45, 0.8))
     assert choose(found, "max_accuracy_drop: 0.05")["picked"] == 1
     assert choose(found, "max_accuracy_drop: 0.2")["picked"] == 2
+    assert choose(found, "max_accuracy_drop: 0.05")["candidates"] == [1, 0]  # cheapest first
     strict = choose(found, "{max_accuracy_drop: 0.05, min_speedup: 2.1}")
     assert strict["picked"] == 0  # none is accepted: the most accurate one goes to the gate, which says so
     assert "max_accuracy_drop: 0.1" in strict["compressions"][2]["refused"][0]
     assert "min_speedup: 1.25" in strict["compressions"][0]["refused"][0]
-    assert choose(found)["picked"] is None
+    assert strict["candidates"] == [0]
+    assert choose(found)["picked"] is None and choose(found)["candidates"] == []
     # Tags, approvers and the champion's data are for the promotion.
     assert choose(found, "{max_accuracy_drop: 0.05, approvers: [zoe], required_tags: {owner: ann}}")["picked"] == 1
 

@@ -21,13 +21,16 @@ def test_a_version_carries_its_lineage(store, made):
     client = mlflow_store.connect(store)
     version = client.get_model_version(NAME, "1")
     manifest = json.loads((made / "one" / "manifest.json").read_text())
-    for tag in ("source_sha256", "sample_sha256", "evaluation_sha256", "seed", "keep_ratio"):
-        assert version.tags[tag] == str(manifest[tag])
-    assert version.tags["registered_by"] == "ann" and float(version.tags["pruned"]) <= 1
+    assert set(version.tags) == {"artifact_sha256", "evidence_sha256", "fastprune.facts", "owner", "registered_by"}
+    facts = json.loads(version.tags["fastprune.facts"])
+    for name in ("source_sha256", "sample_sha256", "evaluation_sha256", "seed", "keep_ratio"):
+        assert facts[name] == manifest[name]
+    assert version.tags["registered_by"] == "ann" and facts["pruned"] <= 1
     evidence = verification.read_evidence(client, NAME, "1")
     assert evidence.digest == version.tags["evidence_sha256"] and evidence.speedup > 0 and evidence.megabytes > 0
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
+    assert run.info.run_name == f"register {NAME}: model, {evidence.megabytes:.4g} MB"
     assert run.data.tags["weights.sha256"] == evidence.weights_sha256 and run.data.tags["weights.uri"]
 
 
@@ -38,7 +41,7 @@ def test_the_same_model_is_registered_once(store, made):
     assert client.get_model_version(NAME, "2").tags["ticket"] == "OPS-1"
 
 
-@pytest.mark.parametrize("tag", ["evidence_sha256", "seed", "pruned", "promotion.verdict"])
+@pytest.mark.parametrize("tag", ["evidence_sha256", "seed", "pruned", "promotion", "promotion.verdict"])
 def test_a_tag_of_fastprunes_own_cannot_be_given(store, made, tag):
     with pytest.raises(InputError, match=f"the tag {tag} is written by fastprune"):
         registration.register(store, made / "two", NAME, {}, tags={tag: "passed"})
@@ -59,7 +62,8 @@ def test_promote_roll_back_and_the_history(store):
     ]
     client = mlflow_store.connect(store)
     tags = client.get_model_version(NAME, "2").tags
-    assert tags["promotion.verdict"] == "passed" and tags["promotion.check.max_accuracy_drop"].startswith("passed")
+    assert tags["promotion.verdict"] == "passed" and tags["promotion"] == f"by bob at {verdict.at}: better"
+    assert tags["rolled_back"].startswith("by cy at ") and tags["rolled_back"].endswith(": worse after all")
     kept = client.list_artifacts(client.get_model_version(NAME, "2").run_id, "promotion")
     assert [Path(file.path).stem for file in kept] == [told[1].verdict_sha256]
     for alias in ("champion", "previous"):
@@ -91,13 +95,15 @@ def test_a_policy_that_is_not_met_changes_nothing_but_the_verdict(store):
     noted = promotion.history(store, NAME)[-1]
     assert (noted.number, noted.action, noted.to_version, noted.by, noted.why) == (2, "refused", "2", "bob", "please")
     assert "min_speedup: " in noted.failed and "required_tags.ticket: not recorded" in noted.failed
-    tags = mlflow_store.connect(store).get_model_version(NAME, "2").tags
-    assert tags["promotion.verdict"] == "failed" and tags["promotion.check.approvers"].startswith("failed")
+    client = mlflow_store.connect(store)
+    tags = client.get_model_version(NAME, "2").tags
+    assert tags["promotion.verdict"] == "failed" and "required one of zoe" in tags["promotion"]
 
+    client.set_model_version_tag(NAME, "2", "promotion.check.approvers", "failed")  # as version 0.1.0 did
     promotion.promote(store, NAME, "2", LENIENT, why="by a policy without approvers")
     tags = mlflow_store.connect(store).get_model_version(NAME, "2").tags
-    assert tags["promotion.verdict"] == "passed" and tags["promotion.check.approvers"] == "not checked"
-    assert tags["promotion.check.max_accuracy_drop"].startswith("passed") and tags["owner"] == "ann"
+    assert tags["promotion.verdict"] == "passed" and tags["owner"] == "ann"
+    assert tags["promotion.check.approvers"] == f"see promotion/{tags['promotion.verdict_sha256']}.json"
 
 
 def test_a_stale_champion_is_told(store):

@@ -90,7 +90,7 @@ def test_a_gate_without_a_promotion_says_why(tmp_path, monkeypatch, picked, uri,
     """What the policy says is a verdict. A server that is away is none: the step fails, and may be tried again."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("FASTPRUNE_SPOOL", str(tmp_path / "spool"))
-    found = {"compressions": [picked] if picked else [], "picked": 0 if picked else None, "failed": []}
+    found = {"compressions": [picked] if picked else [], "candidates": [0] if picked else [], "failed": []}
     (tmp_path / "summary").mkdir()
     (tmp_path / "summary" / "summary.json").write_text(json.dumps(found))
     given = {"summary": tmp_path / "summary", "verdict": tmp_path / "verdict", "model_name": "m"}
