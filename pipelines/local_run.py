@@ -18,6 +18,7 @@ from pathlib import Path
 from kfp import local
 
 from fastprune.errors import InputError, PipelineError
+from fastprune.model.card import CARD
 from fastprune.pipelines.fork_server import forked_steps
 from fastprune.pipelines.kubeflow import define
 from fastprune.signals import interruptible
@@ -43,9 +44,10 @@ def run(
         ``tracking.uri`` is by default ``MLFLOW_TRACKING_URI`` or else a SQLite store in the current folder.
     output_dir : str or Path
         Must not exist. It gets ``pipeline.log`` and, for every model and budget, ``<model>/<budget>/`` with the pruned
-        model (``model/``), its export where one is asked for (``onnx/`` or ``openvino/``), ``report.html`` and
-        ``metrics.json``, or of one that failed ``failed.json``; of several budgets also ``<model>/summary.html``. The
-        only compression of a sweep lies in ``output_dir`` itself. Where every compression failed there is nothing.
+        model (``model/``), its export where one is asked for (``onnx/`` or ``openvino/``), ``report.html``,
+        ``metrics.json`` and ``README.md`` (the model's card, with its figures), or of one that failed ``failed.json``; of several
+        budgets also ``<model>/summary.html``. The only compression of a sweep lies in ``output_dir`` itself. Where
+        every compression failed there is nothing.
     work_dir : str or Path
         For what passes between the steps; kept when something fails, else removed. What a killed run left is removed by
         the next one.
@@ -138,7 +140,7 @@ def _gather(sweep: Sweep, outputs: dict, folder: Path, put: Callable) -> None:
             put(pruned.path, place / "model")
             if served and sweep.export:
                 put(served.path, place / sweep.export.format)
-            for file in ("report.html", "metrics.json"):
+            for file in ("report.html", "metrics.json", CARD):
                 put(Path(report.path, file), place / file)
         summary = outputs.get(f"summary_{number}")
         if summary and not failure_in(Path(summary.path)):

@@ -81,7 +81,7 @@ and what each layer keeps.
 
 def _figures(metrics: Mapping | None) -> str:
     if metrics is None:
-        return "## Figures\n\nThey stand in `metrics.json` of its report, and in the description of its version.\n"
+        return "## Figures\n\nIt was measured as it lies here: see `README.md` of its report, and its version's page.\n"
     metric, told = metrics["metric"].replace("_", " "), []
     rows = [f"| {metric} | {_with_error(metrics, 'dense')} | {_with_error(metrics, 'pruned')} |"]
     if "rows" in metrics:

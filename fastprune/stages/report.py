@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fastprune.data.outcomes import OUTCOMES, Outcomes
 from fastprune.model import checkpoint
+from fastprune.model.card import write_card
 from fastprune.stages.folders import read_json, table_of_budget, write_json, write_record
 from fastprune.store import signatures
 from fastprune.store.artifacts import RECORD, makes
@@ -35,7 +36,8 @@ def report(
     model, dense, importance, chosen, searched, rearranged, pruned, measured, exported : Path
     report : Path
         Output: ``metrics.json``, ``outcomes.parquet``, their ``signature.json`` where there is a key to sign
-        with, ``report.html`` and the pictures in it.
+        with, ``report.html`` and the pictures in it; the model's card, with the figures that were not known when the
+        model was sealed.
     """
     from fastprune.reports.report import plots, render  # matplotlib: only this stage draws
 
@@ -78,6 +80,7 @@ def report(
         write_json(folder / "metrics.json", metrics)
         outcomes.save(folder)
         signatures.sign(folder, metrics, pruned)
+        write_card(folder, pruned, manifest, metrics)
         (folder / "report.html").write_text(render(metrics, manifest), encoding="utf-8")
         for name, figure in plots(metrics, manifest).items():
             figure.savefig(folder / f"{name}.png", dpi=150)

@@ -33,7 +33,7 @@ def steps(then=lambda: None):
             (work / name).mkdir()
         for number in range(2):
             (work / f"pruned.{number}" / "model.safetensors").write_text(f"weights {number}")
-            for file in ("report.html", "metrics.json"):
+            for file in ("report.html", "metrics.json", "README.md"):
                 (work / f"report.{number}" / file).write_text(f"{file} {number}")
         (work / "summary" / "summary.html").write_text("summary")
         conclusion = {"compressions": 2, "failed": [], "problems": []}
