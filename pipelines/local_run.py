@@ -45,9 +45,9 @@ def run(
     output_dir : str or Path
         Must not exist. It gets ``pipeline.log`` and, for every model and budget, ``<model>/<budget>/`` with the pruned
         model (``model/``), its export where one is asked for (``onnx/`` or ``openvino/``), ``report.html``,
-        ``metrics.json`` and ``README.md`` (the model's card, with its figures), or of one that failed ``failed.json``; of several
-        budgets also ``<model>/summary.html``. The only compression of a sweep lies in ``output_dir`` itself. Where
-        every compression failed there is nothing.
+        ``metrics.json`` and ``README.md`` (the model's card, with its figures), or of one that failed
+        ``failed.json``; of several budgets also ``<model>/summary.html``. The only compression of a sweep lies in
+        ``output_dir`` itself. Where every compression failed there is nothing.
     work_dir : str or Path
         For what passes between the steps; kept when something fails, else removed. What a killed run left is removed by
         the next one.
