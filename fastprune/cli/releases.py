@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -121,9 +122,10 @@ def promote(
 
 @release_command
 @click.argument("name")
-def history(name: str, uri: str) -> Answer:
+@click.option("--check", is_flag=True, help="Also say which events are signed, and by which key.")
+def history(name: str, check: bool, uri: str) -> Answer:
     """Every change of champion of NAME, and what was refused: who, when, from which version to which, and why."""
-    from fastprune.releases import promotion
+    from fastprune.releases import overview, promotion
     from fastprune.releases.words import line
 
     events = promotion.history(uri, name)
@@ -135,7 +137,11 @@ def history(name: str, uri: str) -> Answer:
         + (f" [{line(event.failed)}]" if event.failed else "")
         for event in events
     ]
-    return Answer([event.model_dump(mode="json", exclude_none=True) for event in events], "\n".join(rows))
+    told = [event.model_dump(mode="json", exclude_none=True) for event in events]
+    if not check:
+        return Answer(told, "\n".join(rows))
+    checked = overview.check_record(uri, name)
+    return Answer({"history": told, "check": asdict(checked)}, "\n".join([*rows, str(checked)]))
 
 
 @release_command

@@ -14,6 +14,7 @@ _FOR_THE_PROMOTION: dict[str, Any] = {
     "not_worse_than_champion": None,
     "required_tags": {},
     "signed_by": [],
+    "record_signed_by": [],
     "approvers": [],
     "approvals": 0,
 }

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from fastprune.errors import InputError, Refused, Unreachable
 from fastprune.releases.words import line
-from fastprune.store import s3, sharing, storage
+from fastprune.store import keys, s3, sharing, storage
 from fastprune.store.documents import Document
 from fastprune.store.secrets import shown
 
@@ -57,12 +57,17 @@ class Event(Document):
         ``by`` is who MLflow's server says that it is; else it is a note.
     model_created : int
         In the first event: when MLflow made the registered model, in its milliseconds.
+    signed_by, signature : str
+        The public key of who wrote it, where there was a key to sign with, and the signature of all the rest: of the
+        events before it too, since ``after`` is among it.
     """
 
     later = frozenset(("failed", "weights_sha256", "reinstates", "overrides", "policy", "policy_sha256")) | {
         "evidence_sha256",
         "authenticated",
         "model_created",
+        "signed_by",
+        "signature",
     }
 
     model: str
@@ -84,11 +89,28 @@ class Event(Document):
     evidence_sha256: str | None = None
     authenticated: bool | None = None
     model_created: int | None = None
+    signed_by: str | None = None
+    signature: str | None = None
 
     @property
     def moves(self) -> bool:
         """Whether it made a version the champion."""
         return self.action in ("promote", "rollback")
+
+    def signed(self) -> Event:
+        """The event with a signature, where there is a key to sign with."""
+        if (key := keys.private_key()) is None:
+            return self
+        named = self.model_copy(update={"signed_by": keys.public(key)})
+        return named.model_copy(update={"signature": keys.sign(key, named.content)})
+
+    @property
+    def as_signed(self) -> bool:
+        """Whether it is what its key has signed, or is not signed at all."""
+        if self.signature is None and self.signed_by is None:
+            return True
+        content = self.model_copy(update={"signature": None}).content
+        return keys.holds(self.signature or "", self.signed_by or "", content)
 
     def __str__(self) -> str:
         """Who, when and why, in one line."""
@@ -141,6 +163,11 @@ def events(ledger: Ledger, model: str) -> list[Event]:
     told: list[Event] = []
     for content in ledger.contents(model):
         event = Event.parse(content, f"the record of {model}, event {len(told) + 1}", "restore it from a backup")
+        if not event.as_signed:
+            raise InputError(
+                f"the record of {model}: event {event.number} is not what {event.signed_by} has signed: it was "
+                "rewritten; restore the record from a backup"
+            )
         before = told[-1].digest if told else ""
         if (event.model, event.number, event.after) != (model, len(told) + 1, before):
             raise InputError(

@@ -149,6 +149,60 @@ def status(uri: str, name: str) -> Standing:
         )
 
 
+@dataclass(frozen=True)
+class RecordCheck:
+    """What holds of a record that reads as it was written.
+
+    Attributes
+    ----------
+    events : int
+    anchor : int
+        The event that the tag of the registered model names; 0 where there is none.
+    signed : dict
+        Numbers of events, by the public key that has signed them.
+    unsigned : list of int
+    """
+
+    events: int
+    anchor: int
+    signed: dict[str, list[int]]
+    unsigned: list[int]
+
+    def __str__(self) -> str:
+        named = f"names event {self.anchor}" if self.anchor else "names none"
+        return "\n".join(
+            [
+                f"{self.events} events, each after the one before it; MLflow's tag of the model {named}",
+                *(f"signed by {key}: {_listed(numbers)}" for key, numbers in self.signed.items()),
+                *([f"not signed: {_listed(self.unsigned)}"] if self.unsigned else []),
+            ]
+        )
+
+
+def check_record(uri: str, name: str) -> RecordCheck:
+    """Hold the record of a model against itself, its signatures and MLflow's tag.
+
+    Raises
+    ------
+    InputError
+        An event was rewritten or is gone: the message names it.
+    """
+    with mlflow_store.explained(uri):
+        client = mlflow_store.connect(uri)
+        told = record.look(client, open_ledger(uri), model_name(name)).events
+        anchor = client.get_registered_model(name).tags.get(record.ANCHOR, "").partition(" ")[0]
+    signed: dict[str, list[int]] = {}
+    for event in told:
+        if event.signed_by:
+            signed.setdefault(event.signed_by, []).append(event.number)
+    unsigned = [event.number for event in told if not event.signed_by]
+    return RecordCheck(len(told), int(anchor or 0), signed, unsigned)
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
 def _told(event: Event) -> str:
     to = f" version {event.to_version}" if event.to_version else ""
     return f"{event.action}{to} {event}"

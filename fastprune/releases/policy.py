@@ -45,6 +45,9 @@ class Policy(Document):
         Tags that the version must carry, each with a regular expression that its whole value matches.
     signed_by : list of str
         Public keys (``ed25519:...``), of one of which the figures must be signed, unless who promotes measures again.
+    record_signed_by : list of str
+        Public keys, by one of which every event of the record since the policy was set must be signed, and the
+        promotion too. What was refused does not count.
     approvers : list of str
         Who may promote.
     approvals : int
@@ -60,6 +63,7 @@ class Policy(Document):
     same_evaluation_data: bool = False
     required_tags: dict[str, str] = {}
     signed_by: list[str] = []
+    record_signed_by: list[str] = []
     approvers: list[str] = []
     approvals: int = Field(0, ge=0, le=20)
 
@@ -71,7 +75,7 @@ class Policy(Document):
             raise ValueError("confidence goes with max_accuracy_drop or not_worse_than_champion; give one of them")
         return self
 
-    @field_validator("signed_by")
+    @field_validator("signed_by", "record_signed_by")
     @classmethod
     def _are_keys(cls, keys: list[str]) -> list[str]:
         return [check_public(key) for key in keys]

@@ -25,6 +25,7 @@ from fastprune.releases.record import CHAMPION, ChampionMoved, State
 from fastprune.releases.tags import facts
 from fastprune.releases.verification import Stored, check_stored, read_evidence, read_outcomes
 from fastprune.releases.words import model_name, sentence, version_number
+from fastprune.store import keys
 from fastprune.store.secrets import shown
 from fastprune.tracking import mlflow_store
 
@@ -141,6 +142,7 @@ def promote(
             checks=[
                 *_standing(name, state, version, evidence, reinstate),
                 *_policy_checks(uri, state, version, evidence, applied, override, who),
+                *_recorded_by(applied, state),
                 *_measured_by(applied, stored, bool(remeasure)),
                 *judge(
                     applied,
@@ -213,6 +215,25 @@ def _proved(
             set_tags(client, version.name, version.version, {"promotion.verdict": "failed", "promotion": told})
             note.refused(str(error))
         raise
+
+
+def _recorded_by(policy: Policy, state: State) -> list[Check]:
+    """Whether all that was recorded since the policy was set was signed by a key of the policy's, and this will be."""
+    if not policy.record_signed_by:
+        return []
+    own = policy_of(state) == policy and state.policy
+    counts = [event for event in state.events if own and event.number >= own.number and event.action != "refused"]
+    others = [f"event {event.number}" for event in counts if event.signed_by not in policy.record_signed_by]
+    if keys.public_key() not in policy.record_signed_by:
+        others.append("this promotion")
+    return [
+        Check(
+            name="record_signed_by",
+            required=" or ".join(policy.record_signed_by),
+            found=f"not so: {', '.join(others)}" if others else f"all {len(counts)} events, and this promotion",
+            passed=not others,
+        )
+    ]
 
 
 def _measured_by(policy: Policy, stored: Stored, again: bool) -> list[Check]:

@@ -165,7 +165,7 @@ def write(client, ledger: Ledger, name: str, state: State, *, unless: tuple[str,
                 after=told[-1].digest if told else "",
                 model_created=None if told else client.get_registered_model(name).creation_timestamp,
                 **fields,
-            )
+            ).signed()
             if ledger.append(event):
                 break
         _follow(client, ledger, name)

@@ -1,4 +1,4 @@
-"""Ed25519 keys of those who measure: the private one in the environment, public ones in policies. No torch here.
+"""Ed25519 keys of those who measure or release: the private one in the environment, public ones in policies.
 
 ``FASTPRUNE_SIGNING_KEY`` holds a private key in PEM, or names its file.
 """
@@ -82,6 +82,22 @@ def private_key() -> Ed25519PrivateKey | None:
 def public(key: Ed25519PrivateKey) -> str:
     """The public half of a key, in one word."""
     return _PREFIX + base64.b64encode(key.public_key().public_bytes_raw()).decode()
+
+
+def sign(key: Ed25519PrivateKey, content: bytes) -> str:
+    """The signature of a content, in base64."""
+    return base64.b64encode(key.sign(content)).decode()
+
+
+def holds(signature: str, key: str, content: bytes) -> bool:
+    """Whether a signature is that of the content, by the public key."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        read_public(key).verify(decoded(signature), content)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def read_public(key: str) -> Ed25519PublicKey:

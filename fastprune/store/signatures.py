@@ -6,7 +6,6 @@ a policy to say (``signed_by``).
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -65,13 +64,9 @@ class Signature(Document):
 
     def check(self, metrics: Mapping, outcomes_sha256: str | None, files: Mapping[str, File], what: str) -> None:
         """Refuse what was not signed with this key: other figures, outcomes or files of the model."""
-        from cryptography.exceptions import InvalidSignature
-
         told = self.statement
-        try:
-            keys.read_public(self.key).verify(keys.decoded(self.signature), told.content)
-        except (InvalidSignature, ValueError) as error:
-            raise Refused(f"{what}: {SIGNATURE} is not signed with the key that it names; measure it again") from error
+        if not keys.holds(self.signature, self.key, told.content):
+            raise Refused(f"{what}: {SIGNATURE} is not signed with the key that it names; measure it again")
         for name, signed, found in (
             (METRICS, told.metrics_sha256, _digest(metrics)),
             (OUTCOMES, told.outcomes_sha256, outcomes_sha256),
@@ -105,8 +100,8 @@ def sign(folder: Path, metrics: Mapping, model_dir: Path) -> None:
         files=_files(list_files(model_dir)),
         at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    signature = base64.b64encode(key.sign(statement.content)).decode()
-    (folder / SIGNATURE).write_bytes(Signature(statement=statement, key=keys.public(key), signature=signature).content)
+    signature = Signature(statement=statement, key=keys.public(key), signature=keys.sign(key, statement.content))
+    (folder / SIGNATURE).write_bytes(signature.content)
 
 
 def _files(files: Mapping[str, File]) -> dict[str, str]:

@@ -61,10 +61,10 @@ def _check_required(sweep: Sweep, environment: Mapping[str, str]) -> None:
     from fastprune.releases.policy import parse_policy
 
     policy = parse_policy(sweep.release.policy)
-    if policy.signed_by and not environment.get(KEY):
+    if (policy.signed_by or policy.record_signed_by) and not environment.get(KEY):
         raise InputError(
-            f"release.policy: signed_by asks for a signature, and there is no key to sign with; give {KEY} (for a "
-            "cluster by a secret), or leave out release.required"
+            f"release.policy: {'signed_by' if policy.signed_by else 'record_signed_by'} asks for a signature, and "
+            f"there is no key to sign with; give {KEY} (for a cluster by a secret), or leave out release.required"
         )
     if policy.approvals:
         raise InputError(

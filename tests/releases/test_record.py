@@ -1,13 +1,15 @@
 """The record: what earlier versions wrote is still the same record, and a rewritten one is noticed."""
 
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
-from tiny_releases import LENIENT, NAME
+from tiny_releases import LENIENT, NAME, aliases, command
 
 from fastprune.errors import InputError
 from fastprune.releases import control, ledger, promotion, record, registration
+from fastprune.store import keys
 from fastprune.tracking import mlflow_store
 
 OLD = (
@@ -38,6 +40,49 @@ def test_a_record_that_an_earlier_version_began_goes_on(store, tmp_path):
     (folder / "00000001.json").write_bytes(first.replace(b"ann", b"bob"))
     with pytest.raises(InputError, match="was changed or removed"):
         promotion.history(store, NAME)
+
+
+def test_events_are_signed_where_there_is_a_key_and_the_history_says_by_which(store, tmp_path, monkeypatch):
+    promotion.promote(store, NAME, "1", LENIENT, why="the first")
+    own = keys.make_key(tmp_path / "key.pem")
+    monkeypatch.setenv(keys.KEY, str(tmp_path / "key.pem"))
+    promotion.promote(store, NAME, "2", LENIENT, why="better")
+    control.freeze(store, NAME, why="the fair")
+    told = promotion.history(store, NAME)
+    assert [event.signed_by for event in told] == [None, own, own]
+    found = command(store, "history", NAME, "--check")
+    assert "3 events, each after the one before it; MLflow's tag of the model names event 3" in found
+    assert f"signed by {own}: 2, 3\nnot signed: 1" in found
+    found = json.loads(command(store, "history", NAME, "--check", "--json"))
+    assert found["check"] == {"events": 3, "anchor": 3, "signed": {own: [2, 3]}, "unsigned": [1]}
+
+    # Whoever may write the record cannot sign what they write, though they chain it anew and move MLflow's tag.
+    rewrite(
+        tmp_path / "releases" / NAME, lambda event: event.model_copy(update={"why": "x"} if event.number == 2 else {})
+    )
+    with pytest.raises(InputError, match=f"event 2 is not what {re.escape(own)} has signed: it was rewritten"):
+        promotion.history(store, NAME)
+    rewrite(tmp_path / "releases" / NAME, lambda event: None if event.number == 1 else event)
+    assert "event 1 is not what ed25519:" in command(store, "history", NAME, "--check", status=2)
+
+
+def test_a_policy_may_ask_that_the_record_be_signed(store, tmp_path, monkeypatch):
+    own = keys.make_key(tmp_path / "key.pem")
+    text = f"{{max_accuracy_drop: 1.0, record_signed_by: ['{own}']}}"
+    monkeypatch.setenv(keys.KEY, str(tmp_path / "key.pem"))
+    control.set_policy(store, NAME, text, why="keys")
+    promotion.promote(store, NAME, "1", why="the first")
+    monkeypatch.delenv(keys.KEY)
+    with pytest.raises(promotion.PolicyNotMet, match="record_signed_by: not so: this promotion"):
+        promotion.promote(store, NAME, "2", why="no key")
+    control.freeze(store, NAME, why="no key")
+    control.unfreeze(store, NAME, why="no key")
+    monkeypatch.setenv(keys.KEY, str(tmp_path / "key.pem"))
+    with pytest.raises(promotion.PolicyNotMet, match="record_signed_by: not so: event 4, event 5,"):
+        promotion.promote(store, NAME, "2", why="after an event without")
+    control.set_policy(store, NAME, text.replace("1.0", "0.9"), why="looked at, and agreed")
+    promotion.promote(store, NAME, "2", why="signed from here on")
+    assert aliases(store)["champion"] == "2"
 
 
 def rewrite(folder, change):
