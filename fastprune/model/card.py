@@ -67,43 +67,57 @@ def text(about: Mapping, manifest: Mapping | None = None, metrics: Mapping | Non
     return "\n".join([*parts, _licence(about)])
 
 
-def _what(manifest: Mapping) -> str:
-    kept, source = manifest["macs_after"] / manifest["macs_before"], manifest["source_model"]
-    return f"""# {_code(Path(str(source)).name)}, pruned to {100 * kept:.1f}% of its MACs
+def headline(manifest: Mapping, metrics: Mapping) -> str:
+    """What a list of versions shows of one: its metric, and what it has of the dense model's MACs."""
+    name = metrics["metric"].replace("_", " ")
+    return f"{name} {metrics['pruned']:.4f} (dense {metrics['dense']:.4f}) at {_kept(manifest)} of the MACs"
 
-A smaller version of {_code(source)} for {manifest["problem"].replace("-", " ")}, pruned after training,
-without retraining, by fastprune {_code(manifest["versions"]["fastprune"])}. Heads and filters were cut, and what is
-left was made up for: selection {_code(manifest["selection"])}, tuning {_code(manifest["tuning"])}, on
-{manifest["sample_size"]:,} rows drawn with seed {manifest["seed"]}. `manifest.json` has the digests of model and rows,
-and what each layer keeps.
-"""
+
+def _kept(manifest: Mapping) -> str:
+    return f"{100 * manifest['macs_after'] / manifest['macs_before']:.1f}%"
+
+
+# MLflow's page breaks a line wherever the text does: a paragraph is one line.
+def _what(manifest: Mapping) -> str:
+    source = manifest["source_model"]
+    return (
+        f"# {_code(Path(str(source)).name)}, pruned to {_kept(manifest)} of its MACs\n\n"
+        f"A smaller version of {_code(source)} for {manifest['problem'].replace('-', ' ')}, pruned after training, "
+        f"without retraining, by fastprune {_code(manifest['versions']['fastprune'])}. Heads and filters were cut, and "
+        f"what is left was made up for: selection {_code(manifest['selection'])}, tuning {_code(manifest['tuning'])}, "
+        f"on {manifest['sample_size']:,} rows drawn with seed {manifest['seed']}. `manifest.json` has the digests of "
+        "model and rows, and what each layer keeps.\n"
+    )
 
 
 def _figures(metrics: Mapping | None) -> str:
     if metrics is None:
         return "## Figures\n\nIt was measured as it lies here: see `README.md` of its report, and its version's page.\n"
-    metric, told = metrics["metric"].replace("_", " "), []
-    rows = [f"| {metric} | {_with_error(metrics, 'dense')} | {_with_error(metrics, 'pruned')} |"]
+    rows = [
+        f"- {metrics['metric'].replace('_', ' ')}: **{_with_error(metrics, 'pruned')}**, "
+        f"dense {_with_error(metrics, 'dense')}"
+    ]
     if "rows" in metrics:
-        told.append(f"Behind +- stands one standard error, of {metrics['rows']:,} evaluation rows.")
+        rows[0] += f"; behind +- stands one standard error, of {metrics['rows']:,} evaluation rows"
     if latency := metrics.get("latency_ms"):
-        rows.append(f"| latency, ms | {latency['dense']:.1f} | {latency['pruned']:.1f} |")
-        told.append(
-            f"Latency is the median of a batch of {latency['batch_size']} rows of {latency['seq_len']} tokens on "
-            f"{latency.get('device_name', latency.get('device'))}; elsewhere the ratio is another."
+        rows.append(
+            f"- latency: **{latency['pruned']:.1f} ms**, dense {latency['dense']:.1f} ms; the median of a batch of "
+            f"{latency['batch_size']} rows of {latency['seq_len']} tokens on "
+            f"{latency.get('device_name', latency.get('device'))}; elsewhere the ratio is another"
         )
-    return "\n".join(["## Figures\n", "| | dense | pruned |", "|---|---|---|", *rows, "", *told, ""])
+    if size := metrics.get("megabytes"):
+        rows.append(f"- weights: **{size['pruned']:.4g} MB**, dense {size['dense']:.4g} MB")
+    return "\n".join(["## Figures\n", *rows, ""])
 
 
 def _limits(manifest: Mapping, metrics: Mapping | None) -> str:
     measured = "the evaluation rows" if metrics is None or "rows" not in metrics else f"{metrics['rows']:,} rows"
-    return f"""## Limits
-
-- It was measured on {measured} and nothing else. Rows of another kind, groups of people, and inputs
-  that want to deceive were not looked at; pruning may cost them more than the average. The source's limits are its own.
-- Texts are cut at {manifest["max_length"]} tokens.
-- Its layers differ in size: transformers loads it with `trust_remote_code=True`, which runs the Python files here.
-"""
+    return (
+        f"## Limits\n\n- It was measured on {measured} and nothing else. Rows of another kind, groups of people, and "
+        "inputs that want to deceive were not looked at; pruning may cost them more than the average. The source's "
+        f"limits are its own.\n- Texts are cut at {manifest['max_length']} tokens.\n- Its layers differ in size: "
+        "transformers loads it with `trust_remote_code=True`, which runs the Python files here.\n"
+    )
 
 
 def _licence(about: Mapping) -> str:

@@ -127,7 +127,7 @@ def _register(
             evidence = gather(model_dir, manifest, metrics, artifact, rows, measured)
             made = serving.open_model(client, name)  # before anything else is: who may not do this leaves nothing
             with _undone_if_refused(client, name, made, "" if run_id else artifact.digest):
-                run_id = run_id or _registration_run(uri, client, name, artifact, evidence)
+                run_id = run_id or _registration_run(uri, client, name, artifact)
                 _discard_unregistered(client, run_id)
                 with tempfile.TemporaryDirectory() as folder:
                     record = Path(folder, "record")
@@ -135,7 +135,8 @@ def _register(
                     artifact.write(record)
                     (record / "evidence.json").write_bytes(evidence.content)
                     _write_measured(record, measured, metrics, evidence, artifact, model_dir)
-                    own = tags_of(evidence) | {"registered_by": by} | _workflow(client, run_id)
+                    own = tags_of(evidence, by) | _workflow(client, run_id)
+                    about = card.about_source(model_dir)
                     version = serving.log_version(
                         uri,
                         run_id,
@@ -145,7 +146,7 @@ def _register(
                         text_columns=manifest["text_columns"],
                         max_length=manifest["max_length"],
                         record=record,
-                        card=card.text(card.about_source(model_dir), manifest, metrics),
+                        card=f"{card.headline(manifest, metrics)}\n\n{card.text(about, manifest, metrics)}",
                         figures=numbers_of(evidence),
                         tags={**own, **tags},
                     )
@@ -315,17 +316,16 @@ def find_version(client, name: str, artifact_sha256: str) -> str:
     return min((str(version.version) for version in versions if version.status == "READY"), key=int, default="")
 
 
-def _registration_run(uri: str, client, name: str, artifact: Artifact, evidence: Evidence) -> str:
-    """The run of a registration that was cut off, or a new one."""
+def _registration_run(uri: str, client, name: str, artifact: Artifact) -> str:
+    """The run of a registration that was cut off, or a new one; it is closed by others if this process is killed."""
+    own = operations.owner(model=False) | {operations.KEY: artifact.digest}
     if begun := _runs_that_register(client, artifact.digest):
+        for key, value in own.items():
+            client.set_tag(begun[0], key, value)
         return begun[0]
     experiment = operations.experiment_id(uri, client, runs.EXPERIMENT)
-    source = Path(str(evidence.lineage["source_model"])).name
-    return client.create_run(
-        experiment,
-        run_name=f"register {name}: {source}, {evidence.megabytes:.4g} MB",
-        tags={"registers": artifact.digest, **runs.workflow_tags()},
-    ).info.run_id
+    tags = {"registers": artifact.digest, **own, **runs.workflow_tags()}
+    return client.create_run(experiment, run_name=f"register {name}", tags=tags).info.run_id
 
 
 @contextmanager
@@ -388,9 +388,11 @@ def _discard_unregistered(client, run_id: str) -> None:
 
 def _close(client, version) -> None:
     """Tell the version's run where the weights are, and end a run that was made for the registration."""
-    weights = facts_of(version.tags)["weights_sha256"]
+    weights = facts_of(version.tags).get("weights_sha256", "")
     for key, value in {"weights.uri": version.source, "weights.sha256": weights}.items():
         client.set_tag(version.run_id, key, value)
     run = client.get_run(version.run_id)
-    if run.data.tags.get("registers") == version.tags["artifact_sha256"] and run.info.status == "RUNNING":
+    if run.info.run_name == f"register {version.name}":  # no two runs of one name
+        client.update_run(version.run_id, name=f"register {version.name} version {version.version}")
+    if run.data.tags.get("registers") == version.tags["artifact_sha256"] and run.info.status != "FINISHED":
         client.set_terminated(version.run_id)

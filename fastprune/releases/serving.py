@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,11 @@ TOLERANCE = 1e-3
 SERVED = Path(__file__).with_name("pyfunc_model.py")
 KIND = "fastprune.kind"
 """Tag of a registered model that holds versions of fastprune's."""
+
+_ABOUT = (
+    "Models pruned by fastprune. The alias `champion` names the version that is served; `fastprune history` says who "
+    "released which, when and why."
+)
 
 INPUTS = Path(model_inputs.__file__)
 
@@ -188,7 +195,7 @@ def log_version(
         mlflow.set_tracking_uri(uri)
         with mlflow.start_run(run_id=run_id):
             logged = mlflow.pyfunc.log_model(
-                name="model",
+                name=re.sub("[/:.%\"']", "-", name),  # what MLflow allows in the name of a logged model
                 python_model=str(SERVED),
                 artifacts=artifacts_of(model_dir, asked) | ({"record": str(record)} if record else {}),
                 model_config={"problem": problem, "text_columns": text_columns, "max_length": max_length},
@@ -201,6 +208,9 @@ def log_version(
             registered = client.create_model_version(
                 name, logged.model_uri, run_id, tags=dict(tags or {}), description=card, model_id=logged.model_id
             )
+            # As a server does by itself: the model's page leads to its version.
+            versions = json.dumps([{"name": name, "version": str(registered.version)}])
+            client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": versions})
         return str(registered.version)
 
     size = sum(file.stat().st_size for file in Path(model_dir).rglob("*") if file.is_file())
@@ -213,7 +223,7 @@ def open_model(client, name: str) -> bool:
     from mlflow import MlflowException
 
     try:
-        client.create_registered_model(name, tags={KIND: "pruned"})
+        client.create_registered_model(name, tags={KIND: "pruned"}, description=_ABOUT)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -57,12 +57,13 @@ def check_tags(names: Iterable[str], where: str = "") -> None:
             raise InputError(f"{where}the tag {name} is written by fastprune itself; give it another name")
 
 
-def tags_of(evidence: Evidence) -> dict[str, str]:
-    """Of a version: the digests that it is found and proved by, and for programs all its figures and lineage."""
+def tags_of(evidence: Evidence, by: str) -> dict[str, str]:
+    """Of a version: who registers it, its digests to find and prove it by, and for programs its figures and lineage."""
     return {
         "artifact_sha256": evidence.artifact_sha256,
         "evidence_sha256": evidence.digest,
         FACTS: json.dumps({name: value for name, value in facts(evidence).items() if value is not None}),
+        **({"registered_by": by} if by else {}),
     }
 
 

@@ -39,7 +39,7 @@ def test_a_card_says_what_how_how_good_and_how_far():
     for part in (
         "# `min?i?lm`, pruned to 40.0% of its MACs",
         "2,048 rows drawn with seed 3",
-        "| accuracy | 0.8200 +- 0.0090 | 0.8100 +- 0.0095 |",
+        "- accuracy: **0.8100 +- 0.0095**, dense 0.8200 +- 0.0090",
         "of 1,725 evaluation rows",
         "a batch of 8 rows of 27 tokens on Xeon",
         "## Limits",
@@ -83,7 +83,7 @@ def test_every_saved_folder_has_one(material, tmp_path, folders):
     # The pipeline seals the model before it is measured: its figures stand in the card of the report.
     assert "see `README.md` of its report" in (folders["pruned"] / CARD).read_text()
     metrics = json.loads((folders["report"] / "metrics.json").read_text())
-    assert f"| {metrics['pruned']:.4f} +- " in (folders["report"] / CARD).read_text()
+    assert f"- accuracy: **{metrics['pruned']:.4f} +- " in (folders["report"] / CARD).read_text()
 
 
 def test_a_version_has_a_description_and_metrics_on_its_page(tmp_path, folders, monkeypatch):
@@ -93,9 +93,12 @@ def test_a_version_has_a_description_and_metrics_on_its_page(tmp_path, folders, 
     registration.register(uri, folder, NAME, json.loads((folder / "metrics.json").read_text()))
     client = mlflow_store.connect(uri)
     version = client.get_model_version(NAME, "1")
-    assert version.description.startswith("# `") and "| accuracy |" in version.description
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert version.description.startswith(f"accuracy {metrics['pruned']:.4f} (dense {metrics['dense']:.4f}) at ")
+    assert "# `model`, pruned to" in version.description and f"**{metrics['pruned']:.4f} +- " in version.description
     assert "`mit`, that of the source" in version.description
     logged = client.get_logged_model(version.source.removeprefix("models:/"))
+    assert logged.name == NAME and json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": "1"}]
     shown = {metric.key: metric.value for metric in logged.metrics}
     assert shown.keys() >= {"dense", "pruned", "speedup", "megabytes", "standard_error.drop"}
     assert shown["pruned"] == json.loads(version.tags["fastprune.facts"])["pruned"]

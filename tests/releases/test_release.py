@@ -30,7 +30,7 @@ def test_a_version_carries_its_lineage(store, made):
     assert evidence.digest == version.tags["evidence_sha256"] and evidence.speedup > 0 and evidence.megabytes > 0
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == f"register {NAME}: model, {evidence.megabytes:.4g} MB"
+    assert run.info.run_name == f"register {NAME} version 1"
     assert run.data.tags["weights.sha256"] == evidence.weights_sha256 and run.data.tags["weights.uri"]
 
 

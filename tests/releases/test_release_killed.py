@@ -12,7 +12,7 @@ import pytest
 from tiny_releases import LENIENT, NAME, aliases
 
 from fastprune.releases import ledger, promotion, record, registration, verification
-from fastprune.tracking import mlflow_store, runs
+from fastprune.tracking import mlflow_store, runs, sync
 
 PROMOTE = """
     from fastprune.releases.policy import Policy
@@ -87,10 +87,12 @@ def test_a_killed_registration(tmp_path, made, target, when):
     assert len(found) == (when == "after")
     if found:
         verification.verify(uri, NAME, found[0].version)
+    sync.close_orphans(client)  # as the next run does, of whatever
+    experiment = client.get_experiment_by_name(runs.EXPERIMENT).experiment_id
+    assert [run.info.status for run in client.search_runs([experiment])] == ["KILLED"]
 
     assert registration.register(uri, folder, NAME, json.loads((folder / "metrics.json").read_text())) == "1"
     assert len(client.search_model_versions(f"name='{NAME}'")) == 1
-    experiment = client.get_experiment_by_name(runs.EXPERIMENT).experiment_id
     assert [run.info.status for run in client.search_runs([experiment])] == ["FINISHED"]
     assert [model.status for model in client.search_logged_models([experiment])] == ["READY"]
     assert verification.verify(uri, NAME, "1").difference < 1e-5
