@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from fastprune.data.tasks import Task
 
 
+_TEXTS = ["A warm, funny and clever film.", "It was dull from beginning to end!", "Who won? The king did; nobody else."]
+
+
 class Problem(ABC):
     """What a model is asked, from the rows of a table to an answer that is served.
 
@@ -238,6 +241,22 @@ class Problem(ABC):
     def served(self, text_columns: Sequence[str]) -> list[str]:
         """Of the text columns of a task those of a row that is served."""
         return list(text_columns)
+
+    def probes(self, text_columns: Sequence[str]) -> list[list[str]]:
+        """A few rows of what such a model is served; their outputs are recorded with every version."""
+        pairs = zip(_TEXTS, _TEXTS[1:] + _TEXTS[:1], strict=True)
+        return [list(pair) if len(self.served(text_columns)) == 2 else [pair[0]] for pair in pairs]
+
+    def unlike(self, texts: Sequence[str]) -> list[list[str]]:
+        """Rows of other lengths than a row: a batch of them all must be answered as each alone. One must be cut."""
+        cut = [f"{text} " * 100 for text in texts]
+        if not self.cuts_first:
+            cut[0] = texts[0]
+        return [["It"] * len(texts), cut]
+
+    def as_text(self, row: Sequence[Any]) -> list[str]:
+        """A row of :meth:`rows_of` such as JSON takes it and :meth:`row_outputs` reads it."""
+        return list(row)
 
     def row_outputs(self, model: Any, tokenizer: Any, texts: Sequence[str], max_length: int) -> Tensor:
         """What the evaluation keeps of a single row of texts as they are served [...]."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from datasets import Dataset, DatasetInfo
 from fastprune.data.source import ROWS_AT_ONCE, Source
 from fastprune.errors import InputError
 from fastprune.model.images import ImageReader, image_tokens
+from fastprune.model.model_inputs import read_image
 from fastprune.store.bounded import check_regular
 
 IMAGE_BYTES = 256 << 20
@@ -79,21 +79,22 @@ def encode_images(source: Source, rows: np.ndarray) -> pa.Table:
 
 def _decoded(value: Any, where: str):
     """An image of PIL from its file's bytes, or from a dict of them or of their path."""
-    from PIL import Image
-
     stored: dict[str, Any] = value if isinstance(value, dict) else {"bytes": value, "path": None}
     content, path = stored["bytes"], stored["path"]
     if content is None and path is None:
         raise InputError(f"{where} has no image; drop the row")
     try:
-        if content is None:
-            check_regular(Path(path), IMAGE_BYTES)
-            content = Path(path).read_bytes()
-        image = Image.open(io.BytesIO(content))
-        image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{where} cannot be read as an image ({error}); save it again, or drop the row") from error
-    return image
+        return read_image(read_file(path) if content is None else content)
+    except OSError as error:
+        raise InputError(f"{where} cannot be read ({error}); save it again, or drop the row") from error
+    except ValueError as error:
+        raise InputError(f"{where} {error}; save it again, or drop the row") from error
+
+
+def read_file(path: str | Path) -> bytes:
+    """The file of an image. Raises InputError where it is longer than images are, or no file."""
+    check_regular(Path(path), IMAGE_BYTES)
+    return Path(path).read_bytes()
 
 
 def _nested(pixels: np.ndarray) -> pa.Array:

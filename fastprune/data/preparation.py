@@ -118,7 +118,7 @@ def rows_to_serve(table: datasets.Dataset, problem: Problem, text_columns: Seque
     rows = list(problem.rows_of(table, text_columns))
     order = sorted(range(len(rows)), key=lambda row: (sum(map(len, rows[row])), row))
     places = np.linspace(0, len(rows) - 1, min(SERVED_ROWS, len(rows))).astype(int)
-    return [list(rows[order[place]]) for place in places]
+    return [problem.as_text(rows[order[place]]) for place in places]
 
 
 def parted(

@@ -12,6 +12,7 @@ import transformers
 
 from fastprune.errors import InputError
 from fastprune.model.families import FAMILIES
+from fastprune.model.model_inputs import pixels_of
 
 
 def image_tokens(config: Any) -> int | None:
@@ -50,14 +51,13 @@ class ImageReader:
         InputError
             They have another shape than the model reads.
         """
-        colours = "L" if config.num_channels == 1 else "RGB"
-        pixels = self.processor([image.convert(colours) for image in images], return_tensors="np")["pixel_values"]
-        if (shape := np.shape(pixels)[1:]) != image_shape(config):
+        pixels = pixels_of(self.processor, config, images)
+        if (shape := pixels.shape[1:]) != image_shape(config):
             raise InputError(
                 f"the image processor makes images of {list(shape)} (channels, height, width), and the model reads "
                 f"{list(image_shape(config))}; use the image processor that belongs to the model"
             )
-        return np.asarray(pixels, dtype=np.float32)
+        return pixels
 
 
 def reader_of(tokenizer: Any) -> Any:

@@ -1,9 +1,10 @@
-"""Texts into what a model reads, and scores into the span of an answer.
+"""Texts and images into what a model reads, and scores into the span of an answer.
 
 The one place for evaluation, registration and serving. A copy of this file is registered beside each model, and is run
-where fastprune is not installed: it needs numpy and torch alone.
+where fastprune is not installed: it needs numpy and torch alone, and Pillow for images.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ N_BEST = 20
 """First and last tokens of an answer that are tried, the best of each."""
 
 MAX_ANSWER_TOKENS = 30
+
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+"""That Pillow may try: some of its other readers run programs."""
 
 
 def longest_input(config: Any) -> int:
@@ -103,15 +107,39 @@ def inputs_of(encoded: Mapping[str, list], config: Any) -> dict[str, list]:
 
 
 def pad(inputs: Mapping[str, Sequence[Sequence[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Stack rows as int64 CPU tensors [rows, longest of them], padded on the right whatever the tokenizer's side."""
+    """Stack rows as int64 CPU tensors [rows, longest of them], padded on the right whatever the tokenizer's side.
+
+    Pixels, which an array has, stay as they are.
+    """
     return {
-        name: torch.nn.utils.rnn.pad_sequence(
+        name: torch.from_numpy(rows)
+        if isinstance(rows, np.ndarray)
+        else torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(tokens, dtype=torch.int64) for tokens in rows],
             batch_first=True,
             padding_value=pad_token_id if name == "input_ids" else 0,
         )
         for name, rows in inputs.items()
     }
+
+
+def read_image(content: bytes) -> Any:
+    """The image in the bytes of a file, as Pillow has it. Raises ValueError in words where there is none."""
+    from PIL import Image  # models of texts are served without it
+
+    try:
+        image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+        image.load()
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot be read as an image ({error})") from error
+    return image
+
+
+def pixels_of(processor: Any, config: Any, images: Sequence[Any]) -> np.ndarray:
+    """Pixels [images, channels, height, width] float32 of images of Pillow, by a model's image processor."""
+    colours = "L" if config.num_channels == 1 else "RGB"
+    pixels = processor([image.convert(colours) for image in images], return_tensors="np")["pixel_values"]
+    return np.asarray(pixels, dtype=np.float32)
 
 
 def best_span(scores: np.ndarray, offsets: np.ndarray) -> tuple[float, int, int] | None:

@@ -36,24 +36,24 @@ class BadInput(mlflow.MlflowException, ValueError):
 
 
 class PrunedModel(PythonModel):
-    """Texts in, a row of answers each out.
+    """Texts or images in, a row of answers each out.
 
     ``predict`` takes a DataFrame, a Series or a list: one text a row, two named ``text`` and ``text_pair``, or the
     columns that the problem names. The columns of the answers are the problem's, those of the model's signature.
-    A cell that holds anything but a text is refused with :class:`BadInput`. Nothing is written outside of the folder
-    for temporary files, so that the user's home may be read-only.
+    A cell that holds anything but a text, or but the file of an image, is refused with :class:`BadInput`. Nothing is
+    written outside of the folder for temporary files, so that the user's home may be read-only.
     """
 
     def load_context(self, context):
         folder = context.artifacts["model"]
         self.settings = context.model_config
         self.inputs, self.problem = (load_code(name, context.artifacts[name]) for name in ("inputs", "answers"))
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = getattr(self.problem, "reader", transformers.AutoTokenizer.from_pretrained)(folder)
         self.model = model_class(folder).from_pretrained(folder, dtype=torch.float32).eval()
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         try:
-            return self._answer(self._rows(model_input))
+            return self._answer(self._columns(model_input))
         except BadInput:
             raise
         except Exception as error:
@@ -64,11 +64,15 @@ class PrunedModel(PythonModel):
             ) from None
 
     @torch.inference_mode()
-    def _answer(self, rows) -> pd.DataFrame:
-        batches = [
-            pd.DataFrame(self.problem.answer(self, rows[first : first + BATCH])) for first in range(0, len(rows), BATCH)
-        ]
-        return pd.concat(batches, ignore_index=True)
+    def _answer(self, table: pd.DataFrame) -> pd.DataFrame:
+        firsts = range(0, len(table), BATCH)
+        return pd.concat(
+            [
+                pd.DataFrame(self.problem.answer(self, self._rows(table[first : first + BATCH], first)))
+                for first in firsts
+            ],
+            ignore_index=True,
+        )
 
     def encode(self, rows) -> dict[str, list]:
         """The model's inputs of rows of texts, a list of numbers a row."""
@@ -76,27 +80,45 @@ class PrunedModel(PythonModel):
 
     def run(self, encoded):
         """What the model puts out for inputs of unlike lengths."""
-        return self.model(**self.inputs.pad(encoded, self.tokenizer.pad_token_id))
+        pad = getattr(self.tokenizer, "pad_token_id", 0)  # an image processor has none
+        return self.model(**self.inputs.pad(encoded, pad))
 
-    def _rows(self, table: pd.DataFrame) -> list[tuple[str, ...]]:
+    def _columns(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Those that are read."""
         columns = list(self.problem.COLUMNS)
+        what = columns[0] if len(columns) == 1 else "text"
         if not columns and len(self.settings["text_columns"]) == 2:
             columns = ["text", "text_pair"]
-        if not columns:
-            columns = list(table.columns[:1])
-            known = ["text", *self.settings["text_columns"]]
+        if len(columns) < 2:
+            columns, known = list(table.columns[:1]), [what, *self.settings["text_columns"]]
             if isinstance(columns[0], str) and columns[0] not in known:
-                raise BadInput(f"the first column is {columns[0]!r}; the text belongs there, named {known[-1]!r}")
+                raise BadInput(f"the first column is {columns[0]!r}; the {what} belongs there, named {known[-1]!r}")
         if table.empty or table[columns].isna().any(axis=None):
-            raise BadInput(f"every row needs text in {columns}, and there must be at least one row")
-        for column in columns:
-            for row, cell in enumerate(table[column], start=1):
-                if not isinstance(cell, str):
-                    raise BadInput(
-                        f"row {row} of column {column!r} holds a {type(cell).__name__}, not a text; give one text a "
-                        "row, as a DataFrame, a Series or a list of texts"
-                    )
-        return list(table[columns].itertuples(index=False, name=None))
+            raise BadInput(f"every row needs {what} in {columns}, and there must be at least one row")
+        return table[columns]
+
+    def _rows(self, table: pd.DataFrame, before: int) -> list[tuple]:
+        """The cells of a batch, behind so many rows, as the problem reads them."""
+        take = getattr(self.problem, "cell", _text)
+        columns: list[list] = []
+        for column in table.columns:
+            columns.append([])
+            for row, cell in enumerate(table[column], start=before + 1):
+                try:
+                    columns[-1].append(take(self.inputs, cell))
+                except ValueError as error:
+                    raise BadInput(f"row {row} of column {column!r} {error}") from None
+        return list(zip(*columns, strict=True))
+
+
+def _text(inputs, cell):
+    """A cell that holds a text."""
+    if not isinstance(cell, str):
+        raise ValueError(
+            f"holds a {type(cell).__name__}, not a text; give one text a row, as a DataFrame, a Series or a list of "
+            "texts"
+        )
+    return cell
 
 
 def model_class(folder):

@@ -31,8 +31,6 @@ from fastprune.store.bounded import read_json
 from fastprune.store.signatures import METRICS, SIGNATURE, read_signature
 from fastprune.tracking import mlflow_store, operations, runs
 
-_TEXTS = ["A warm, funny and clever film.", "It was dull from beginning to end!", "Who won? The king did; nobody else."]
-
 
 def register(
     uri: str,
@@ -295,9 +293,7 @@ def _check_outcomes(file: Path, evidence: Evidence) -> None:
 def probe(model, model_dir: Path, manifest: Mapping, texts: list[list[str]] | None = None) -> Probe:
     """The logits of a model, saved in ``model_dir``, for a few texts, those of an earlier probe where given."""
     if texts is None:
-        pairs = zip(_TEXTS, _TEXTS[1:] + _TEXTS[:1])
-        columns = problem_of(manifest["problem"]).served(manifest["text_columns"])
-        texts = [list(pair) if len(columns) == 2 else [pair[0]] for pair in pairs]
+        texts = problem_of(manifest["problem"]).probes(manifest["text_columns"])
     tokenizer = checkpoint.load_tokenizer(model_dir)
     return Probe(texts=texts, logits=serving.logits(model, tokenizer, texts, manifest))
 

@@ -8,7 +8,8 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version as installed
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -69,22 +70,19 @@ def logits(model, tokenizer, texts: Sequence[Sequence[str]], manifest: Mapping) 
 def check_answers(model, model_dir: Path, manifest: Mapping, texts: Sequence[Sequence[str]]) -> None:
     """Raise InputError where a batch of unlike lengths is served other answers than the model was evaluated with.
 
-    To ``texts`` come a row of one word and a row that must be cut.
+    To ``texts`` come rows of other lengths, see :meth:`Problem.unlike`.
     """
     import pandas
 
     from fastprune.releases.pyfunc_model import PrunedModel
 
     problem = problem_of(manifest["problem"])
-    cut = [f"{text} " * 100 for text in texts[0]]
-    if not problem.cuts_first:
-        cut[0] = texts[0][0]
-    texts = [*texts, ["It"] * len(cut), cut]
+    texts = [*texts, *problem.unlike(texts[0])]
     served = PrunedModel()
     settings = {name: manifest[name] for name in ("problem", "max_length")}
     settings["text_columns"] = problem.served(manifest["text_columns"])
     served.load_context(SimpleNamespace(artifacts=artifacts_of(model_dir, problem), model_config=settings))
-    rows = pandas.DataFrame(texts, columns=columns_of(served.problem, len(cut)))
+    rows = pandas.DataFrame(texts, columns=columns_of(served.problem, len(texts[0])))
     told = problem.told(served.predict(None, rows))
     expected = problem.expected(logits(model, checkpoint.load_tokenizer(model_dir), texts, manifest))
     if expected is None:
@@ -186,10 +184,12 @@ def log_version(
     example = answers.EXAMPLE or (("A first sentence.", "Its pair.") if len(inputs) == 2 else ("A text to judge.",))
     signature = ModelSignature(
         # A single text goes without a name, so that plain lists of texts are accepted.
-        inputs=Schema([ColSpec("string", column if len(inputs) > 1 else None) for column in inputs]),
+        inputs=Schema(
+            [ColSpec(getattr(answers, "CELL", "string"), column if len(inputs) > 1 else None) for column in inputs]
+        ),
         outputs=Schema([ColSpec(_type(kind), column) for column, kind in answers.OUTPUTS.items()]),
     )
-    packages = ("mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")
+    packages = ["mlflow", "numpy", "pandas", "safetensors", "torch", "transformers", *getattr(answers, "PACKAGES", ())]
 
     def log() -> str:
         mlflow.set_tracking_uri(uri)
@@ -201,7 +201,7 @@ def log_version(
                 model_config={"problem": problem, "text_columns": text_columns, "max_length": max_length},
                 signature=signature,
                 input_example=pandas.DataFrame([example], columns=inputs),
-                pip_requirements=[f"{package}=={installed(package).split('+')[0]}" for package in packages],
+                pip_requirements=[f"{package}=={found}" for package in packages if (found := _installed(package))],
             )
             mlflow.log_metrics(dict(figures or {}), model_id=logged.model_id)
             open_model(client, name)
@@ -216,6 +216,14 @@ def log_version(
     size = sum(file.stat().st_size for file in Path(model_dir).rglob("*") if file.is_file())
     with _quiet():
         return deadlines.within(deadlines.run() + 2 * size / RATE, log)
+
+
+def _installed(package: str) -> str:
+    """Its version, without what follows a plus sign; empty where it is not installed."""
+    try:
+        return version_of(package).split("+")[0]
+    except PackageNotFoundError:
+        return ""
 
 
 def open_model(client, name: str) -> bool:

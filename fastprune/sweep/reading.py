@@ -110,22 +110,39 @@ def _line(node: yaml.Node, loc: list) -> int:
 def with_files(models: Sequence[Model], path: Path, node: yaml.Node, here: bool = True) -> list[Model]:
     """Models of a configuration with their paths resolved. Raises InputError for a file that is not there."""
 
-    def found(model: Model, index: int, key: str, hub: bool = False) -> str:
-        return _found(getattr(model, key), ("models", index, key), path, node, here, hub)
+    def found(model: Model, index: int, key: str, **kind: bool) -> str:
+        return _found(getattr(model, key), ("models", index, key), path, node, here, **kind)
 
     return [
         model.model_copy(
             update={
                 "source": found(model, index, "source", hub=True),
-                **{key: found(model, index, key) for key in ("train_file", "eval_file", "validation_file")},
+                **{key: found(model, index, key, table=True) for key in ("train_file", "eval_file", "validation_file")},
             }
         )
         for index, model in enumerate(models)
     ]
 
 
-def _found(value: str, loc: Sequence[str | int], path: Path, node: yaml.Node, here: bool, hub: bool = False) -> str:
-    """A path in the configuration as it is used; ``hub`` if it may be the name of a model on the hub."""
+def _found(
+    value: str,
+    loc: Sequence[str | int],
+    path: Path,
+    node: yaml.Node,
+    here: bool,
+    *,
+    hub: bool = False,
+    table: bool = False,
+) -> str:
+    """A path in the configuration as it is used.
+
+    Parameters
+    ----------
+    hub : bool
+        It may be the name of a model on the hub.
+    table : bool
+        It may be a folder that has a folder of images for each class.
+    """
     if not value or value.startswith("s3://"):
         return value
     file = path.parent / value
@@ -134,7 +151,8 @@ def _found(value: str, loc: Sequence[str | int], path: Path, node: yaml.Node, he
         return value
     if here and not os.path.exists(file):
         raise InputError(f"{where}: there is no {file}")
-    if here and not hub and not os.path.isfile(file):
+    classes = table and os.path.isdir(file) and any(entry.is_dir() for entry in os.scandir(file))
+    if here and not (hub or classes or os.path.isfile(file)):
         raise InputError(f"{where}: {file} is a folder, a pipe or a device; give a regular file")
     if not here and not Path(value).is_absolute():
         raise InputError(

@@ -1,5 +1,6 @@
 """Images from the folder to the pruned model: real digits that a tiny ViT learns, and what is refused."""
 
+import base64
 import io
 import json
 
@@ -20,6 +21,7 @@ from fastprune.data import Split, Task, encode, read_table
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
 from fastprune.model.images import ImageReader
+from fastprune.problem import problem_of
 from fastprune.releases import registration
 
 TASK = Task("table", "image-classification", "accuracy", ("image",), "label")
@@ -66,7 +68,7 @@ def digits(tmp_path_factory):
     return folder
 
 
-def test_a_command_prunes_a_folder_of_images(digits, tmp_path):
+def test_a_command_prunes_a_folder_of_images(digits, tmp_path, monkeypatch):
     """Half of the MACs are cut; what is saved classifies the files without fastprune's reading of them."""
     out = tmp_path / "out"
     arguments = ["--train-file", digits / "train", "--eval-file", digits / "test", "--keep-ratio", 0.5]
@@ -84,8 +86,27 @@ def test_a_command_prunes_a_folder_of_images(digits, tmp_path):
             answer = model(**processor(Image.open(file), return_tensors="pt")).logits.argmax()
             right += model.config.id2label[int(answer)] == file.parent.name
     assert right / len(files) == pytest.approx(metrics["pruned"])
+    monkeypatch.setattr(type(problem_of("image-classification")), "answers", None)
     with pytest.raises(InputError, match="a model for image-classification cannot be registered"):
         registration.read_manifest(out)
+
+
+def test_images_without_labels(digits, tmp_path):
+    """A folder of images alone: agreement with the dense model, on a fifth of them."""
+    given = [digits / "model", "--train-file", digits / "train", "--metric", "agreement", "--keep-ratio", 0.5]
+    done = CliRunner().invoke(main, ["compress", *map(str, [*given, "--output-dir", tmp_path / "out"])])
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (metrics["metric"], metrics["dense"], metrics["rows"]) == ("agreement", 1.0, TRAINED // 5)
+    assert 0.85 < metrics["pruned"] < 1 and metrics["divergence"] > 0
+
+
+def test_a_long_file_is_compared_by_a_small_copy():
+    draw = np.random.default_rng(0).integers(0, 255, (300, 200, 3), dtype=np.uint8)
+    problem, small = problem_of("image-classification"), png(draw[:8, :8])
+    assert base64.b64decode(problem.as_text((small,))[0]) == small
+    [text] = problem.as_text((png(draw),))
+    assert len(text) < 1 << 17 and Image.open(io.BytesIO(base64.b64decode(text))).size == (85, 128)
 
 
 def test_stages_give_what_the_command_gives(digits, tmp_path):

@@ -1,0 +1,152 @@
+"""Embeddings, rerankers and images from the file of a sweep to what MLflow serves: the answers that were evaluated."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+from tiny_sentences import sentence_folder, texts, write_rows
+
+from fastprune.cli.main import main
+from fastprune.data import read_table
+from fastprune.data.preparation import hold_back
+from fastprune.data.ranking import ranking_scores
+
+QUERIES = ("who won", "what is it", "a good film")
+PASSAGES = ("the king won", "a dull movie", "it is a film", "very good", "not bad")
+
+
+def of_embeddings(folder, tokenizer, tiny_bert):
+    """Texts alone."""
+    source = sentence_folder(folder / "vectors", tokenizer)
+    train = write_rows(folder / "texts.jsonl", [{"text": text} for text in texts(60)])
+    return {"source": str(source), "train_file": str(train), "text_columns": ["text"], "metric": "cosine_to_dense"}
+
+
+def of_pairs(folder, tokenizer, tiny_bert):
+    tiny_bert(num_labels=1).save_pretrained(folder / "scores")
+    tokenizer.save_pretrained(folder / "scores")
+    rows = [
+        {"query": query, "passage": passage, "relevance": (first + second) % 3}
+        for first, query in enumerate(QUERIES)
+        for second, passage in enumerate(PASSAGES)
+    ]
+    train, held = write_rows(folder / "train.jsonl", rows[:10]), write_rows(folder / "eval.jsonl", rows[5:])
+    model = {"source": str(folder / "scores"), "train_file": str(train), "eval_file": str(held)}
+    return model | {"text_columns": ["query", "passage"], "label_column": "relevance", "problem": "reranking"}
+
+
+def of_images(folder, tokenizer, tiny_bert):
+    """Folders of classes; of unlike sizes and colours."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+    names = {number: f"class {number}" for number in range(3)}
+    config = transformers.ViTConfig(
+        **sizes, image_size=8, patch_size=4, id2label=names, label2id={name: number for number, name in names.items()}
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.ViTForImageClassification(config)
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
+    model.save_pretrained(folder / "seen")
+    transformers.ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder / "seen")
+    draw = np.random.default_rng(0)
+    for row in range(60):
+        place = folder / ("shown" if row < 40 else "held") / f"class {row % 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        shape = [(8, 8, 3), (5, 20), (30, 12, 4)][row % 4 % 3]
+        Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8)).save(place / f"{row}.png")
+    model = {"source": str(folder / "seen"), "train_file": str(folder / "shown"), "eval_file": str(folder / "held")}
+    return model | {"text_columns": ["image"], "label_column": "label"}
+
+
+MADE = {"vectors": of_embeddings, "scores": of_pairs, "images": of_images}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, tiny_tokenizer, tiny_bert):
+    """All three in one run, registered; then each under a policy of its own and promoted."""
+    root, own = tmp_path_factory.mktemp("released"), pytest.MonkeyPatch()
+    own.setenv("FASTPRUNE_CACHE", str(root / "cache"))
+    uri = f"sqlite:///{root}/mlflow.db"
+    models = [{"name": name, **make(root, tiny_tokenizer, tiny_bert)} for name, make in MADE.items()]
+    sweep = {"name": "tiny", "models": models, "budgets": [{"keep_ratio": 0.6}], "num_samples": 32, "device": "cpu"}
+    (root / "sweep.yaml").write_text(yaml.safe_dump(sweep | {"allow_untuned": True, "tracking": {"uri": uri}}))
+    (root / "policy.yaml").write_text("max_accuracy_drop: 1.0\n")
+
+    def tell(*arguments):
+        done = CliRunner().invoke(main, list(map(str, arguments)))
+        assert done.exit_code == 0, done.output
+
+    tell("run", root / "sweep.yaml", "--output-dir", root / "out", "--work-dir", root / "work")
+    for name in MADE:
+        tell("policy", "set", f"tiny-{name}", root / "policy.yaml", "--why", "agreed", "--tracking-uri", uri)
+        tell("promote", f"tiny-{name}", 1, "--why", "first", "--tracking-uri", uri)
+    own.undo()
+    return root
+
+
+def served(root, name):
+    """The champion of a name, and the metrics of its compression."""
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
+    [metrics] = (root / "out" / name).rglob("metrics.json")
+    return mlflow.pyfunc.load_model(f"models:/tiny-{name}@champion"), json.loads(metrics.read_text())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_vectors_are_as_near_to_the_dense_models_as_was_evaluated(ran):
+    champion, metrics = served(ran, "vectors")
+    held = hold_back(read_table(ran / "texts.jsonl"), 0)[1]["text"][:]
+    found = np.array(champion.predict(held)["embedding"].tolist())
+    dense = SentenceTransformer(str(ran / "vectors"), device="cpu").encode(held)
+    assert metrics["metric"] == "cosine_to_dense" and metrics["pruned"] < 1 - 1e-4
+    assert (found * dense).sum(1).mean() == pytest.approx(metrics["pruned"], abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scores_rank_as_was_evaluated(ran):
+    champion, metrics = served(ran, "scores")
+    rows = read_table(ran / "eval.jsonl").to_pandas()
+    scores = champion.predict(rows.rename(columns={"query": "text", "passage": "text_pair"})[["text", "text_pair"]])
+    ranked = [
+        (scores["score"].to_numpy()[of.index], of["relevance"].to_numpy(float)) for _, of in rows.groupby("query")
+    ]
+    assert ranking_scores(ranked)["ndcg_at_10"].mean() == pytest.approx(metrics["pruned"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_images_are_served_the_classes_that_were_evaluated(ran):
+    """As bytes, as HTTP brings them, and with what is none refused by its row."""
+    import mlflow
+    import pandas
+    from mlflow.pyfunc.scoring_server import infer_and_parse_data
+
+    champion, metrics = served(ran, "images")
+    files = sorted((ran / "held").rglob("*.png"))
+    answers = champion.predict(pandas.DataFrame({"image": [file.read_bytes() for file in files]}))
+    right = np.mean(answers["label"].to_numpy() == [file.parent.name for file in files])
+    assert right == pytest.approx(metrics["pruned"]) and len(set(answers["label"])) > 1
+
+    encoded = [base64.b64encode(file.read_bytes()).decode() for file in files]
+    body = {"dataframe_split": {"columns": ["image"], "data": [[text] for text in encoded]}}
+    over_http = infer_and_parse_data(body, champion.metadata.get_input_schema())
+    assert champion.predict(over_http).equals(answers) and champion.predict(
+        pandas.DataFrame({"image": encoded})
+    ).equals(answers)
+    for bad, message in (
+        (b"none", "row 2 of column 'image' cannot be read as an image"),
+        (str(files[0]), "row 2 of column 'image' is a text, and no base64"),
+        (3, "row 2 of column 'image' holds a int, not an image"),
+    ):
+        with pytest.raises(mlflow.MlflowException, match=message):
+            champion.predict(pandas.DataFrame({"image": [files[0].read_bytes(), bad]}))
+    with pytest.raises(mlflow.MlflowException, match="the first column is 'file'; the image belongs there"):
+        champion.predict(pandas.DataFrame({"file": encoded}))
