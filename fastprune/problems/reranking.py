@@ -22,6 +22,12 @@ _ORDERS = 10
 """Random orders of the passages whose mean metric is that of a model that cannot tell them apart."""
 
 
+_NOTHING_RANKED = (
+    "task {name!r}: no query has more than one passage, so that nothing is ranked; give every query a row for each of "
+    "its passages"
+)
+
+
 class Reranking(Problem):
     """Rows of a query and a passage, labelled with how relevant it is, 0 for not at all; equal queries are one."""
 
@@ -62,6 +68,22 @@ class Reranking(Problem):
         ranked = ranking_scores(_queries(split, np.stack(outputs)[:, 0]))
         return {name: float(ranked[name].mean()) for name in self.metrics}, ranked[split.task.metric]
 
+    def compare(self, split, outputs, dense):
+        """Agreement is the part of the pairs of a query's passages that both put into the same order.
+
+        It is of the queries with several passages; the divergence, the squared difference of scores, of all rows.
+        """
+        one, other = (np.stack(kept)[:, 0].astype(np.float64) for kept in (outputs, dense))
+        ranked = [rows for rows in _rows_of_queries(split) if len(rows) > 1]
+        if not ranked:
+            raise InputError(_NOTHING_RANKED.format(name=split.task.name))
+        agreement = []
+        for rows in ranked:
+            pairs = np.triu_indices(len(rows), 1)
+            found, wanted = (np.sign(scores[rows, None] - scores[rows])[pairs] for scores in (one, other))
+            agreement.append((found == wanted).mean())
+        return np.array(agreement), (one - other) ** 2
+
     def constant(self, split, num_labels):
         """Of a random order of each query's passages."""
         draw = np.random.default_rng(0)
@@ -74,10 +96,7 @@ class Reranking(Problem):
     def check_evaluation(self, split):
         sizes = np.bincount(split.examples["query"])
         if sizes.max() < 2:
-            raise InputError(
-                f"task {split.task.name!r}: no query has more than one passage, so that nothing is ranked; give every "
-                "query a row for each of its passages"
-            )
+            raise InputError(_NOTHING_RANKED.format(name=split.task.name))
         if not any(label > 0 for label in split.features["labels"]):
             raise InputError(f"task {split.task.name!r}: no passage is relevant to its query; give rows that are")
 
@@ -90,10 +109,16 @@ class Reranking(Problem):
 
 def _queries(split, scores: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each query the scores of its passages, and how relevant they are."""
-    query, labels = np.asarray(split.examples["query"]), np.asarray(split.features["labels"])
-    order = np.argsort(query, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(query[order])) + 1):
+    labels = np.asarray(split.features["labels"])
+    for rows in _rows_of_queries(split):
         yield scores[rows], labels[rows]
+
+
+def _rows_of_queries(split) -> list[np.ndarray]:
+    """Of each query the rows of its passages."""
+    query = np.asarray(split.examples["query"])
+    order = np.argsort(query, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(query[order])) + 1)
 
 
 PROBLEM = Reranking()

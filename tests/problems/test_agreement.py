@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -19,6 +20,7 @@ from fastprune.data.preparation import parted, table_task
 from fastprune.errors import InputError
 from fastprune.model.architectures import describe
 from fastprune.model.surgery import slice_model
+from fastprune.problem import problem_of
 from fastprune.sweep.reading import parse_config
 
 LONG = "the king won a very good film . " * 8
@@ -29,6 +31,7 @@ TABLES = {
     "token-classification": {"text": [text.split() for text in texts(30, seed=3)]},
     "question-answering": {"question": ["who won"] * 5, "context": [LONG, "it was dull", LONG[7:], "a film", "good"]},
 }
+TABLES["reranking"] = {"query": ["who won", "a film", "it"] * 10, "passage": texts(30, seed=3)}
 TABLES["question-answering-or-none"] = TABLES["question-answering"]
 
 
@@ -39,7 +42,7 @@ def model_for(tiny_bert, config, problem):
             torch.manual_seed(0)
             return BertForTokenClassification(config(4, **sizes, initializer_range=0.2)).eval()
     kind = "multi_label_classification" if problem == "multi-label" else None
-    outputs = {"regression": 1, "question-answering": 2}.get(problem, 3)
+    outputs = {"regression": 1, "reranking": 1, "question-answering": 2}.get(problem, 3)
     head = "question-answering" if "question" in problem else "classification"
     return tiny_bert(2 if head == "question-answering" else outputs, head, problem_type=kind, initializer_range=0.3)
 
@@ -60,7 +63,8 @@ def test_a_model_agrees_with_itself_and_less_with_another(tmp_path, tiny_tokeniz
     small = slice_model(encoder, random_masks(encoder))
     sliced = evaluate_rows(small, split, pad_token_id=0, dense=own, progress=False)
     assert sliced.metrics["agreement"] < 1 and sliced.metrics["divergence"] > 0.01
-    assert len(sliced.outcomes) == len(TABLES[problem][task.text_columns[0]])
+    examples = TABLES[problem][task.text_columns[0]]
+    assert len(sliced.outcomes) == len(set(examples) if problem == "reranking" else examples)
     assert sliced.outcomes.mean() == pytest.approx(sliced.metrics["agreement"])
 
 
@@ -126,14 +130,27 @@ def test_rows_that_nothing_is_known_of(tmp_path, material):
     with pytest.raises(InputError, match="drawn from, or compare with the dense model: metric cosine_to_dense$"):
         parted(table, None, Task("t", "embedding", "spearman", ("text",), "label"), 0)
     with pytest.raises(InputError, match="beside those that the sample is drawn from$"):
-        parted(table, None, Task("t", "reranking", "ndcg_at_10", ("text", "other"), "label"), 0)
+        parted(table, None, Task("t", "zero-shot", "accuracy", ("text",), "label"), 0)
 
 
-@pytest.mark.parametrize("problem, columns", [("reranking", ("query", "passage")), ("zero-shot", ("text",))])
-def test_problems_of_labels_alone(tmp_path, tiny_bert, problem, columns):
-    names = {"reranking": ["LABEL_0"], "zero-shot": ["entailment", "contradiction"]}[problem]
-    tiny_bert(len(names), id2label=dict(enumerate(names))).save_pretrained(tmp_path)
+def test_a_problem_of_labels_alone(tmp_path, tiny_bert):
+    tiny_bert(2, id2label={0: "entailment", 1: "contradiction"}).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="metric 'agreement' is not one of"):
-        table_task(tmp_path, columns, None, "agreement", problem_name=problem)
+        table_task(tmp_path, ("text",), None, "agreement", problem_name="zero-shot")
     with pytest.raises(InputError, match="and --label-column$"):
-        table_task(tmp_path, columns, None, problem_name=problem)
+        table_task(tmp_path, ("text",), None, problem_name="zero-shot")
+
+
+def test_rerankers_agree_on_the_order_of_a_querys_passages(tiny_tokenizer, config):
+    """Of four passages of one query all six pairs, of two of another the one; a third has nothing to order."""
+    rows = [{"query": query, "passage": text} for query, text in zip("aaaabbc", texts(7, seed=3), strict=True)]
+    task, problem = Task("t", "reranking", "agreement", ("query", "passage"), ""), problem_of("reranking")
+    split = encode(Dataset.from_list(rows), tiny_tokenizer, task, config(1), for_evaluation=True)
+    dense = [np.array([score]) for score in (4.0, 3.0, 2.0, 1.0, 0.0, 1.0, 5.0)]
+    other = [np.array([score]) for score in (4.0, 3.0, 1.0, 2.0, 1.0, 0.0, 9.0)]
+    found, outcomes = problem.likeness(split, other, dense)
+    assert outcomes.tolist() == [5 / 6, 0.0] and found["agreement"] == pytest.approx(5 / 12)
+    assert found["divergence"] == pytest.approx((1 + 1 + 1 + 1 + 16) / 7)
+    alone = encode(Dataset.from_list(rows[3::2]), tiny_tokenizer, task, config(1), for_evaluation=True)
+    with pytest.raises(InputError, match="no query has more than one passage"):
+        problem.likeness(alone, dense[:2], dense[:2])
