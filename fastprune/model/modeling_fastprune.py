@@ -7,6 +7,7 @@ layer; and for attention with a bias for each head ``kept_head_numbers``.
 """
 
 import inspect
+import json
 import os
 import shutil
 import warnings
@@ -122,7 +123,10 @@ class SizedLayers:
         setattr(owner, name, NoMix(getattr(owner, name), inside, is_attention))
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As transformers has it, with this file and its table beside the weights, named in the configuration."""
+        """As transformers has it, with this file and its table beside the weights, named in the configuration.
+
+        So are the documents of sentence-transformers where the configuration has them in memory.
+        """
         here = os.path.dirname(os.path.abspath(__file__))
         if kwargs.get("is_main_process", True) and here != os.path.abspath(save_directory):
             os.makedirs(save_directory, exist_ok=True)
@@ -132,7 +136,20 @@ class SizedLayers:
         head = name.removeprefix(f"Pruned{FAMILIES[self.config.model_type].name}")
         module = os.path.splitext(os.path.basename(__file__))[0]
         self.config.auto_map = {f"AutoModel{head.removeprefix('Model')}": f"{module}.{name}"}
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        documents = self.config.__dict__.pop("sentence_documents", {})
+        try:
+            saved = super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            if documents:
+                self.config.sentence_documents = documents
+        for path, document in documents.items() if kwargs.get("is_main_process", True) else ():
+            file = os.path.join(save_directory, path)
+            if os.path.relpath(file, save_directory).startswith(os.pardir):
+                raise ValueError(f"sentence_documents names {path!r}, which lies outside the folder")
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            with open(file, "w", encoding="utf-8") as text:
+                text.write(json.dumps(document, indent=2) + "\n")
+        return saved
 
 
 def _owner(layer, path):

@@ -19,6 +19,7 @@ from fastprune.errors import InputError
 from fastprune.model.families import FAMILIES
 from fastprune.settings import POOLINGS
 from fastprune.store.bounded import read_json
+from fastprune.store.paths import inside
 
 DOCUMENTS = "sentence_documents"
 """On a configuration in memory: the JSON documents by their paths; never in config.json."""
@@ -62,6 +63,7 @@ def attach(config: transformers.PretrainedConfig, where: str | Path, pooling: st
         A document is damaged; a module, a pooling or an option is one that fastprune does not compute; or ``pooling``
         is not the folder's own.
     """
+    config.__dict__.pop(DOCUMENTS, None)  # config.json is not where they are read from
     _note(config, _read(where), where, pooling)
 
 
@@ -111,9 +113,9 @@ def without_pooler(model: transformers.PreTrainedModel, missing: Iterable[str]) 
 
 
 def write(folder: Path, config: transformers.PretrainedConfig) -> None:
-    """Write a configuration's documents below the folder of its model."""
+    """Write a configuration's documents below the folder of its model. Raises InputError for a path out of it."""
     for path, document in getattr(config, DOCUMENTS, {}).items():
-        file = folder / path
+        file = inside(folder, path)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 

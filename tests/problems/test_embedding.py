@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ from fastprune.data.evaluation import evaluate_rows
 from fastprune.data.preparation import table_task
 from fastprune.errors import InputError
 from fastprune.importance.fisher import estimate_fisher
-from fastprune.model import checkpoint
+from fastprune.model import checkpoint, sentence
 from fastprune.model.architectures import describe
 from fastprune.problem import problem_of
 
@@ -103,6 +104,37 @@ def test_sentence_transformers_encodes_as_the_evaluation_does(models, pruned, tm
             own = [EMBEDDING.row_outputs(kept, tokenizer, [text], EMBEDDING.length(kept.config)) for text in rows]
         given = torch.nn.functional.normalize(torch.tensor(vectors), dim=-1)
         torch.testing.assert_close(torch.stack(own), given, rtol=0, atol=1e-5)
+
+
+def test_saved_again_by_itself_it_is_whole(pruned, tmp_path):
+    """``save_pretrained`` writes the documents that are beside a saved model, and keeps them in memory."""
+    for mode, folder in pruned.items():
+        model, written = checkpoint.load(folder), 0
+        for place in (tmp_path / mode / "once", tmp_path / mode / "twice"):
+            model.save_pretrained(place)
+            for name in model.config.sentence_documents:
+                assert json.loads((place / name).read_text()) == json.loads((folder / name).read_text())
+                written += 1
+            assert "sentence_documents" not in json.loads((place / "config.json").read_text())
+            model = checkpoint.load(place)
+        assert written >= 6 and (tmp_path / mode / "twice" / "modules.json").is_file()
+
+
+def test_a_path_of_a_document_stays_in_the_folder(models, pruned, tmp_path):
+    hostile = {"../outside.json": {}}
+    folder = tmp_path / "hostile"
+    shutil.copytree(models["mean"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"sentence_documents": hostile}))
+    assert "../outside.json" not in checkpoint.load_config(folder).sentence_documents
+    model = checkpoint.load(pruned["mean"])
+    model.config.sentence_documents = hostile
+    with pytest.raises(ValueError, match="names '../outside.json', which lies outside the folder"):
+        model.save_pretrained(tmp_path / "own")
+    model.config.sentence_documents = hostile
+    with pytest.raises(InputError, match="not a name inside"):
+        sentence.write(tmp_path / "own", model.config)
+    assert not (tmp_path / "outside.json").exists()
 
 
 def test_a_folder_of_sentence_transformers_comes_out(pruned):
