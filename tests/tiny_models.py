@@ -24,9 +24,10 @@ from transformers import models as hf
 
 from fastprune.model.architectures import Encoder
 from fastprune.model.images import image_shape, image_tokens
-from fastprune.model.losses import inputs_of
+from fastprune.model.losses import IGNORED, inputs_of
 from fastprune.model.masks import Masks
 from fastprune.problem import problem_of
+from fastprune.settings import POOLINGS
 
 FAMILIES = {
     "bert": ("Bert", BertConfig, hf.bert),
@@ -50,6 +51,7 @@ CASES = [
 """Every family with every problem that it has."""
 
 TAGS = [(family, "token-classification") for family in FAMILIES]
+VECTORS = [(family, "embedding") for family in FAMILIES]
 EVERY = [*FAMILIES, *IMAGES]
 
 VOCABULARY = 50
@@ -112,6 +114,10 @@ def build(
     texts = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, **tokens}
     reads = IMAGE if family in IMAGES else texts
     config = config_class(num_labels=num_labels, **reads, **names, **options)
+    if problem == "embedding":
+        pooling = POOLINGS[list(FAMILIES).index(family) % len(POOLINGS)]
+        how = {"pooling": pooling, "normalize": True, "similarity": "cosine", "prompts": {}, "prompt": ""}
+        config.sentence_embedding = how | {"max_length": 0}
     head = problem_of(problem).heads[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -141,7 +147,10 @@ def random_batches(model: PreTrainedModel, problem: str, lengths: list[list[int]
                 batch[name] = torch.tensor([int(torch.randint(size, (), generator=generator)) for size in sizes])
         elif problem == "regression":
             batch["labels"] = torch.randn(len(sizes), generator=generator)
-        else:
+        elif problem == "token-classification":
+            batch["labels"] = torch.randint(model.config.num_labels, mask.shape, generator=generator)
+            batch["labels"][mask == 0] = IGNORED
+        elif problem != "embedding":
             batch["labels"] = torch.randint(model.config.num_labels, (len(sizes),), generator=generator)
         batches.append(batch)
     return batches
@@ -194,9 +203,11 @@ def extreme_masks(encoder: Encoder) -> Masks:
 
 
 def logits_of(model: PreTrainedModel, batch: dict) -> Tensor:
-    """All logits of a batch as one tensor; those at padding are left out."""
+    """All logits of a batch as one tensor, or the last states of a model without any; those at padding are left out."""
     with torch.no_grad():
         outputs = model(**inputs_of(batch, "cpu"))
     if "logits" in outputs:
         return outputs.logits
+    if "last_hidden_state" in outputs:
+        return outputs.last_hidden_state[batch["attention_mask"].bool()]
     return torch.stack([outputs.start_logits, outputs.end_logits])[:, batch["attention_mask"].bool()]

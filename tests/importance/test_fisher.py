@@ -1,10 +1,11 @@
 import pytest
 import torch
-from tiny_models import CASES, PROBLEMS, build, one_by_one, random_batches
+from tiny_models import CASES, PROBLEMS, TAGS, VECTORS, build, one_by_one, random_batches
 
 from fastprune.errors import InputError
 from fastprune.importance.fisher import Fisher, estimate_fisher
 from fastprune.model.architectures import describe
+from fastprune.model.losses import IGNORED
 from fastprune.problem import problem_of
 
 LENGTHS = [[9, 4, 6], [5, 3]]
@@ -19,16 +20,24 @@ def assert_same(got, want, **tolerances):
     torch.testing.assert_close(got.filter_grads, want.filter_grads, **tolerances)
 
 
+def loss_of(model, example, problem):
+    """Transformers' own, which is a mean over tags; that of vectors, which it has not, is the problem's."""
+    if problem == "embedding":
+        return problem_of(problem).loss(problem_of(problem).run(model, example), example).sum()
+    tags = (example["labels"] != IGNORED).sum() if problem == "token-classification" else 1
+    return model(**example).loss * tags
+
+
 @torch.no_grad()
-def finite_differences(model, example, step):
-    """Central differences of transformers' own loss, the columns of the output projections being scaled."""
+def finite_differences(model, example, problem, step):
+    """Central differences of the loss, the columns of the output projections being scaled."""
 
     def slope(columns):
         saved = columns.clone()
         losses = []
         for scale in (1 + step, 1 - step):
             columns.copy_(saved * scale)
-            losses.append(model(**example).loss)
+            losses.append(loss_of(model, example, problem))
         columns.copy_(saved)
         return (losses[0] - losses[1]) / (2 * step)
 
@@ -44,25 +53,27 @@ def finite_differences(model, example, step):
     return torch.tensor(heads), torch.tensor(filters)
 
 
-@pytest.mark.parametrize("family, problem", CASES)
+@pytest.mark.parametrize("family, problem", CASES + TAGS + VECTORS)
 def test_rows_are_single_example_gradients(family, problem):
     model = build(family, problem, num_layers=2, num_filters=6).double()
-    batches = random_batches(model, problem, LENGTHS)
+    lengths = LENGTHS if problem in (*PROBLEMS, "image-classification") else [[6]]
+    batches = random_batches(model, problem, lengths)
     for batch in batches:
         if problem == "regression":
             batch["labels"] = batch["labels"].double()
     fisher = fisher_of(model, batches, problem)
-    assert fisher.head_grads.shape == (5, 2, 4) and fisher.filter_grads.shape == (5, 2, 6)
+    rows = sum(map(len, lengths))
+    assert fisher.head_grads.shape == (rows, 2, 4) and fisher.filter_grads.shape == (rows, 2, 6)
     rounds = family.startswith(("deberta", "modernbert"))  # their attention is in float32 whatever the model is in
     step, near = (5e-3, 2e-4) if rounds else (1e-4, 1e-6)
     for row, example in enumerate(one_by_one(batches, problem)):
-        heads, filters = finite_differences(model, example, step)
+        heads, filters = finite_differences(model, example, problem, step)
         torch.testing.assert_close(fisher.head_grads[row], heads.float(), rtol=100 * near, atol=near)
         torch.testing.assert_close(fisher.filter_grads[row], filters.float(), rtol=100 * near, atol=near)
     assert fisher.head_grads.abs().max() > 1e-2 and fisher.filter_grads.abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family, problem", CASES)
+@pytest.mark.parametrize("family, problem", CASES + TAGS + VECTORS)
 def test_rows_do_not_depend_on_batch_or_padding(family, problem):
     model = build(family, problem)
     batches = random_batches(model, problem, LENGTHS)

@@ -6,7 +6,18 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import CASES, FAMILIES, batch_for, build, extreme_masks, logits_of, random_batches, unsupported
+from tiny_models import (
+    CASES,
+    FAMILIES,
+    TAGS,
+    VECTORS,
+    batch_for,
+    build,
+    extreme_masks,
+    logits_of,
+    random_batches,
+    unsupported,
+)
 from transformers import BertForMaskedLM, BertModel
 
 import fastprune
@@ -31,7 +42,7 @@ def saved(tmp_path_factory, tiny_tokenizer):
     """A folder of saved models, and the logits that each should give."""
     folder = tmp_path_factory.mktemp("saved")
     logits = {}
-    for family, problem in CASES:
+    for family, problem in CASES + TAGS + VECTORS:
         name, model = f"{family}_{problem}", pruned(family, problem)
         checkpoint.save(folder / name, model, tiny_tokenizer, {"seed": 3}, metrics={"dense": 0.5})
         logits[name] = logits_of(model, batch_for(model))
@@ -44,7 +55,7 @@ def one_saved(tmp_path, tiny_tokenizer):
     return checkpoint.save(tmp_path / "pruned", pruned(), tiny_tokenizer, {})
 
 
-@pytest.mark.parametrize("family, problem", CASES)
+@pytest.mark.parametrize("family, problem", CASES + TAGS + VECTORS)
 def test_load(saved, family, problem):
     folder, logits = saved
     name = f"{family}_{problem}"
@@ -74,6 +85,8 @@ for path in sorted(folder.iterdir()):
         outputs = model(**batch)
     if "logits" in outputs:
         logits[path.name] = outputs.logits
+    elif "last_hidden_state" in outputs:
+        logits[path.name] = outputs.last_hidden_state[batch["attention_mask"].bool()]
     else:
         spans = torch.stack([outputs.start_logits, outputs.end_logits])
         logits[path.name] = spans[:, batch["attention_mask"].bool()]

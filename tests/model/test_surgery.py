@@ -2,7 +2,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import CASES, EVERY, TAGS, batch_for, build, extreme_masks, logits_of, random_batches, random_masks
+from tiny_models import (
+    CASES,
+    EVERY,
+    TAGS,
+    VECTORS,
+    batch_for,
+    build,
+    extreme_masks,
+    logits_of,
+    random_batches,
+    random_masks,
+)
 
 from fastprune.model.architectures import describe, layers_of
 from fastprune.model.families import FAMILIES as DESCRIPTIONS
@@ -11,7 +22,7 @@ from fastprune.model.surgery import slice_model
 
 WAYS = [
     (family, problem, attention)
-    for family, problem in CASES + TAGS
+    for family, problem in CASES + TAGS + VECTORS
     for attention in DESCRIPTIONS[family.partition(",")[0]].attentions
 ]
 

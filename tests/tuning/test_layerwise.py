@@ -1,21 +1,23 @@
 import pytest
 import torch
 from naive_systems import KINDS, LENGTHS, naive_system
-from tiny_models import CASES, build, one_by_one, random_batches, random_masks
+from tiny_models import CASES, TAGS, VECTORS, build, one_by_one, random_batches, random_masks
 
 from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
+from fastprune.problem import problem_of
 from fastprune.tuning.layerwise import Teacher, walk
 
 
-@pytest.mark.parametrize("family, problem", CASES)
+@pytest.mark.parametrize("family, problem", CASES + TAGS + VECTORS)
 def test_moments_of_every_system(family, problem):
     model = build(family, problem)
     encoder = describe(model)
     masks, teacher_masks = random_masks(encoder, 0), random_masks(encoder, 1)
     batches = random_batches(model, problem, LENGTHS)
-    first_token = frozenset({(2, "ffn")}) if problem != "question-answering" else frozenset()
+    reads_first_token = problem_of(problem).read_positions(model.config) == "first"
+    first_token = frozenset({(2, "ffn")}) if reads_first_token else frozenset()
     seen = []
     for system in walk(
         Teacher(encoder, batches, teacher_masks), slice_model(encoder, masks), first_token=first_token, progress=False

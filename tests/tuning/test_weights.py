@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from tiny_models import CASES, PROBLEMS, TAGS, build, logits_of, random_batches, random_masks
+from tiny_models import CASES, PROBLEMS, TAGS, VECTORS, build, logits_of, random_batches, random_masks
 
 from fastprune.importance.curvature import TEMPERATURE, estimate_curvature
 from fastprune.model import losses
@@ -47,7 +47,7 @@ def original_of(encoder, masks, system):
     return block.reads[system.kind], block.rows(kept.nonzero().flatten())
 
 
-@pytest.mark.parametrize("family, problem", CASES)
+@pytest.mark.parametrize("family, problem", CASES + TAGS + VECTORS)
 def test_every_map_is_to_put_out_what_the_dense_model_does(family, problem):
     model = build(family, problem)
     encoder = describe(model)
@@ -55,7 +55,8 @@ def test_every_map_is_to_put_out_what_the_dense_model_does(family, problem):
     masks.heads[1], masks.filters[1] = 0, 0
     student = slice_model(encoder, masks)
     last = encoder.num_layers - 1
-    first_token = frozenset() if problem == "question-answering" else frozenset({(last, "ffn")})
+    reads_first_token = problem_of(problem).read_positions(model.config) == "first"
+    first_token = frozenset({(last, "ffn")}) if reads_first_token else frozenset()
     seen = []
     for system in walk(Teacher(encoder, batches), student, first_token=first_token, every_map=True, progress=False):
         seen.append((system.kind, system.index))
