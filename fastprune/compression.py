@@ -334,7 +334,7 @@ def _prune(
         "dense": before.metrics["metric"],
         **size_metrics(encoder, cost, tuned, keep_ratio),
     }
-    outcomes = outcomes_of(rows.evaluation, dense=before)
+    outcomes, by_name = outcomes_of(rows.evaluation, dense=before), {"dense": before.by_name}
     if not dry_run:
         with timed(seconds, "evaluate_pruned"):
             after = evaluate_rows(
@@ -346,11 +346,11 @@ def _prune(
                 progress=progress,
             )
             outcomes = outcomes_of(rows.evaluation, dense=before, pruned=after)
-            metrics["pruned"] = after.metrics["metric"]
+            metrics["pruned"], by_name["pruned"] = after.metrics["metric"], after.by_name
             if "divergence" in after.metrics:
                 metrics["divergence"] = after.metrics["divergence"]
             metrics["latency_ms"] = compare_latency(dense, tuned.model, rows.evaluation, pad_token_id, table)
-    metrics |= {"standard_error": outcomes.standard_errors, "rows": int(before.metrics["n"])}
+    metrics |= {"all_metrics": by_name, "standard_error": outcomes.standard_errors, "rows": int(before.metrics["n"])}
     if curve is not None:
         metrics["curve"] = asdict(curve)
     metrics["seconds"] = seconds

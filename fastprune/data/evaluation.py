@@ -33,6 +33,12 @@ class Evaluated:
     outcomes: np.ndarray
     outputs: Sequence[np.ndarray]
 
+    @property
+    def by_name(self) -> dict[str, float]:
+        """The metrics that are numbers, by their names alone."""
+        told = {name: value for name, value in self.metrics.items() if name not in ("metric", "n")}
+        return {name: value for name, value in told.items() if np.isfinite(value)}
+
 
 def outcomes_of(split: Split, **evaluated: Evaluated) -> Outcomes:
     """The outcomes of models on a split, by their names."""

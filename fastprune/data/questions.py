@@ -157,6 +157,30 @@ def squad_v2_scores(predictions: Mapping[str, str], examples: Dataset) -> dict[s
     return scores
 
 
+def best_threshold(gains: np.ndarray, differences: np.ndarray, lacking: int) -> tuple[float, float]:
+    """The best score that any threshold of no answer reaches, and the threshold, by SQuAD 2.0's official arithmetic.
+
+    Parameters
+    ----------
+    gains : ndarray [questions with a span]
+        What answering adds to the score: of a question that has an answer the score of the span, of another -1.
+    differences : ndarray [questions with a span]
+        By how much the score of no answer is above that of the span; a question is answered up to the threshold.
+    lacking : int
+        Of the questions those without an answer: the score of never answering, whose threshold is told as 0.
+
+    Returns
+    -------
+    score : float
+        A sum over the questions.
+    threshold : float
+    """
+    order = np.argsort(differences, kind="stable")
+    sums = np.concatenate([[0.0], np.cumsum(gains[order])])
+    best = int(sums.argmax())
+    return lacking + float(sums[best]), float(differences[order[best - 1]]) if best else 0.0
+
+
 def _normalise(answer: str) -> str:
     """Drop case, punctuation, English articles and extra blanks, in the official order."""
     kept = "".join(letter for letter in answer.lower() if letter not in string.punctuation)

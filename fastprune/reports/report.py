@@ -143,6 +143,17 @@ def _divergence(metrics: Mapping) -> list[tuple[str, str, str, str]]:
     return [("divergence from the dense model's predictions", "0", f"{metrics['divergence']:.4g}", "")]
 
 
+def _other_metrics(metrics: Mapping) -> list[tuple[str, str, str, str]]:
+    """What the problem measures beside the metric that it is judged by, as it is: some of these are no fractions."""
+    named = metrics.get("all_metrics", {})
+    dense, pruned = named.get("dense", {}), named.get("pruned", {})
+    return [
+        (_words(name), f"{dense[name]:.4f}", f"{value:.4f}", f"{value - dense[name]:+.4f}")
+        for name, value in pruned.items()
+        if name in dense and name not in (metrics["metric"], "divergence")
+    ]
+
+
 def _subtitle(manifest: Mapping) -> str:
     return (
         f"Pruned without retraining, on {manifest['sample_size']:,} examples of {manifest['seq_len']:.0f} tokens "
@@ -160,6 +171,7 @@ def _rows(metrics: Mapping, manifest: Mapping) -> list[tuple[str, str, str, str]
             f"{_points(metrics, '.2f')}{_error(metrics, 'drop')}",
         ),
         *_divergence(metrics),
+        *_other_metrics(metrics),
         (
             "MACs of the encoder, per example",
             _large(manifest["macs_before"]),

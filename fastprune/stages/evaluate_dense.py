@@ -41,5 +41,9 @@ def evaluate_dense(
     with new_folder(dense) as folder:
         outcomes_of(split, dense=evaluated).save(folder)
         return write_record(
-            folder, "evaluate_dense", begin, {**metrics, "majority": majority_metric(split, network.config.num_labels)}
+            folder,
+            "evaluate_dense",
+            begin,
+            {**metrics, "majority": majority_metric(split, network.config.num_labels)},
+            {"all_metrics": evaluated.by_name},
         )

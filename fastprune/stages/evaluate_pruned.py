@@ -74,4 +74,6 @@ def evaluate_pruned(
         metrics[f"megabytes_{name}"] = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
     with new_folder(measured) as folder:
         outcomes_of(split, pruned=evaluated).save(folder)
-        return write_record(folder, "evaluate_pruned", begin, metrics, {"latency": latency})
+        return write_record(
+            folder, "evaluate_pruned", begin, metrics, {"latency": latency, "all_metrics": evaluated.by_name}
+        )

@@ -56,6 +56,10 @@ def report(
         "metric": records[0]["settings"]["metric"],
         "dense": metrics_of["evaluate_dense"]["metric"],
         "pruned": figures["pruned"],
+        "all_metrics": {
+            "dense": records[1]["settings"]["all_metrics"],
+            "pruned": records[-1]["settings"]["all_metrics"],
+        },
         "standard_error": outcomes.standard_errors,
         "rows": metrics_of["evaluate_dense"]["n"],
         **metrics_of["tune"],

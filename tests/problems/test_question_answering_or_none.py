@@ -1,5 +1,6 @@
 """Questions that may lack an answer: SQuAD 2.0's arithmetic, the score of none, and what is served."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,9 +64,48 @@ def test_none_is_told_where_it_beats_the_best_span(tiny_tokenizer, tiny_bert, ta
     metrics, rows = problem.measure(split, outputs)
     assert windows[0] == "a" and rows.tolist() == [1, 1, 1]
     assert problem.constant(split, 2) == 2 / 3
+    assert metrics["best_f1"] == metrics["best_exact_match"] == 1 and metrics["best_f1_threshold"] <= 0
     config.null_score_diff_threshold = 10.0  # always answer
     sure = encode(table, tiny_tokenizer, TASK, config, for_evaluation=True)
     assert problem.measure(sure, outputs)[1][1:].tolist() == [0, 0]
+
+
+def official_best(scores, differences, has_answer, told):
+    """``find_best_thresh`` of the official evaluate-v2.0.py."""
+    lacking = sum(not has for has in has_answer.values())
+    current = best = lacking
+    threshold = 0.0
+    for name in sorted(differences, key=lambda name: differences[name]):
+        if name not in scores:
+            continue
+        current += scores[name] if has_answer[name] else -1 if told[name] else 0
+        if current > best:
+            best, threshold = current, differences[name]
+    return best / len(has_answer), threshold
+
+
+def test_the_best_threshold_is_that_of_the_official_evaluation(tiny_tokenizer, tiny_bert, tmp_path):
+    """Spans and scores at random; a question whose windows have no span is never answered."""
+    asked = [(f"q{number}", "who won", [("king", 4)] if number % 3 else []) for number in range(30)]
+    table = read_table(squad_file(tmp_path / "dev.json", [(LONG, asked)]))
+    config, draw, problem = tiny_bert(problem="question-answering").config, np.random.default_rng(0), problem_of(NAME)
+    split = encode(table, tiny_tokenizer, TASK, config, for_evaluation=True)
+    outputs = [draw.normal(size=(2, 40)) for _ in range(len(split))]
+    for row, name in enumerate(split.features["example_id"]):
+        if int(name[1:]) % 2:  # the answer, but not in all of them
+            outputs[row][:, 5] += 4
+    metrics = problem.measure(split, outputs)[0]
+    found = problem._spans(split, outputs)
+    differences, told = ({name: span[part] for name, span in found.items()} for part in (0, 1))
+    has_answer = {name: bool(answers["text"]) for name, answers in zip(table["id"], table["answers"], strict=True)}
+    for name, column in squad_v2_scores(told, table).items():
+        scores, short = dict(zip(table["id"], column, strict=True)), name.removeprefix("squad_v2_")
+        want, threshold = official_best(scores, differences, has_answer, told)
+        assert metrics[f"best_{short}"] == pytest.approx(want) and metrics[f"best_{short}_threshold"] == threshold
+        assert metrics[name] < want < 1
+    sure = [{**feature, "null_score_diff_threshold": threshold} for feature in split.features]
+    again = problem.measure(replace(split, features=Dataset.from_list(sure)), outputs)[0]
+    assert again[name] == pytest.approx(want)
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1e9], ids=["zero", "never answers"])
