@@ -298,7 +298,7 @@ def _prune(
     sought = budget.max_accuracy_drop is not None
     with timed(seconds, "budget"):
         teacher = steps.make_teacher(encoder, batches, method.tuning, keep=True) if sought else None
-        keep_ratio, curve = steps.settle(
+        keep_ratio, curve, tried = steps.settle(
             budget,
             cost,
             encoder,
@@ -317,7 +317,7 @@ def _prune(
         masks = steps.rearrange(masks, information, method)
     del information  # gigabytes, of a large model
     with timed(seconds, "tune"):
-        tuned = steps.tune(
+        tuned = (not dry_run and tried) or steps.tune(
             encoder,
             masks,
             importance,

@@ -82,16 +82,17 @@ def settle(
     pad_token_id: int,
     teacher: Teacher | None = None,
     progress: bool = True,
-) -> tuple[float, Curve | None]:
+) -> tuple[float, Curve | None, Tuned | None]:
     """The keep ratio of a budget; of an accuracy drop the smallest that holds it, with the curve of what was tried.
 
+    What was tuned at that ratio comes with it: :func:`tune` would make the same again, bit by bit.
     With the budget's ``confidence`` the upper end of the loss's interval counts.
     Every try is searched, tuned and measured on ``validation``. The importance, and with weight reconstruction the
     dense model's targets, are shared by the tries.
     """
     max_drop = budget.max_accuracy_drop
     if max_drop is None:
-        return cost.settle(budget), None
+        return cost.settle(budget), None, None
     if validation is None:
         raise InputError("max_accuracy_drop needs validation rows to measure on")
     rows = validation
@@ -100,10 +101,12 @@ def settle(
         return evaluate_rows(model, rows, pad_token_id=pad_token_id, dense=dense, progress=False)
 
     dense, margins = measure(encoder.model), dict[float, float]()
+    latest = within = None  # tuned at the ratio just tried, and at the smallest that has passed
 
     def metric_at(keep_ratio: float) -> float:
+        nonlocal latest
         masks = rearrange(search(cost, importance, keep_ratio), information, method)
-        tuned = tune(
+        latest = tune(
             encoder,
             masks,
             importance,
@@ -115,20 +118,25 @@ def settle(
             teacher=teacher,
             progress=progress,
         )
-        tried = measure(tuned.model, dense)
+        tried = measure(latest.model, dense)
         if budget.confidence is not None:
             lost = fall(dense.outcomes, tried.outcomes, budget.confidence)
             margins[keep_ratio] = lost.upper - lost.mean
         return tried.metrics["metric"]
+
+    def passed(_: float) -> None:
+        nonlocal within
+        within = latest
 
     curve = smallest_keep_ratio(
         metric_at,
         dense.metrics["metric"],
         max_drop,
         margin_at=None if budget.confidence is None else margins.__getitem__,
+        passed=passed,
         least=cost.smallest,
     )
-    return curve.keep_ratio, curve
+    return curve.keep_ratio, curve, within
 
 
 def search(cost: Cost, importance: Importance, keep_ratio: float) -> Masks:

@@ -6,7 +6,7 @@ import ast
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import onnx
@@ -15,8 +15,9 @@ import transformers
 from torch import Tensor, nn
 
 from fastprune.errors import InputError
-from fastprune.model.architectures import layers_of
+from fastprune.model.architectures import reads_mean
 from fastprune.model.model_inputs import MODEL_INPUTS
+from fastprune.model.passes import first_token_alone
 
 OPSET = 18
 """What is written by default: the oldest that torch's exporter writes, and so the one that most runtimes read."""
@@ -46,8 +47,9 @@ def write_onnx(model: transformers.PreTrainedModel, file: Path, opset: int = OPS
         outputs = [name for name, value in model(**example).items() if isinstance(value, Tensor)]
     implementation = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION)
+    classifier = type(model).__name__.endswith("ForSequenceClassification") and not reads_mean(model)
     try:
-        with _first_token_alone(model), _quiet():
+        with first_token_alone(model) if classifier else nullcontext(), _quiet():
             torch.onnx.export(
                 _Positional(model, names, outputs).eval(),
                 tuple(example.values()),
@@ -103,24 +105,6 @@ class _Positional(nn.Module):
     def forward(self, *values):
         outputs = self.model(**dict(zip(self.inputs, values, strict=True)))
         return tuple(outputs[name] for name in self.outputs)
-
-
-@contextmanager
-def _first_token_alone(model: transformers.PreTrainedModel) -> Iterator[None]:
-    """Have a classifier's last layer go on with the first token behind its attention: the head reads no other."""
-    if not type(model).__name__.endswith("ForSequenceClassification"):
-        yield
-        return
-    attention = layers_of(model)[-1].attention
-    hooks = [
-        module.register_forward_pre_hook(lambda _, given: (given[0][:, :1], *given[1:]))
-        for module in (attention.writes, attention.after)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _name_weights(written: onnx.ModelProto) -> None:

@@ -9,6 +9,7 @@ costs to zero a unit, this also tells what it costs once the other units have ma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,18 +22,16 @@ from fastprune import memory
 from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder, reads_first
 from fastprune.model.finite import check_finite
+from fastprune.model.grams import add_gram, symmetric
+from fastprune.model.passes import first_token_alone
 from fastprune.model.tensors import read_tensors
 from fastprune.problem import problem_of
-from fastprune.tuning.layerwise import read_tokens
 
 EXAMPLES = 512
 """The factors settle long before the sample ends: they are taken from the batches of about this many examples."""
 
 TEMPERATURE = 4.0
 """Softens the predictions, so that confident examples count as well."""
-
-BLOCK = 256
-"""Second moments are symmetric: they are summed in blocks of this many rows, each from its diagonal on."""
 
 
 @dataclass(frozen=True)
@@ -167,17 +166,19 @@ def estimate_curvature(
     generator = torch.Generator(device="cpu")
     tokens = dict.fromkeys(projections, 0)
     asked = problem_of(problem)
-    last = len(layers) - 1 if reads_first(model, problem) else None  # where only [CLS] is read on
+    first_alone = reads_first(model, problem)
+    last = len(layers) - 1 if first_alone else None  # where only [CLS] is read on
     pad = torch.empty(0)  # the attention mask of the batch at hand
 
     def listen(key):
         def hook(_, args, output):
-            values = args[0].detach()[read_tokens(pad, first_token=key[1] == last)]  # [tokens, n]
-            _add_moments(inputs[key], values)
+            read = torch.ones_like(pad[:, :1]) if key[1] == last else pad
+            values = args[0].detach()[read]  # [tokens, n]
+            add_gram(inputs[key], values)
             tokens[key] += len(values)
 
             def collect(gradient):
-                _add_moments(gradients[key], gradient[pad])  # [tokens, D]
+                add_gram(gradients[key], gradient[read])  # [tokens, D]
 
             output.register_hook(collect)
 
@@ -192,13 +193,14 @@ def estimate_curvature(
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)
-        for number, batch in tqdm(numbered, desc="curvature", unit="batch", disable=not progress):
-            generator.manual_seed(seed + number)  # a batch has the same signs in whichever shard it is
-            for part in _parts(encoder, batch):
-                pad = part["attention_mask"].bool().to(model.device)
-                examples += len(pad)
-                outputs = asked.run(model, part)
-                asked.score(outputs, part, TEMPERATURE, generator).backward()
+        with first_token_alone(model) if first_alone else nullcontext():
+            for number, batch in tqdm(numbered, desc="curvature", unit="batch", disable=not progress):
+                generator.manual_seed(seed + number)  # a batch has the same signs in whichever shard it is
+                for part in _parts(encoder, batch):
+                    pad = part["attention_mask"].bool().to(model.device)
+                    examples += len(pad)
+                    outputs = asked.run(model, part)
+                    asked.score(outputs, part, TEMPERATURE, generator).backward()
     finally:
         for handle in handles:
             handle.remove()
@@ -210,8 +212,8 @@ def estimate_curvature(
         counts[f"{kind}_inputs"] = [tokens[key] for key in keys]
         counts[f"{kind}_gradients"] = [examples] * len(keys)
         # An empty shard has sums of zero, and stays at zero.
-        factors[f"{kind}_inputs"] = [(_symmetric(inputs[key]) / max(tokens[key], 1)).cpu() for key in keys]
-        factors[f"{kind}_gradients"] = [(_symmetric(gradients[key]) / max(examples, 1)).cpu() for key in keys]
+        factors[f"{kind}_inputs"] = [(symmetric(inputs[key]) / max(tokens[key], 1)).cpu() for key in keys]
+        factors[f"{kind}_gradients"] = [(symmetric(gradients[key]) / max(examples, 1)).cpu() for key in keys]
     curvature = Curvature(**factors, counts=counts)
     curvature.check_finite()
     return curvature
@@ -256,14 +258,3 @@ def evenly_spaced(batches: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, 
 
 def _square(size: int, device: torch.device) -> Tensor:
     return torch.zeros(size, size, dtype=torch.float64, device=device)
-
-
-def _add_moments(moments: Tensor, values: Tensor) -> None:
-    """Add ``values^T values`` [n, n] of values [tokens, n], without what is below the blocks on the diagonal."""
-    for first in range(0, len(moments), BLOCK):
-        rows = slice(first, first + BLOCK)
-        moments[rows, first:] += values[:, rows].T @ values[:, first:]  # [BLOCK, n - first]
-
-
-def _symmetric(moments: Tensor) -> Tensor:
-    return moments.triu() + moments.triu(1).T

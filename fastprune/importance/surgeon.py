@@ -23,6 +23,9 @@ DAMPING = 1e-2
 STEPS = 64
 """Filters are removed in this number of steps; within a step their costs are taken as independent."""
 
+CUT_OUT = 0.8
+"""Rows and columns of what is removed leave the matrices when no more than this part of their units is left."""
+
 TRIES = 24
 """The damping is made ten times as great at most this often: far beyond what any finite input factor needs."""
 
@@ -105,19 +108,23 @@ def removal_order(inputs: Tensor, gradients: Tensor, weight: Tensor, num_units: 
     scale = root.norm().clamp(min=torch.finfo(torch.float64).tiny)
     root = (root / scale).float()
 
-    columns = torch.arange(len(inputs), device=device).unflatten(0, (num_units, -1))  # [units, size of a unit]
-    left = torch.arange(num_units, device=device)  # [units that are left]
+    columns = torch.arange(len(inputs), device=device).unflatten(0, (num_units, -1))  # [units, size]
+    units = left = torch.arange(num_units, device=device)  # those in the matrices, and where among them those left are
     while len(left):
+        if len(left) <= CUT_OUT * len(units):
+            stay = columns[left].flatten()
+            inverse, root = inverse[stay[:, None], stay], root[:, stay]
+            units, left = units[left], torch.arange(len(left), device=device)
         own = columns[left]  # [left, size]
         blocks = inverse[own[:, :, None], own[:, None, :]]  # P_uu [left, size, size]
         roots = root[:, own].transpose(0, 1)  # [left, D, size]
         cost = (torch.linalg.inv(blocks.double()) * (roots.mT @ roots)).sum((1, 2))  # [left]
         cheapest, chosen = cost.topk(min(max(1, num_units // steps), len(left)), largest=False)
         up_to_here = cheapest.cpu().cummax(0).values.clamp(min=highest)
-        costs[left[chosen].cpu()] = up_to_here
+        costs[units[left[chosen]].cpu()] = up_to_here
         highest = float(up_to_here[-1])
 
-        # What is removed is not cut out of the matrices, which would take longer than it saves: its rows become zero.
+        # What is removed is not cut out of the matrices every time: its rows become zero.
         out = own[chosen].flatten()  # [o], the columns of what is removed
         across = inverse[out]  # [o, n]
         step = torch.linalg.solve(across[:, out].double(), across.double()).float()  # (P_uu)^-1 P_u [o, n]

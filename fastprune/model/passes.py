@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import transformers
 from torch import Tensor, nn
 
-from fastprune.model.architectures import Block, Encoder, kinds_of
+from fastprune.model.architectures import Block, Encoder, kinds_of, layers_of
 from fastprune.model.losses import inputs_of
 
 
@@ -73,3 +74,21 @@ def units_of(block: Block, states: Tensor, options: Mapping) -> Tensor:
     options = options if block.kind == "attention" else {}
     args, _ = _input_of(block.writes, lambda: block.mix(block.before(states), **options))
     return args[0][..., : block.writes.in_features]  # without units, the states go through
+
+
+@contextmanager
+def first_token_alone(model: transformers.PreTrainedModel) -> Iterator[None]:
+    """Inside a ``with`` block a model's last layer goes on with the first token alone behind its attention.
+
+    It is for task heads that read no other token. What the last hidden states hold of the others is then not theirs.
+    """
+    attention, ffn = layers_of(model)[-1].blocks
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given: (given[0][:, :1], *given[1:]))
+        for module in (attention.writes, attention.after, ffn.before)  # a residual of all tokens is added in between
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -37,6 +37,7 @@ def smallest_keep_ratio(
     max_drop: float,
     *,
     margin_at: Callable[[float], float] | None = None,
+    passed: Callable[[float], object] | None = None,
     resolution: float = 0.02,
     least: float = 0.0,
 ) -> Curve:
@@ -50,6 +51,8 @@ def smallest_keep_ratio(
         The least metric allowed is ``dense - max_drop``, an absolute difference.
     margin_at : callable, optional
         By how much the loss of a ratio that was just tried may be greater on other rows; it counts as lost.
+    passed : callable, optional
+        Told of each ratio that is within the drop, right after it was tried; the last of them is the result.
     resolution : float
         Ends when the ratio is known this closely.
     least : float
@@ -85,7 +88,12 @@ def smallest_keep_ratio(
         if margin_at is not None:
             margins.append(margin_at(ratio))
         needed = dense - max_drop + (margins[-1] if margins else 0)
-        low, high = (low, ratio) if points[-1][1] >= needed else (ratio, high)
+        if points[-1][1] >= needed:
+            high = ratio
+            if passed is not None:
+                passed(ratio)
+        else:
+            low = ratio
     if high == 1:
         ratio, metric = points[-1]
         margin = f", and on other rows perhaps {margins[-1]:.4f} more" if margins else ""

@@ -68,7 +68,7 @@ def budget(
             raise InputError(f"{sample}: holds no validation rows; run the prepare stage with set_apart")
         method = load_method(importance, tuning, solver)
         _, encoder, batches = load_sample(model, sample, device, batch_size)
-        ratio, curve = settle(
+        ratio, curve, _ = settle(
             wanted,
             cost,
             encoder,

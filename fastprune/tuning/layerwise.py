@@ -21,6 +21,7 @@ from fastprune import memory
 from fastprune.memory import Tensors
 from fastprune.model.architectures import Block, Encoder, layers_of, norm_of, reads_mean, task_head_of
 from fastprune.model.finite import check_finite
+from fastprune.model.grams import add_gram, symmetric
 from fastprune.model.masks import Masks
 from fastprune.model.passes import layer_inputs, units_of
 
@@ -37,25 +38,39 @@ class Moments:
         ``[X 1]^T [X 1]``; its last entry is the number of tokens.
     cross : Tensor [n + 1, D] float64
         ``[X 1]^T B``.
+    upper : bool
+        Only the upper triangle of ``gram`` is summed, at about half the cost; :meth:`whole` mirrors it. Mask tuning has
+        all of it, as published: its solver stops early, and where depends on the last digits.
     """
 
     gram: Tensor
     cross: Tensor
+    upper: bool = False
 
     @classmethod
-    def zeros(cls, linear: nn.Linear, outputs: int | None = None) -> Moments:
+    def zeros(cls, linear: nn.Linear, outputs: int | None = None, *, upper: bool = False) -> Moments:
         """For the inputs of ``linear`` against its outputs, or against this many others."""
         rows, columns = linear.in_features + 1, linear.out_features if outputs is None else outputs
         gram, cross = (
             torch.zeros(rows, size, dtype=torch.float64, device=linear.weight.device) for size in (rows, columns)
         )
-        return cls(gram, cross)
+        return cls(gram, cross, upper)
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
         """Add the tokens of inputs [tokens, n] and targets [tokens, D]."""
+        if self.upper:
+            add_gram(self.gram[:-1, :-1], inputs)
+            self.gram[:-1, -1] += inputs.sum(0)
+            self.gram[-1, -1] += len(inputs)
+            self.cross[:-1] += inputs.T @ targets
+            self.cross[-1] += targets.sum(0)
+            return
         inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)  # [tokens, n + 1]
         self.gram += inputs.T @ inputs
         self.cross += inputs.T @ targets
+
+    def whole(self) -> Moments:
+        return Moments(symmetric(self.gram), self.cross) if self.upper else self
 
     def through(self, linear: nn.Linear) -> Moments:
         """Against what ``linear`` makes of the targets."""
@@ -131,7 +146,7 @@ class Teacher:
         self.state_bytes = encoder.hidden_size * encoder.model.dtype.itemsize * sum(pad.numel() for pad in self.pads)
         targets = 2 * encoder.num_layers * self.state_bytes
         self._keep = keep and masks is None and targets <= memory.left(encoder.device) // 4
-        self._kept: list[list[Tensor]] | None = None
+        self._kept: dict[bool, list[list[Tensor]]] = {}  # of walks with the first token alone in the end, or with all
 
     @torch.no_grad()
     def begin(self) -> Iterator[Tensor]:
@@ -142,7 +157,7 @@ class Teacher:
             self.options.append(options)
             yield states
 
-    def targets(self, states: Tensors) -> Iterator[Iterator[Tensor]]:
+    def targets(self, states: Tensors, *, first_alone: bool = False) -> Iterator[Iterator[Tensor]]:
         """For one block after the other what it adds up to, ahead of a norm behind it: a tensor [B, T, D] per batch.
 
         Parameters
@@ -150,16 +165,19 @@ class Teacher:
         states : sequence of Tensor [B, T, D]
             From :meth:`begin`: what the block reads. A batch's becomes what the next block reads when its target is
             asked for, so that the teacher's states are held once and its targets not at all.
+        first_alone : bool
+            Of the last layer the first token alone, [B, 1, D].
         """
-        kept: list[list[Tensor]] = []
+        notes, known = [], self._kept.get(first_alone)
         for number, (index, block) in enumerate(self._blocks()):
-            targets = self._of_block(index, block, states, self._kept[number] if self._kept else None)
-            if self._keep and self._kept is None:
-                kept.append([])
-                targets = _noted(targets, kept[-1])
+            width = 1 if first_alone and index == self.encoder.num_layers - 1 else None
+            targets = self._of_block(index, block, states, known[number] if known else None, width)
+            if self._keep and known is None:
+                notes.append([])
+                targets = _noted(targets, notes[-1])
             yield targets
         if self._keep:
-            self._kept = self._kept or kept
+            self._kept.setdefault(first_alone, notes)
 
     def _blocks(self) -> Iterator[tuple[int, Block]]:
         for index, layer in enumerate(self.encoder.layers):
@@ -167,19 +185,24 @@ class Teacher:
                 yield index, block
 
     @torch.no_grad()
-    def _of_block(self, index: int, block: Block, states: Tensors, kept: list[Tensor] | None) -> Iterator[Tensor]:
-        """Under masks, as published, the target of an FFN has all filters, and only the way on from it has not."""
+    def _of_block(
+        self, index: int, block: Block, states: Tensors, kept: list[Tensor] | None, width: int | None
+    ) -> Iterator[Tensor]:
+        """Under masks, as published, the target of an FFN has all filters, and only the way on from it has not.
+
+        ``width`` is how many of the tokens, from the first on, are gone on with.
+        """
         mask = self._mask(index, block)
         for step, options in enumerate(self.options):
             if kept:
                 target = way_on = kept[step]
             else:
-                units = units_of(block, states[step], options[index])
+                units, state = units_of(block, states[step], options[index])[:, :width], states[step][:, :width]
                 if mask is not None and block.kind == "attention":
                     units = units * mask
-                target = way_on = block.writes(units) + states[step]
+                target = way_on = block.writes(units) + state
                 if mask is not None and block.kind == "ffn":
-                    way_on = block.writes(units * mask) + states[step]
+                    way_on = block.writes(units * mask) + state
             states[step] = block.after(way_on)
             yield target
 
@@ -211,7 +234,8 @@ def walk(
         Sliced from the teacher's model. Projections that the caller changes between two systems stay changed.
     first_token : set of (layer index, kind)
         Systems taken from the first ([CLS]) token of each example alone. The inputs of the FFN go with its output,
-        the task head with the last FFN.
+        the task head with the last FFN. With the last layer's attention among them, either model goes on with that
+        token alone behind it.
     hold_back : int, optional
         One in this many examples goes into ``held_back`` and not into ``moments``.
     every_map : bool
@@ -237,34 +261,37 @@ def walk(
         wanted.append(entry)
     held = _held_back([len(pad) for pad in pads], hold_back, device)
     blocks = [(index, block) for index, layer in enumerate(layers_of(student)) for block in layer.blocks]
-    pairs = zip(blocks, teacher.targets(wanted), strict=True)
+    last = teacher.encoder.num_layers - 1
+    first_alone = (last, "attention") in first_token
+    pairs = zip(blocks, teacher.targets(wanted, first_alone=first_alone), strict=True)
     bar = tqdm(pairs, "tuning", len(blocks), unit="block", disable=not progress)
     for number, ((index, block), targets) in enumerate(bar):
         alone = (index, block.kind) in first_token
+        width = 1 if first_alone and index == last else None  # how many of the tokens are gone on with
         rows = [read_tokens(pad, first_token=alone) for pad in pads]  # [B, T]
         if every_map and number > 0:
             attending = block.kind == "attention"  # keys and values are wanted of every token
-            read = [read_tokens(pad) for pad in pads] if attending else rows
+            read = pads if attending else [chosen[:, :width] for chosen in rows]
             solved = {name: block.reads[name] for name in block.solved}
             yield from _systems(index, solved, block.before, states, wanted, read, held)
         kept = memory.tensors(teacher.state_bytes * block.writes.in_features // teacher.encoder.hidden_size, device)
         # A head's context costs far more to make again than a filter's activation.
         cached = block.kind == "attention" or isinstance(kept, list)
-        moments, apart = Moments.zeros(block.writes), Moments.zeros(block.writes)
+        moments, apart = (Moments.zeros(block.writes, upper=every_map) for _ in range(2))
         for step, (options, target) in enumerate(zip(teacher.options, targets, strict=True)):
-            units = units_of(block, states[step], options[index])
-            _add(moments, apart, rows[step], held[step], units, target - states[step])
+            units = units_of(block, states[step], options[index])[:, :width]
+            _add(moments, apart, rows[step][:, :width], held[step], units, target - states[step][:, :width])
             if cached:
                 kept.append(units)
-        yield System(index, block.kind, block.writes, moments, apart)
+        yield System(index, block.kind, block.writes, moments.whole(), apart.whole())
         for step, options in enumerate(teacher.options):
-            units = kept[step] if cached else units_of(block, states[step], options[index])
+            units = kept[step] if cached else units_of(block, states[step], options[index])[:, :width]
             if cached:
                 kept[step] = _NONE
-            states[step] = block.after(block.writes(units) + states[step])
+            states[step] = block.after(block.writes(units) + states[step][:, :width])
         del kept, units
     if every_map:
-        yield from _head_systems(teacher, student, states, wanted, rows, held)
+        yield from _head_systems(teacher, student, states, wanted, [chosen[:, :width] for chosen in rows], held)
 
 
 def _head_systems(
@@ -317,9 +344,10 @@ def _systems(
     if not linears:
         return
     first = next(iter(linears.values()))
-    moments, apart = (Moments.zeros(first, first.in_features) for _ in range(2))
+    moments, apart = (Moments.zeros(first, first.in_features, upper=True) for _ in range(2))
     for step in range(len(states)):
         _add(moments, apart, rows[step], held[step], norm(states[step]), norm(wanted[step]))
+    moments, apart = moments.whole(), apart.whole()
     for kind, linear in linears.items():
         if linear.out_features:
             yield System(index, kind, linear, moments.through(linear), apart.through(linear))

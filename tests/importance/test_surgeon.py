@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from tiny_models import build, random_batches, random_masks
 
 from fastprune.errors import InputError
-from fastprune.importance import curvature
+from fastprune.importance import surgeon
 from fastprune.importance.curvature import TEMPERATURE, Curvature, estimate_curvature
 from fastprune.importance.surgeon import DAMPING, damped_inverse, removal_costs, removal_order
+from fastprune.model import grams
 from fastprune.model.architectures import describe, layers_of
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
@@ -144,11 +145,18 @@ def test_fewer_steps_are_close():
     assert best <= near < 1.3 * best and none > 2 * best
 
 
+def test_rows_that_are_cut_out_change_no_cost(monkeypatch):
+    inputs, gradients, weight = factors(n=128, d=16)
+    got = removal_order(inputs, gradients, weight, 64, steps=32)
+    monkeypatch.setattr(surgeon, "CUT_OUT", 0.0)
+    torch.testing.assert_close(got, removal_order(inputs, gradients, weight, 64, steps=32), rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize(
     "family, problem", [("bert", "classification"), ("distilbert", "regression"), ("roberta", "question-answering")]
 )
 def test_curvature_is_what_hooks_see(family, problem, tmp_path, monkeypatch):
-    monkeypatch.setattr(curvature, "BLOCK", 5)  # so that there are several, the last one smaller
+    monkeypatch.setattr(grams, "BLOCK", 5)  # so that there are several, the last one smaller
     model = build(family, problem)
     batches = random_batches(model, problem, LENGTHS[:2])
     requires = [parameter.requires_grad for parameter in model.parameters()]

@@ -3,6 +3,7 @@
 import pytest
 from reviews import compress, reviews
 
+from fastprune import method
 from fastprune.data.preparation import hold_back
 from fastprune.errors import InputError
 from fastprune.search.accuracy_drop import smallest_keep_ratio
@@ -10,7 +11,9 @@ from fastprune.search.accuracy_drop import smallest_keep_ratio
 
 @pytest.mark.parametrize("knee", [0.11, 0.37, 0.5, 0.9])
 def test_bisection_finds_the_knee(knee):
-    curve = smallest_keep_ratio(lambda ratio: 0.9 if ratio >= knee else 0.7, 0.9, 0.01)
+    passed: list[float] = []
+    curve = smallest_keep_ratio(lambda ratio: 0.9 if ratio >= knee else 0.7, 0.9, 0.01, passed=passed.append)
+    assert passed == [ratio for ratio, metric in curve.points if metric == 0.9] and passed[-1] == curve.keep_ratio
     assert knee <= curve.keep_ratio <= knee + 0.02
     assert len(curve.points) <= 7
     assert min(ratio for ratio, metric in curve.points if metric >= 0.89) == curve.keep_ratio
@@ -75,13 +78,15 @@ def test_rows_are_hold_back():
 
 
 @pytest.mark.parametrize("options", [{"selection": "surgeon", "tuning": "weights"}, {}])
-def test_compress_within_a_drop(material, options):
+def test_compress_within_a_drop(material, options, monkeypatch):
+    calls, tune = [], method.tune
+    monkeypatch.setattr(method, "tune", lambda *given, **named: calls.append(given) or tune(*given, **named))
     result = compress(material, max_accuracy_drop=0.02, num_samples=128, **options)
     curve = result.metrics["curve"]
     assert result.metrics["keep_ratio"] == curve["keep_ratio"] < 0.9
     allowed = [ratio for ratio, metric in curve["points"] if metric >= curve["dense"] - 0.02]
     assert curve["keep_ratio"] == min(allowed)
-    assert len(curve["points"]) == 6
+    assert len(curve["points"]) == len(calls) == 6  # what has passed is not tuned again
     assert result.metrics["macs_kept"] <= curve["keep_ratio"]
     assert result.manifest["sample_size"] == 128
 

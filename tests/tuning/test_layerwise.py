@@ -3,11 +3,12 @@ import torch
 from naive_systems import KINDS, LENGTHS, naive_system
 from tiny_models import CASES, TAGS, VECTORS, build, one_by_one, random_batches, random_masks
 
-from fastprune.model.architectures import describe
+from fastprune.model import grams
+from fastprune.model.architectures import describe, layers_of
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 from fastprune.problem import problem_of
-from fastprune.tuning.layerwise import Teacher, walk
+from fastprune.tuning.layerwise import Moments, Teacher, walk
 
 
 @pytest.mark.parametrize("family, problem", CASES + TAGS + VECTORS)
@@ -37,6 +38,47 @@ def test_moments_of_every_system(family, problem):
         torch.testing.assert_close(system.moments.gram.double(), rows.T @ rows, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(system.moments.cross.double(), rows.T @ targets, rtol=1e-4, atol=1e-3)
     assert seen == [(index, kind) for index in range(3) for kind in KINDS]
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "modernbert", "vit"])
+def test_behind_the_last_attention_the_first_token_goes_on_alone(family):
+    """The systems are those of a walk with all tokens, and the task head reads the same."""
+    model = build(family)
+    encoder, masks = describe(model), random_masks(describe(model))
+    batches = random_batches(model, "classification", LENGTHS)
+    student, widths = slice_model(encoder, masks), []
+    layers_of(student)[-1].ffn.writes.register_forward_pre_hook(lambda _, given: widths.append(given[0].shape[1]))
+    teacher = Teacher(encoder, batches, keep=True)
+    every, alone, again = (
+        list(walk(teacher, student, first_token=frozenset(first), every_map=True, progress=False))
+        for first in ([(2, "ffn")], [(2, "attention"), (2, "ffn")], [(2, "attention"), (2, "ffn")])
+    )
+    third = len(widths) // 3
+    assert 1 not in widths[:third] and set(widths[third:]) == {1}
+    for one, other, kept in zip(every, alone, again, strict=True):
+        gram, cross = one.moments.gram, one.moments.cross
+        if (one.index, one.kind) == (2, "attention"):
+            rows, targets = naive_system(encoder, masks, Masks.ones(encoder), batches, 2, "attention", first_token=True)
+            rows = rows[:, masks.heads[2].repeat_interleave(encoder.head_size) != 0]
+            rows = torch.cat([rows, torch.ones(len(rows), 1)], 1)
+            gram, cross = rows.T @ rows, rows.T @ targets
+        torch.testing.assert_close(other.moments.gram, gram, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(other.moments.cross, cross, rtol=1e-4, atol=1e-3)
+        assert torch.equal(other.moments.gram, kept.moments.gram)
+        assert torch.equal(other.moments.cross, kept.moments.cross)
+
+
+def test_an_upper_triangle_made_whole(monkeypatch):
+    monkeypatch.setattr(grams, "BLOCK", 3)
+    torch.manual_seed(0)
+    linear, inputs, targets = torch.nn.Linear(7, 2), torch.randn(40, 7), torch.randn(40, 2)
+    full, upper = Moments.zeros(linear), Moments.zeros(linear, upper=True)
+    for rows in (slice(0, 1), slice(1, 40)):
+        full.add(inputs[rows], targets[rows])
+        upper.add(inputs[rows], targets[rows])
+    assert not upper.gram[3:, :3].any() and torch.equal(upper.whole().gram, upper.whole().gram.T)
+    torch.testing.assert_close(upper.whole().gram, full.gram, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(upper.whole().cross, full.cross, rtol=1e-5, atol=1e-5)
 
 
 def test_later_systems_see_the_changed_student():
