@@ -11,6 +11,7 @@ def importance(
     importance: dsl.Output[dsl.Artifact],
     selection: str,
     estimator: str,
+    effort: str,
     batch_size: int,
     device: str,
     tracking_uri: str,
@@ -22,7 +23,7 @@ def importance(
     attempt(
         "importance",
         {"model": model.path, "sample": sample.path, "importance": importance.path},
-        {"selection": selection, "estimator": estimator, "batch_size": batch_size, "device": device},
+        {"selection": selection, "estimator": estimator, "effort": effort, "batch_size": batch_size, "device": device},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
         retries=retries,

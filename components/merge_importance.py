@@ -12,6 +12,7 @@ def merge_importance(
     importance: dsl.Output[dsl.Artifact],
     selection: str,
     estimator: str,
+    effort: str,
     batch_size: int,
     device: str,
     tracking_uri: str,
@@ -23,7 +24,7 @@ def merge_importance(
     attempt(
         "merge_importance",
         {"model": model.path, "sample": sample.path, "part": [one.path for one in part], "importance": importance.path},
-        {"selection": selection, "estimator": estimator, "batch_size": batch_size, "device": device},
+        {"selection": selection, "estimator": estimator, "effort": effort, "batch_size": batch_size, "device": device},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
         retries=retries,

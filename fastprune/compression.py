@@ -77,7 +77,7 @@ def compress(
     validation: Table | None = None,
     budget: Budget | None = None,
     method: Method | None = None,
-    num_samples: int = 2048,
+    num_samples: int | None = None,
     seed: int = 0,
     batch_size: int = 32,
     device: str = "auto",
@@ -114,8 +114,9 @@ def compress(
         How small; see :class:`fastprune.settings.Budget`.
     method : Method, optional
         How; see :class:`fastprune.settings.Method`.
-    num_samples : int
-        Size of the pruning sample; the whole of ``dataset`` if that is smaller.
+    num_samples : int, optional
+        Size of the pruning sample; the whole of ``dataset`` if that is smaller. By default 2,048, or 512 with
+        ``effort="low"``; with removal costs fewer where they have more than 131,072 tokens, but not below 512.
     seed : int
         Of the drawing of the sample, the only random choice.
     batch_size : int
@@ -194,6 +195,7 @@ def compress(
                 selection=method.selection,
                 num_samples=num_samples,
                 seed=seed,
+                effort=method.effort,
             )
         with timed(seconds, "profile") if lut is not None else nullcontext():
             table = lut if lut is None or isinstance(lut, LatencyTable) else LatencyTable.load(lut)
@@ -367,6 +369,7 @@ def _prune(
         selection=method.selection,
         estimator=method.estimator,
         tuning=method.tuning,
+        effort=method.effort,
     )
     return Compressed(tuned.model, tuned.masks, metrics, manifest, outcomes)
 

@@ -96,6 +96,7 @@ def make_manifest(
         "max_length": sample.task.max_length,
         "sample_sha256": sample.digest,
         "sample_size": len(sample),
+        "sample_tokens": round(sample.mean_length * len(sample)),
         "evaluation_sha256": evaluation.digest,
         **settings,
         **cost.record,

@@ -26,6 +26,12 @@ Solver = Literal["exact", "piecewise"]
 Estimator = Literal["per_sample", "per_batch"]
 """Of the Fisher information, see :func:`fastprune.importance.fisher.estimate_fisher`."""
 
+Effort = Literal["default", "low"]
+"""From how many examples."""
+
+SAMPLES = {"default": 2048, "low": 512}
+"""Examples of the sample by effort, where their number is not given and they have not too many tokens."""
+
 Glue = Literal[
     "cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "mnli_mismatched", "qnli", "rte", "wnli", "squad", "squad_v2"
 ]
@@ -228,6 +234,9 @@ class Method:
         ``none`` only cuts.
     solver : {"exact", "piecewise"}
         Of a latency budget: on the table itself, or on the paper's piece-wise linear fit.
+    effort : {"default", "low"}
+        ``low`` draws a quarter of the examples where their number is not given, and takes the removal costs from half
+        as many.
 
     Raises
     ------
@@ -239,12 +248,14 @@ class Method:
     estimator: Estimator = "per_sample"
     tuning: str = "weights"
     solver: Solver = "exact"
+    effort: Effort = "default"
 
     def __post_init__(self) -> None:
         _check_choice("selection", self.selection, SELECTIONS)
         _check_choice("estimator", self.estimator, get_args(Estimator))
         _check_choice("tuning", self.tuning, TUNINGS)
         _check_choice("solver", self.solver, get_args(Solver))
+        _check_choice("effort", self.effort, get_args(Effort))
 
 
 def settings_of(budget: Budget | None, method: Method | None, given: Mapping[str, Any]) -> tuple[Budget, Method]:

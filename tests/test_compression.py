@@ -80,7 +80,8 @@ def test_manifest(material):
     assert first["evaluation_sha256"] == other["evaluation_sha256"] != first["sample_sha256"]
     assert (first["seed"], first["keep_ratio"]) == (0, 0.5)
     assert (first["selection"], first["estimator"], first["tuning"]) == ("fisher", "per_sample", "mask")
-    assert first["sample_size"] == 60
+    assert first["sample_size"] == 60 and 60 * 5 < first["sample_tokens"] < 60 * 20
+    assert first["effort"] == "default"
     assert [len(row) for row in first["kept_heads"]] and len(first["kept_filters"]) == 3
     assert 0.49 < first["macs_after"] / first["macs_before"] <= 0.5
     assert {"fastprune", "torch", "transformers", "numpy", "scipy", "python"} <= first["versions"].keys()

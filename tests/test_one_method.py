@@ -30,7 +30,7 @@ METHODS = [
     {},
     {"selection": "fisher", "tuning": "mask"},
     {"selection": "fisher", "estimator": "per_batch", "tuning": "none"},
-    {"tuning": "none", "solver": "piecewise"},
+    {"tuning": "none", "solver": "piecewise", "effort": "low"},
 ]
 TIMED_ONLY = {"seconds", "latency_ms"}
 """Metrics that are clocks: two runs never agree on them."""
@@ -129,7 +129,7 @@ def test_settings_by_name_or_whole():
         settings_of(budget, None, {"keep_ratio": 0.5})
     with pytest.raises(InputError, match="ratio is not a setting"):
         settings_of(None, None, {"ratio": 0.5})
-    for name in ("selection", "estimator", "tuning", "solver"):
+    for name in ("selection", "estimator", "tuning", "solver", "effort"):
         with pytest.raises(InputError, match=f"{name} 'luck' is not known; use one of"):
             settings_of(None, None, {"keep_ratio": 0.5, name: "luck"})
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import zip_longest
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from fastprune.cli.group import command
 from fastprune.errors import InputError
-from fastprune.settings import POOLINGS, SELECTIONS, TUNINGS, UNLABELLED
+from fastprune.settings import POOLINGS, SELECTIONS, TUNINGS, UNLABELLED, Effort
 from fastprune.store.bounded import read_json
 from fastprune.store.output import check_output
 
@@ -75,7 +76,11 @@ from fastprune.store.output import check_output
     type=click.Path(path_type=Path),
     help="Labelled rows for --max-accuracy-drop; by default a fifth of the training rows.",
 )
-@click.option("--num-samples", type=click.IntRange(min=1), default=2048, help="Size of the pruning sample.")
+@click.option(
+    "--num-samples",
+    type=click.IntRange(min=1),
+    help="Size of the pruning sample; by default 2,048 (512 with --effort low), of long texts fewer.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the draw of the pruning sample.")
 @click.option(
     "--selection",
@@ -95,6 +100,12 @@ from fastprune.store.output import check_output
     type=click.Choice(TUNINGS),
     default="weights",
     help="Solve for the kept weights as a whole, or scale each unit as in the paper.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(get_args(Effort)),
+    default="default",
+    help="low: a few times faster, from fewer examples, and less like the dense model.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=32)
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -165,10 +176,12 @@ def compress(
         compressed = compression.compress(
             model, dataset=dataset, evaluation=evaluation, task=task, output_dir=output_dir, dry_run=dry_run, **settings
         )
+    made = compressed.manifest
     if as_json:
         click.echo(json.dumps(compressed.metrics))
         return
     click.echo(summary(compressed.metrics))
+    click.echo(f"{'sample':<12}{made['sample_size']:,} rows, {made['sample_tokens']:,} tokens")
     if output_dir and not dry_run:
         click.echo(f"saved in {output_dir}")
 

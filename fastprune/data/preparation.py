@@ -14,14 +14,14 @@ import pyarrow as pa
 import transformers
 
 from fastprune.data.encoding import encode
-from fastprune.data.splits import Split, draw_rows
+from fastprune.data.splits import Split, draw_rows, draw_tokens
 from fastprune.data.tables import read_table
 from fastprune.data.tasks import Task
 from fastprune.errors import InputError
 from fastprune.importance.selection import selection_of
 from fastprune.model import checkpoint
 from fastprune.problem import Problem, fits, problem_for, problem_of
-from fastprune.settings import AGREEMENT
+from fastprune.settings import AGREEMENT, SAMPLES, Effort
 
 SHARED = 0.01
 """Evaluation rows that may also be training rows without a word: short texts come twice by chance."""
@@ -62,8 +62,9 @@ def prepare_rows(
     config: transformers.PretrainedConfig,
     task: Task,
     selection: str,
-    num_samples: int,
+    num_samples: int | None,
     seed: int,
+    effort: Effort = "default",
 ) -> Rows:
     """Draw the sample, and encode it and the other tables.
 
@@ -75,8 +76,12 @@ def prepare_rows(
         There is to be a validation: where none is given, a fifth of ``dataset`` is kept out of the sample for it.
     selection : str
         The sample needs labels where the selection reads them.
-    num_samples, seed : int
+    num_samples : int, optional
+        By default as many as the ``effort`` takes, and of long texts fewer: see ``sample_tokens`` of
+        :class:`fastprune.importance.selection.Selection`. Not below the number of a low effort.
+    seed : int
         Of the drawing.
+    effort : {"default", "low"}
     """
     apart = None
     if set_apart:
@@ -88,8 +93,12 @@ def prepare_rows(
             f"selection {selection} reads labels, and metric {AGREEMENT} is for rows without; name the label column "
             "and another metric, or take a selection that reads none"
         )
-    drawn = draw_rows(problem.examples_in(dataset, task), num_samples, seed)  # the rest is checked, and costs no tokens
+    wanted = SAMPLES[effort] if num_samples is None else num_samples
+    drawn = draw_rows(problem.examples_in(dataset, task), wanted, seed)  # the rest is checked, and costs no tokens
     sample = encode(dataset, tokenizer, task, config, rows=drawn, labelled=labelled)
+    bound = selection_of(selection).sample_tokens
+    if num_samples is None and bound is not None:
+        sample = draw_tokens(sample, bound, SAMPLES["low"], seed)
     rows = Rows(
         sample,
         encode(evaluation, tokenizer, task, config, for_evaluation=True),

@@ -167,6 +167,12 @@ def draw_sample(split: Split, num_samples: int, seed: int) -> Split:
     return split if len(drawn) == len(groups) else split.select(np.concatenate([groups[number] for number in drawn]))
 
 
+def draw_tokens(split: Split, tokens: int, least: int, seed: int) -> Split:
+    """Draw examples of about so many tokens in all, or at least ``least`` of them; all where they have no more."""
+    a_group = split.mean_length * len(split) / len(_rows_of_examples(split))
+    return draw_sample(split, max(int(tokens / a_group), least), seed)
+
+
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """Part a split at random into (rest, held), both in the order of the split.
 

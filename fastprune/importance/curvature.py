@@ -30,6 +30,9 @@ from fastprune.problem import problem_of
 EXAMPLES = 512
 """The factors settle long before the sample ends: they are taken from the batches of about this many examples."""
 
+LOW_EFFORT_EXAMPLES = 256
+"""The same with ``effort`` low."""
+
 TEMPERATURE = 4.0
 """Softens the predictions, so that confident examples count as well."""
 
@@ -126,6 +129,7 @@ def estimate_curvature(
     batches: Sequence[Mapping[str, Tensor]],
     problem: str,
     *,
+    examples: int | None = None,
     seed: int = 0,
     shard: int = 0,
     shards: int = 1,
@@ -139,6 +143,8 @@ def estimate_curvature(
     batches : sequence of dict of Tensor
         Labels are not read.
     problem : str
+    examples : int, optional
+        Of about how many; by default ``EXAMPLES``.
     seed : int
         Of the random signs that make one backward pass stand for all classes.
     shard, shards : int
@@ -158,7 +164,7 @@ def estimate_curvature(
     """
     _check_memory(encoder, batches)
     model, layers = encoder.model.eval(), encoder.layers
-    numbered = list(enumerate(evenly_spaced(batches)))[shard::shards]
+    numbered = list(enumerate(evenly_spaced(batches, examples)))[shard::shards]
     projections = {("attention", index): layer.attention.writes for index, layer in enumerate(layers)}
     projections |= {("ffn", index): layer.ffn.writes for index, layer in enumerate(layers)}
     inputs = {key: _square(linear.in_features, model.device) for key, linear in projections.items()}
@@ -189,7 +195,7 @@ def estimate_curvature(
     embeddings = model.base_model.embeddings
     handles.append(embeddings.register_forward_hook(lambda _, args, output: output.requires_grad_()))
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    examples = 0
+    seen = 0
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)
@@ -198,7 +204,7 @@ def estimate_curvature(
                 generator.manual_seed(seed + number)  # a batch has the same signs in whichever shard it is
                 for part in _parts(encoder, batch):
                     pad = part["attention_mask"].bool().to(model.device)
-                    examples += len(pad)
+                    seen += len(pad)
                     outputs = asked.run(model, part)
                     asked.score(outputs, part, TEMPERATURE, generator).backward()
     finally:
@@ -210,10 +216,10 @@ def estimate_curvature(
     for kind in ("attention", "ffn"):
         keys = [(kind, index) for index in range(len(layers))]
         counts[f"{kind}_inputs"] = [tokens[key] for key in keys]
-        counts[f"{kind}_gradients"] = [examples] * len(keys)
+        counts[f"{kind}_gradients"] = [seen] * len(keys)
         # An empty shard has sums of zero, and stays at zero.
         factors[f"{kind}_inputs"] = [(symmetric(inputs[key]) / max(tokens[key], 1)).cpu() for key in keys]
-        factors[f"{kind}_gradients"] = [(symmetric(gradients[key]) / max(examples, 1)).cpu() for key in keys]
+        factors[f"{kind}_gradients"] = [(symmetric(gradients[key]) / max(seen, 1)).cpu() for key in keys]
     curvature = Curvature(**factors, counts=counts)
     curvature.check_finite()
     return curvature
@@ -247,13 +253,14 @@ def graph_bytes(encoder: Encoder, length: int) -> int:
     return encoder.num_layers * length * numbers * encoder.model.dtype.itemsize
 
 
-def evenly_spaced(batches: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
-    """Batches of about ``EXAMPLES`` examples, evenly spaced from the first on; all of them where there are no more."""
+def evenly_spaced(batches: Sequence[Mapping[str, Tensor]], wanted: int | None = None) -> list[Mapping[str, Tensor]]:
+    """Batches of about ``wanted`` examples, by default ``EXAMPLES``, evenly spaced from the first on; or all."""
+    wanted = wanted or EXAMPLES
     examples = sum(len(next(iter(batch.values()))) for batch in batches)
-    if examples <= EXAMPLES:
+    if examples <= wanted:
         return list(batches)
-    number = -(-len(batches) * EXAMPLES // examples)  # rounded up, so that there is always one
-    return [batches[place * examples // EXAMPLES] for place in range(number)]
+    number = -(-len(batches) * wanted // examples)  # rounded up, so that there is always one
+    return [batches[place * examples // wanted] for place in range(number)]
 
 
 def _square(size: int, device: torch.device) -> Tensor:

@@ -52,10 +52,13 @@ class Selection(ABC):
         Whether the sample needs labels.
     rearranges : bool
         Whether the information is kept for a rearrangement of the masks after the search.
+    sample_tokens : int, optional
+        Of how many tokens a sample is at most where the number of its examples is not given.
     """
 
     reads_labels: ClassVar[bool] = False
     rearranges: ClassVar[bool] = False
+    sample_tokens: ClassVar[int | None] = None
 
     @abstractmethod
     def gather(

@@ -13,7 +13,7 @@ from fastprune.importance.selection import selection_of
 from fastprune.method import gather, importance_of
 from fastprune.model.architectures import Encoder
 from fastprune.search.macs import MacModel
-from fastprune.settings import Estimator, Method
+from fastprune.settings import Effort, Estimator, Method
 from fastprune.stages.folders import IMPORTANCE, INFORMATION, load_sample, write_json, write_record
 from fastprune.store.artifacts import makes
 from fastprune.store.output import new_folder
@@ -27,6 +27,7 @@ def importance(
     importance: Path,
     selection: str = "surgeon",
     estimator: Estimator = "per_sample",
+    effort: Effort = "default",
     batch_size: int = 32,
     device: str = "auto",
 ) -> dict:
@@ -38,10 +39,10 @@ def importance(
     importance : Path
         Output: ``importance.safetensors`` (heads [L, H], filters [L, I]), ``macs.json`` and, where the selection
         rearranges, what that needs in ``information.safetensors``.
-    selection, estimator : str
+    selection, estimator, effort : str
         See :class:`fastprune.settings.Method`.
     """
-    begin, method = time.perf_counter(), Method(selection, estimator)
+    begin, method = time.perf_counter(), Method(selection, estimator, effort=effort)
     split, encoder, batches = load_sample(model, sample, device, batch_size)
     information = gather(encoder, batches, split.task.problem, method)
     return _save(importance, encoder, split, information, begin, method)
@@ -57,6 +58,7 @@ def importance_shard(
     shards: int,
     selection: str = "surgeon",
     estimator: Estimator = "per_sample",
+    effort: Effort = "default",
     batch_size: int = 32,
     device: str = "auto",
 ) -> dict:
@@ -70,7 +72,7 @@ def importance_shard(
     shard, shards : int
         Of the sample's batches, every ``shards``-th from number ``shard``.
     """
-    begin, method = time.perf_counter(), Method(selection, estimator)
+    begin, method = time.perf_counter(), Method(selection, estimator, effort=effort)
     split, encoder, batches = load_sample(model, sample, device, batch_size)
     information = gather(encoder, batches, split.task.problem, method, shard=shard, shards=shards)
     with new_folder(part) as folder:
@@ -87,6 +89,7 @@ def merge_importance(
     importance: Path,
     selection: str = "surgeon",
     estimator: Estimator = "per_sample",
+    effort: Effort = "default",
     batch_size: int = 32,
     device: str = "auto",
 ) -> dict:
@@ -99,7 +102,7 @@ def merge_importance(
     importance : Path
         Output.
     """
-    begin, method = time.perf_counter(), Method(selection, estimator)
+    begin, method = time.perf_counter(), Method(selection, estimator, effort=effort)
     split, encoder, _ = load_sample(model, sample, device, batch_size)
     way = selection_of(selection)
     information = way.merge([way.load(folder / INFORMATION) for folder in part])
@@ -119,5 +122,5 @@ def _save(output: Path, encoder: Encoder, split: Split, information: Any, begin:
             "importance",
             begin,
             {"examples": len(split), "macs": macs.total},
-            {"selection": method.selection, "estimator": method.estimator},
+            {"selection": method.selection, "estimator": method.estimator, "effort": method.effort},
         )

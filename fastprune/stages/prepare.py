@@ -12,6 +12,7 @@ from fastprune.errors import InputError
 from fastprune.model import checkpoint
 from fastprune.model.card import write_card
 from fastprune.problem import problem_of
+from fastprune.settings import Effort
 from fastprune.stages.folders import SERVED, write_json, write_record
 from fastprune.store.artifacts import makes
 from fastprune.store.copies import local
@@ -40,9 +41,10 @@ def prepare(
     metric: str = "",
     pooling: str = "",
     max_length: int = 0,
-    num_samples: int = 2048,
+    num_samples: int = 0,
     seed: int = 0,
     selection: str = "surgeon",
+    effort: Effort = "default",
     set_apart: bool = False,
     allow_untuned: bool = False,
 ) -> dict:
@@ -61,9 +63,11 @@ def prepare(
     validation_file : str
         The rows for an accuracy drop; by default a part of the training rows, kept out of the sample.
     num_samples, seed : int
-        Of the sample, drawn from the training rows.
+        Of the sample, drawn from the training rows. 0: as many as :func:`fastprune.compress` takes by default.
     selection : str
         The training rows need labels only where the selection reads them.
+    effort : str
+        See :class:`fastprune.settings.Method`.
     set_apart : bool
         For a budget that is an accuracy drop.
     allow_untuned : bool
@@ -93,8 +97,9 @@ def prepare(
         config=dense.config,
         task=asked,
         selection=selection,
-        num_samples=num_samples,
+        num_samples=num_samples or None,
         seed=seed,
+        effort=effort,
     )
     with new_folder(sample) as folder:
         rows.sample.save(folder)

@@ -21,6 +21,7 @@ from fastprune.settings import (
     TUNINGS,
     UNLABELLED,
     Budget,
+    Effort,
     Estimator,
     Glue,
     Solver,
@@ -235,11 +236,12 @@ class Sweep(Section):
     name: _Name
     models: list[Model] = Field(min_length=1)
     budgets: list[Budget] = Field(min_length=1)
-    num_samples: int = Field(2048, ge=1, le=_MOST)
+    num_samples: int | None = Field(None, ge=1, le=_MOST)
     seed: int = Field(0, ge=0, le=_MOST)
     selection: Literal[SELECTIONS] = "surgeon"  # type: ignore[valid-type]
     estimator: Estimator = "per_sample"
     tuning: Literal[TUNINGS] = "weights"  # type: ignore[valid-type]
+    effort: Effort = "default"
     batch_size: int = Field(32, ge=1, le=_MOST)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     allow_untuned: bool = False

@@ -28,6 +28,7 @@ def parameters(sweep: Sweep, model: Model, stage: Stage) -> dict:
         | model.model_dump()
         | {
             "task": model.task or "",
+            "num_samples": sweep.num_samples or 0,
             "set_apart": sweep.has_accuracy_drop,
             "lut": sweep.latency.lut,
             "lut_store": sweep.latency.lut_store,
@@ -133,11 +134,12 @@ def run_of(sweep: Sweep, model: Model, budget: Budget | None = None) -> dict:
         "train_file": model.train_file,
         "eval_file": model.eval_file,
         "validation_file": model.validation_file,
-        "num_samples": sweep.num_samples,
+        "num_samples": sweep.num_samples or "",
         "seed": sweep.seed,
         "selection": sweep.selection,
         "estimator": sweep.estimator,
         "tuning": sweep.tuning,
+        "effort": sweep.effort,
     }
     if budget := budget or (sweep.budgets[0] if single else None):
         settings |= budget.settings

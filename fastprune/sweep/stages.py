@@ -54,7 +54,7 @@ class Stage:
 
 
 _RUNS = ("batch_size", "device")
-_MEASURES = ("selection", "estimator", *_RUNS)
+_MEASURES = ("selection", "estimator", "effort", *_RUNS)
 
 STAGES = (
     Stage(
@@ -77,6 +77,7 @@ STAGES = (
             "num_samples",
             "seed",
             "selection",
+            "effort",
             "set_apart",
             "allow_untuned",
         ),

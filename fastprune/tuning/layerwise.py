@@ -21,71 +21,9 @@ from fastprune import memory
 from fastprune.memory import Tensors
 from fastprune.model.architectures import Block, Encoder, layers_of, norm_of, reads_mean, task_head_of
 from fastprune.model.finite import check_finite
-from fastprune.model.grams import add_gram, symmetric
 from fastprune.model.masks import Masks
 from fastprune.model.passes import layer_inputs, units_of
-
-
-@dataclass
-class Moments:
-    """Second moments of inputs ``X`` [tokens, n] with a column of ones, against targets ``B`` [tokens, D].
-
-    They are all that a least-squares solver needs, whatever it solves for, and do not grow with the tokens.
-
-    Attributes
-    ----------
-    gram : Tensor [n + 1, n + 1] float64
-        ``[X 1]^T [X 1]``; its last entry is the number of tokens.
-    cross : Tensor [n + 1, D] float64
-        ``[X 1]^T B``.
-    upper : bool
-        Only the upper triangle of ``gram`` is summed, at about half the cost; :meth:`whole` mirrors it. Mask tuning has
-        all of it, as published: its solver stops early, and where depends on the last digits.
-    """
-
-    gram: Tensor
-    cross: Tensor
-    upper: bool = False
-
-    @classmethod
-    def zeros(cls, linear: nn.Linear, outputs: int | None = None, *, upper: bool = False) -> Moments:
-        """For the inputs of ``linear`` against its outputs, or against this many others."""
-        rows, columns = linear.in_features + 1, linear.out_features if outputs is None else outputs
-        gram, cross = (
-            torch.zeros(rows, size, dtype=torch.float64, device=linear.weight.device) for size in (rows, columns)
-        )
-        return cls(gram, cross, upper)
-
-    def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """Add the tokens of inputs [tokens, n] and targets [tokens, D]."""
-        if self.upper:
-            add_gram(self.gram[:-1, :-1], inputs)
-            self.gram[:-1, -1] += inputs.sum(0)
-            self.gram[-1, -1] += len(inputs)
-            self.cross[:-1] += inputs.T @ targets
-            self.cross[-1] += targets.sum(0)
-            return
-        inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)  # [tokens, n + 1]
-        self.gram += inputs.T @ inputs
-        self.cross += inputs.T @ targets
-
-    def whole(self) -> Moments:
-        return Moments(symmetric(self.gram), self.cross) if self.upper else self
-
-    def through(self, linear: nn.Linear) -> Moments:
-        """Against what ``linear`` makes of the targets."""
-        cross = self.cross @ linear.weight.double().T
-        return Moments(self.gram, cross if linear.bias is None else cross + self.gram[:, -1:] * linear.bias.double())
-
-    def without_means(self) -> Moments:
-        """As if inputs and targets had no means: what a map without a bias is solved for on."""
-        gram, cross = self.gram.clone(), self.cross.clone()
-        gram[-1, :-1], gram[:-1, -1], cross[-1] = 0, 0, 0
-        return Moments(gram, cross)
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.gram + other.gram, self.cross + other.cross)
-
+from fastprune.tuning.moments import Moments
 
 Map = Literal["query", "key", "value", "query_key_value", "attention", "ffn_input", "ffn", "head"]
 """A linear map of a layer, or of the task head."""
@@ -168,7 +106,8 @@ class Teacher:
         first_alone : bool
             Of the last layer the first token alone, [B, 1, D].
         """
-        notes, known = [], self._kept.get(first_alone)
+        notes: list[list[Tensor]] = []
+        known = self._kept.get(first_alone)
         for number, (index, block) in enumerate(self._blocks()):
             width = 1 if first_alone and index == self.encoder.num_layers - 1 else None
             targets = self._of_block(index, block, states, known[number] if known else None, width)
@@ -259,7 +198,8 @@ def walk(
     for entry in teacher.begin():
         states.append(entry)
         wanted.append(entry)
-    held = _held_back([len(pad) for pad in pads], hold_back, device)
+    numbers = torch.arange(sum(map(len, pads)), device=device).split([len(pad) for pad in pads])  # of the examples
+    examples = [_Examples(number, hold_back) for number in numbers]
     blocks = [(index, block) for index, layer in enumerate(layers_of(student)) for block in layer.blocks]
     last = teacher.encoder.num_layers - 1
     first_alone = (last, "attention") in first_token
@@ -273,14 +213,14 @@ def walk(
             attending = block.kind == "attention"  # keys and values are wanted of every token
             read = pads if attending else [chosen[:, :width] for chosen in rows]
             solved = {name: block.reads[name] for name in block.solved}
-            yield from _systems(index, solved, block.before, states, wanted, read, held)
+            yield from _systems(index, solved, block.before, states, wanted, read, examples)
         kept = memory.tensors(teacher.state_bytes * block.writes.in_features // teacher.encoder.hidden_size, device)
         # A head's context costs far more to make again than a filter's activation.
         cached = block.kind == "attention" or isinstance(kept, list)
         moments, apart = (Moments.zeros(block.writes, upper=every_map) for _ in range(2))
         for step, (options, target) in enumerate(zip(teacher.options, targets, strict=True)):
             units = units_of(block, states[step], options[index])[:, :width]
-            _add(moments, apart, rows[step][:, :width], held[step], units, target - states[step][:, :width])
+            _add(moments, apart, rows[step][:, :width], examples[step].held, units, target - states[step][:, :width])
             if cached:
                 kept.append(units)
         yield System(index, block.kind, block.writes, moments.whole(), apart.whole())
@@ -291,7 +231,7 @@ def walk(
             states[step] = block.after(block.writes(units) + states[step][:, :width])
         del kept, units
     if every_map:
-        yield from _head_systems(teacher, student, states, wanted, [chosen[:, :width] for chosen in rows], held)
+        yield from _head_systems(teacher, student, states, wanted, [chosen[:, :width] for chosen in rows], examples)
 
 
 def _head_systems(
@@ -300,7 +240,7 @@ def _head_systems(
     states: Tensors,
     wanted: Tensors,
     rows: list[Tensor],
-    held: list[Tensor],
+    examples: list[_Examples],
 ) -> Iterator[System]:
     """Of the task head's linear maps, in order; what they read takes the place of the states."""
     linears, between = task_head_of(student)
@@ -311,12 +251,34 @@ def _head_systems(
             states[step], wanted[step] = (mean_of(norm(some[step]), pad) for some in (states, wanted))
         rows, norm = [pad.new_ones(len(pad), 1) for pad in teacher.pads], nn.Identity()  # [B, 1]
     for index, (linear, original) in enumerate(zip(linears, originals, strict=True)):
-        yield from _systems(index, {"head": linear}, norm, states, wanted, rows, held)
+        yield from _systems(index, {"head": linear}, norm, states, wanted, rows, examples)
         if index < len(linears) - 1:
             for step in range(len(states)):
                 states[step] = between(linear(norm(states[step])))
                 wanted[step] = between(original(norm(wanted[step])))
             norm = nn.Identity()
+
+
+TOKENS_PER_INPUT = 64
+"""So many determine a map that reads the stream; those of the output projections are taken from all."""
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Numbers [B] of a batch's examples within the sample, and every how many one is held back."""
+
+    numbers: Tensor
+    hold_back: int | None
+
+    @property
+    def held(self) -> Tensor:
+        """Which of them [B] are held back."""
+        group = self.hold_back or 0
+        return self.numbers % group == group - 1 if group else torch.zeros_like(self.numbers, dtype=torch.bool)
+
+    def taken(self, every: int) -> Tensor:
+        """Which of them [B] are taken of one in so many groups, each with one that is held back."""
+        return self.numbers // (self.hold_back or 1) % every == 0
 
 
 _NONE = torch.empty(0)
@@ -335,18 +297,23 @@ def _systems(
     states: Tensors,
     wanted: Tensors,
     rows: list[Tensor],
-    held: list[Tensor],
+    examples: list[_Examples],
 ) -> Iterator[System]:
     """Of linear maps that all read the norm of ``states`` where the teacher's read that of ``wanted``.
 
-    The weights of maps and norm are still the teacher's.
+    The weights of maps and norm are still the teacher's. Where there are more than ``TOKENS_PER_INPUT`` tokens for each
+    input, they are taken from evenly spaced examples.
     """
     if not linears:
         return
     first = next(iter(linears.values()))
     moments, apart = (Moments.zeros(first, first.in_features, upper=True) for _ in range(2))
-    for step in range(len(states)):
-        _add(moments, apart, rows[step], held[step], norm(states[step]), norm(wanted[step]))
+    tokens = int(torch.stack([chosen.sum() for chosen in rows]).sum())
+    every = max(tokens // (TOKENS_PER_INPUT * first.in_features), 1)
+    for step, of_batch in enumerate(examples):
+        taken = of_batch.taken(every)
+        reads, puts = (norm(some[step][taken]) for some in (states, wanted))
+        _add(moments, apart, rows[step][taken], of_batch.held[taken], reads, puts)
     moments, apart = moments.whole(), apart.whole()
     for kind, linear in linears.items():
         if linear.out_features:
@@ -365,13 +332,6 @@ def read_tokens(attention_mask: Tensor, *, first_token: bool = False) -> Tensor:
 def mean_of(states: Tensor, attention_mask: Tensor) -> Tensor:
     """The mean over the tokens of states [B, T, D] that count [B, T], as a single token: [B, 1, D]."""
     return (states * attention_mask[..., None]).sum(1, keepdim=True) / attention_mask.sum(1)[:, None, None]
-
-
-def _held_back(sizes: list[int], hold_back: int | None, device: torch.device) -> list[Tensor]:
-    """For each batch, which of its examples [B] are held back."""
-    order = torch.arange(sum(sizes), device=device)
-    held = torch.zeros_like(order, dtype=torch.bool) if hold_back is None else order % hold_back == hold_back - 1
-    return list(held.split(sizes))
 
 
 def _add(moments: Moments, apart: Moments, rows: Tensor, held: Tensor, inputs: Tensor, targets: Tensor) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 from fastprune.model.architectures import Encoder, reads_first
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
-from fastprune.tuning.layerwise import Moments, Teacher, walk
+from fastprune.tuning.layerwise import Teacher, walk
 from fastprune.tuning.method import Tuned
+from fastprune.tuning.moments import Moments
 
 MAX_SCALE = 10
 """A layer whose scales leave [-MAX_SCALE, MAX_SCALE] ends tuning: its system is too ill-conditioned to trust."""

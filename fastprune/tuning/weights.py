@@ -19,8 +19,9 @@ from fastprune.errors import InputError
 from fastprune.model.architectures import reads_first
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
-from fastprune.tuning.layerwise import Moments, Teacher, walk
+from fastprune.tuning.layerwise import Teacher, walk
 from fastprune.tuning.method import Tuned
+from fastprune.tuning.moments import Moments
 
 RIDGES = tuple(10.0**power for power in range(-4, 3))
 """Strengths tried, as multiples of the mean diagonal of the inputs' covariance."""

@@ -5,10 +5,12 @@ import warnings
 import datasets
 import pandas
 import pytest
+from tiny_data import SINGLE
 
-from fastprune.data import read_table
+from fastprune.data import preparation, read_table
 from fastprune.data.preparation import as_table, prepare_rows, rows_to_serve, table_task
 from fastprune.errors import InputError
+from fastprune.importance.selection import selection_of
 from fastprune.problem import problem_of
 
 ROWS = [{"text": "a film", "label": 1}, {"text": "dull", "label": 0}]
@@ -65,6 +67,29 @@ def test_evaluation_rows_that_are_training_rows_are_told(source, tiny_tokenizer,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prepare_rows(train, other, None, **given)
+
+
+@pytest.mark.parametrize(
+    "given, size",
+    [
+        ({"num_samples": None}, 8),  # of 40 rows of 6 tokens
+        ({"num_samples": None, "effort": "low"}, 4),
+        ({"num_samples": 30, "effort": "low"}, 30),
+        ({"num_samples": None, "selection": "fisher"}, 20),
+    ],
+    ids=str,
+)
+def test_the_size_of_a_sample_that_is_not_given(monkeypatch, tiny_tokenizer, tiny_bert, given, size):
+    """By the effort, and with removal costs by tokens; one that is given is taken."""
+    monkeypatch.setattr(preparation, "SAMPLES", {"default": 20, "low": 4})
+    monkeypatch.setattr(selection_of("surgeon"), "sample_tokens", 48)
+    table = datasets.Dataset.from_dict({"text": [f"good bad the {['film', 'movie'][n % 2]}" for n in range(40)]})
+    table = table.add_column("label", [0, 1] * 20)
+    settings = {"set_apart": False, "tokenizer": tiny_tokenizer, "config": tiny_bert().config, "task": SINGLE}
+    settings |= {"selection": "surgeon", "seed": 0, **given}
+    other = datasets.Dataset.from_dict({"text": ["dull"] * 4, "label": [0, 1] * 2})
+    sample = prepare_rows(table, other, None, **settings).sample
+    assert sample.mean_length == 6 and len(sample) == size
 
 
 def test_rows_to_serve_are_short_and_long():

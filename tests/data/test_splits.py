@@ -7,7 +7,7 @@ from tiny_data import QA, SINGLE, texts
 
 from fastprune.data import Split, Task, draw_sample, encode, hold_out, make_batches
 from fastprune.data.parquet import Bounds
-from fastprune.data.splits import draw_rows
+from fastprune.data.splits import draw_rows, draw_tokens
 from fastprune.errors import InputError
 
 # Saving
@@ -71,6 +71,16 @@ def test_sample_is_drawn_without_replacement(tiny_tokenizer, config):
     assert draw_sample(whole, 100, seed=3) is whole
     with pytest.raises(InputError, match="num_samples is 0"):
         draw_sample(whole, 0, seed=3)
+
+
+def test_a_sample_of_so_many_tokens(split, questions, tiny_tokenizer, config):
+    asked = encode(questions, tiny_tokenizer, QA, config(max_position_embeddings=100))
+    for whole, number in ((split, len(split)), (asked, len(set(asked.features["example_id"])))):
+        tokens = round(whole.mean_length * len(whole))
+        assert draw_tokens(whole, tokens + number, 1, seed=3) is whole
+        some = draw_tokens(whole, tokens // 2, 1, seed=3)
+        assert some.digest == draw_sample(whole, tokens // 2 * number // tokens, seed=3).digest
+        assert draw_tokens(whole, 1, 5, seed=3).digest == draw_sample(whole, 5, seed=3).digest
 
 
 def test_a_sample_is_the_same_whether_all_rows_become_tokens_or_those_drawn(questions, tiny_tokenizer, config):

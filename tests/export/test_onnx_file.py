@@ -49,6 +49,13 @@ def test_a_family_as_onnx(family, tmp_path):
     assert difference(pruned, load_runtime(int8, pruned.config), given) < 0.25 * spread(pruned, given)
 
 
+def test_a_classifier_of_the_mean_reads_every_token(tmp_path):
+    model = build("modernbert, biases")
+    write_onnx(model, tmp_path / "model.onnx")
+    given = batches(model)
+    assert difference(model, load_runtime(tmp_path / "model.onnx", model.config), given) < 1e-5
+
+
 def test_blocks_that_keep_nothing_lose_no_more_by_int8_than_the_dense_model_does(tmp_path):
     """The last layer keeps neither heads nor filters; float16 and OpenVINO read the same file."""
     import openvino

@@ -41,7 +41,9 @@ def test_shards_some_of_them_empty_give_the_whole(shards, monkeypatch, tmp_path)
     monkeypatch.setattr(curvature, "EXAMPLES", 8)
     model = build()
     encoder, batches = describe(model), random_batches(model, "classification", [[9, 5], [3, 7]] * 5)
-    assert len(evenly_spaced(batches)) == 4
+    assert len(evenly_spaced(batches)) == 4 and len(evenly_spaced(batches, 4)) == 2
+    half = estimate_curvature(encoder, batches, "classification", examples=4, progress=False)
+    assert half.counts["ffn_gradients"] == [4] * 3
     parts = []
     for shard in range(shards):
         part = estimate_curvature(encoder, batches, "classification", shard=shard, shards=shards, progress=False)

@@ -18,7 +18,8 @@ from fastprune.problem import problem_of
 from fastprune.search.mac_search import search_macs
 from fastprune.search.macs import MacModel
 from fastprune.tuning import weights
-from fastprune.tuning.layerwise import Moments, Teacher, walk
+from fastprune.tuning.layerwise import Teacher, walk
+from fastprune.tuning.moments import Moments
 from fastprune.tuning.weights import best_strength, reconstruct_weights, ridge, solve_weights, squared_error
 
 LENGTHS = [[9, 7, 7, 4], [3, 9, 5, 6], [8, 9, 2, 9], [7, 3, 6, 5]]

@@ -8,7 +8,9 @@ from fastprune.model.architectures import describe, layers_of
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 from fastprune.problem import problem_of
-from fastprune.tuning.layerwise import Moments, Teacher, walk
+from fastprune.tuning import layerwise
+from fastprune.tuning.layerwise import Teacher, walk
+from fastprune.tuning.moments import Moments
 
 
 @pytest.mark.parametrize("family, problem", CASES + TAGS + VECTORS)
@@ -174,3 +176,23 @@ def test_a_teacher_that_keeps_its_targets():
     for one, other in zip(got, want, strict=True):
         assert torch.equal(one.moments.gram, other.moments.gram)
         assert torch.equal(one.moments.cross, other.moments.cross)
+
+
+def test_maps_that_read_the_stream_are_taken_from_as_many_examples_as_determine_them(monkeypatch):
+    """Two in four, each group with the example that is held back; the output projections from all."""
+    model = build()
+    encoder = describe(model)
+    batches = random_batches(model, "classification", [[9, 7, 7, 4], [3, 9, 5, 6], [8, 9, 2, 9], [7, 3, 6, 5]])
+    student = slice_model(encoder, random_masks(encoder))
+    options = {"first_token": frozenset({(2, "ffn")}), "every_map": True, "hold_back": 4, "progress": False}
+    whole = list(walk(Teacher(encoder, batches), student, **options))
+    tokens = int(whole[1].moments.gram[-1, -1] + whole[1].held_back.gram[-1, -1])
+    monkeypatch.setattr(layerwise, "TOKENS_PER_INPUT", tokens // 2 / 16)
+    halves = list(walk(Teacher(encoder, batches), student, **options))
+    some = list(walk(Teacher(encoder, [batches[0], batches[2]]), student, **options))
+    for one, half, part in zip(whole, halves, some, strict=True):
+        reads = one.kind not in ("attention", "ffn", "head") and (one.index, one.kind) != (2, "ffn_input")
+        want = part if reads else one
+        for got, wanted in ((half.moments, want.moments), (half.held_back, want.held_back)):
+            torch.testing.assert_close(got.gram, wanted.gram, rtol=1e-4, atol=1e-3)
+            torch.testing.assert_close(got.cross, wanted.cross, rtol=1e-4, atol=1e-3)

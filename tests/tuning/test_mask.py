@@ -8,8 +8,8 @@ from fastprune.model.architectures import describe, reads_first
 from fastprune.model.masks import Masks, masked
 from fastprune.model.surgery import slice_model
 from fastprune.tuning import mask
-from fastprune.tuning.layerwise import Moments
 from fastprune.tuning.mask import scale_system, solve_scales, tune_masks
+from fastprune.tuning.moments import Moments
 
 MANY = [[30, 12, 20, 25]] * 6 + [[17, 11]]
 

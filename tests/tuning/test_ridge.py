@@ -9,8 +9,9 @@ from tiny_models import PROBLEMS, build, random_batches, random_masks
 from fastprune.errors import InputError
 from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks
-from fastprune.tuning.layerwise import Moments, Teacher
+from fastprune.tuning.layerwise import Teacher
 from fastprune.tuning.mask import tune_masks
+from fastprune.tuning.moments import Moments
 from fastprune.tuning.weights import RIDGES, reconstruct_weights, ridge, solve_weights, squared_error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fastprune.importance.curvature import Curvature, estimate_curvature
+from fastprune.importance.curvature import LOW_EFFORT_EXAMPLES, Curvature, estimate_curvature
 from fastprune.importance.selection import Importance, Selection
 from fastprune.importance.surgeon import removal_costs
 from fastprune.model.architectures import Encoder
@@ -16,6 +16,8 @@ from fastprune.settings import Method
 
 class Surgeon(Selection):
     """Removal costs after compensation (beyond the paper)."""
+
+    sample_tokens = 1 << 17  # they determine systems of thousands of unknowns: 2,048 texts of 64 tokens
 
     def gather(
         self,
@@ -28,7 +30,10 @@ class Surgeon(Selection):
         shards: int = 1,
         progress: bool = True,
     ) -> Curvature:
-        return estimate_curvature(encoder, batches, problem, shard=shard, shards=shards, progress=progress)
+        examples = LOW_EFFORT_EXAMPLES if method.effort == "low" else None
+        return estimate_curvature(
+            encoder, batches, problem, examples=examples, shard=shard, shards=shards, progress=progress
+        )
 
     def merge(self, parts: Sequence[Curvature]) -> Curvature:
         return Curvature.merge(parts)
