@@ -12,6 +12,7 @@ _PIPELINE = "fastprune.cli.pipelines"
 _RELEASES = "fastprune.cli.releases"
 _CONTROL = "fastprune.cli.control"
 _OVERVIEW = "fastprune.cli.overview"
+_SERVED = "fastprune.cli.served"
 
 COMMANDS = {
     "compress": ("fastprune.cli.compress", "compress", "Prune a model to a fraction of its MACs or latency."),
@@ -40,6 +41,8 @@ COMMANDS = {
     "list": (_OVERVIEW, "list_versions", "The versions of a model, or the models."),
     "compare": (_OVERVIEW, "compare", "Two versions side by side, on the same evaluation rows."),
     "follow": (_OVERVIEW, "follow", "Run a server for the champion, and again when it moves."),
+    "kserve": (_SERVED, "kserve", "Print the InferenceService of a model's champion."),
+    "triton": (_SERVED, "triton", "Put an exported model into a model repository of Triton."),
     "history": (_RELEASES, "history", "Every change of champion, and what was refused."),
     "sync": ("fastprune.cli.sync", "sync", "Send what could not be tracked, and close runs that were killed."),
     "verify": (_RELEASES, "verify", "Prove the digests and the logits of a version."),
