@@ -14,13 +14,20 @@ def register(
     tags: dict,
     tracking_uri: str,
     retries: int,
+    exported: dsl.Input[dsl.Model] | None = None,
 ):
     """Register the pruned model and close the compression's MLflow run."""
     from fastprune.stages.steps import attempt
 
     record = attempt(
         "register",
-        {"evaluation": evaluation.path, "pruned": pruned.path, "report": report.path, "released": released.path},
+        {
+            "evaluation": evaluation.path,
+            "pruned": pruned.path,
+            "exported": exported and exported.path,
+            "report": report.path,
+            "released": released.path,
+        },
         {"model_name": model_name, "tags": tags},
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,

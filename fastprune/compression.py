@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -57,7 +57,8 @@ class Compressed:
     manifest : dict
         Source and data digests, seed, budget, kept heads and filters per layer, MACs, library versions.
     outcomes : Outcomes
-        What the dense and the pruned model made of every evaluation row; of the dense model alone after a dry run.
+        What the dense, the pruned and the exported model made of every evaluation row; of the dense model alone after a
+        dry run.
     """
 
     model: transformers.PreTrainedModel
@@ -221,7 +222,7 @@ def compress(
                 made = Path(folder, export)
                 made.mkdir()
                 with timed(seconds, "export"):
-                    result.metrics["exported"] = export_beside(
+                    result.metrics["exported"], outcomes = export_beside(
                         made,
                         export,
                         quantize or "",
@@ -232,6 +233,7 @@ def compress(
                         rows.evaluation,
                         result.manifest,
                     )
+                result = replace(result, outcomes=result.outcomes | outcomes)
             if output_dir is not None and not dry_run:
                 write_or_keep(
                     Path(output_dir),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastprune.errors import InputError
 from fastprune.model import model_inputs
-from fastprune.model.losses import inputs_of
+from fastprune.model.losses import inputs_of, stack
 from fastprune.settings import AGREEMENT, METRICS, check_problem, own_problems
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class Problem(ABC):
     def row_outputs(self, model: Any, tokenizer: Any, texts: Sequence[str], max_length: int) -> Tensor:
         """What the evaluation keeps of a single row of texts as they are served [...]."""
         inputs = model_inputs.tokenize(tokenizer, model.config, [[text] for text in texts], max_length)
-        return self.outputs(self.run(model, model_inputs.pad(inputs, tokenizer.pad_token_id)))[0]
+        return self.outputs(self.run(model, stack(inputs, tokenizer.pad_token_id)))[0]
 
     @abstractmethod
     def told(self, answers: pandas.DataFrame) -> list[float]:

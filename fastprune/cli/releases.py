@@ -23,6 +23,12 @@ from fastprune.tracking import mlflow_store
     help="By default metrics.json in MODEL_DIR or beside it.",
 )
 @click.option("--tag", "tags", multiple=True, help="NAME=VALUE; may be given several times.")
+@click.option(
+    "--serve",
+    "exported",
+    type=click.Path(path_type=Path),
+    help="Export for ONNX Runtime that the version serves in the place of the pruned model, such as MODEL_DIR/onnx.",
+)
 @click.option("--eval-file", help="Rows whose served answers are compared with the evaluated ones.")
 @by
 def register(
@@ -30,6 +36,7 @@ def register(
     name: str,
     metrics_file: Path | None,
     tags: tuple[str, ...],
+    exported: Path | None,
     eval_file: str | None,
     by: str,
     uri: str,
@@ -53,6 +60,7 @@ def register(
         by=actor(uri, by).name,
         tags=dict(tag.split("=", 1) for tag in tags),
         measured=metrics_file.parent,
+        exported=exported,
         rows=registration.real_rows(model_dir, eval_file) if eval_file else (),
     )
     return Answer({"model": name, "version": version}, f"{name} version {version}")
@@ -166,6 +174,7 @@ def verify(name: str, version: str, uri: str) -> Answer:
         {
             "model": name,
             "version": proof.version,
+            "serves": proof.serves,
             "files": proof.files,
             "bytes": proof.bytes,
             "difference": proof.difference,

@@ -16,8 +16,8 @@ from datasets import Dataset
 from fastprune.data.parquet import TOKENS, read_parquet
 from fastprune.data.tasks import Task
 from fastprune.errors import InputError
-from fastprune.model.losses import IGNORED, LABELS
-from fastprune.model.model_inputs import MODEL_INPUTS, pad
+from fastprune.model.losses import IGNORED, LABELS, stack
+from fastprune.model.model_inputs import MODEL_INPUTS
 from fastprune.store.bounded import read_json
 
 
@@ -241,7 +241,7 @@ def collate(split: Split, rows: np.ndarray, pad_token_id: int) -> dict[str, torc
     """
     names = [name for name in (*MODEL_INPUTS, *LABELS) if name in split.features.column_names]
     values = split.features.select_columns(names)[rows.tolist()]
-    batch = pad({name: values[name] for name in names if name not in LABELS}, pad_token_id)
+    batch = stack({name: values[name] for name in names if name not in LABELS}, pad_token_id)
     if "pixel_values" in split.features.column_names:
         batch["pixel_values"] = _pixels(split, rows)
     return batch | {name: _targets(values[name]) for name in names if name in LABELS}

@@ -15,6 +15,8 @@ import transformers
 from torch import nn
 
 from fastprune.data import Split
+from fastprune.data.evaluation import evaluate_rows, outcomes_of
+from fastprune.data.outcomes import Outcomes, standard_error
 from fastprune.environment import code_version, device_name
 from fastprune.errors import InputError
 from fastprune.export import measure, quantization
@@ -22,6 +24,7 @@ from fastprune.export.onnx_file import OPSET, check_opset, input_names, write_on
 from fastprune.export.quantization import QUANTIZATIONS
 from fastprune.export.runtimes import RECORD, load_model, load_runtime, megabytes_of
 from fastprune.model import checkpoint
+from fastprune.store import storage
 from fastprune.store.output import check_output, new_folder
 
 FORMATS = ("onnx", "openvino")
@@ -159,14 +162,15 @@ def export_beside(
     sample: Split,
     evaluation: Split,
     manifest: Mapping,
-) -> dict:
+) -> tuple[dict, Outcomes]:
     """Export what a compression has made into ``made``, a folder that is there.
 
     Returns
     -------
-    dict
-        ``exported`` of ``metrics.json``, a candidate of its own: metric, agreement with the dense model, megabytes, and
-        milliseconds of both by batch size.
+    candidate : dict
+        ``exported`` of ``metrics.json``: see :func:`as_candidate`.
+    outcomes : Outcomes
+        ``exported``: what it made of every evaluation row.
     """
     pruned, dense = _on_cpu(pruned), _on_cpu(dense)
     record = export_model(
@@ -189,26 +193,40 @@ def _on_cpu(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel
 
 def as_candidate(
     record: Mapping, made: Path, dense: transformers.PreTrainedModel, split: Split, pad_token_id: int
-) -> dict:
-    """What is told of an exported model in a compression's metrics, measured in turn with the dense model."""
+) -> tuple[dict, Outcomes]:
+    """What is told of an exported model in a compression's metrics, measured in turn with the dense model.
+
+    Returns
+    -------
+    candidate : dict
+        Its form and the SHA-256 of its file; metric, with the standard errors of that and of its ``drop`` from the
+        dense model on the same rows; agreement with the dense model, megabytes, and milliseconds of both by batch size.
+    outcomes : Outcomes
+        ``exported``: what it made of every row.
+    """
     models: dict[str, nn.Module] = {"dense": dense, "exported": load_runtime(made / record["file"], dense.config)}
-    judged = measure.judge(models, dict.fromkeys(models, split), dict.fromkeys(models, pad_token_id))["exported"]
-    candidate = {
+    before = evaluate_rows(dense, split, pad_token_id=pad_token_id, progress=False)
+    judged = evaluate_rows(models["exported"], split, pad_token_id=pad_token_id, dense=before, progress=False)
+    candidate: dict = {
         "format": record["format"],
         "quantize": record["quantize"],
-        "metric": judged["metric"]["value"],
-        "agreement": judged["agreement"],
+        "sha256": storage.sha256_of(made / record["file"]),
+        "metric": judged.metrics["metric"],
+        "standard_error": standard_error(judged.outcomes),
+        "standard_error_of_drop": standard_error(before.outcomes - judged.outcomes),
+        "agreement": measure.agreement(split, judged, before),
         "megabytes": record["megabytes"]["exported"],
         "left_in_float32": record["left_in_float32"],
+        "device_name": device_name(dense.device),
+        "threads": 1,
+        "seq_len": round(split.mean_length),
         "latency_ms": {},
     }
-    if "standard_error" in judged["metric"]:
-        candidate["standard_error"] = judged["metric"]["standard_error"]
     for size in LATENCY_BATCHES:
         batches = measure.real_batches(split, size, 20, pad_token_id)
         speeds = measure.time_in_turn(models, dict.fromkeys(models, batches))
         candidate["latency_ms"][f"batch_{size}"] = {name: speed.p50_ms for name, speed in speeds.items()}
-    return candidate
+    return candidate, outcomes_of(split, exported=judged)
 
 
 def check_choices(format: str, quantize: str, opset: int = OPSET) -> None:

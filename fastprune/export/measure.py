@@ -82,11 +82,12 @@ def judge(models: Mapping[str, nn.Module], splits: Mapping[str, Split], pads: Ma
         metric = {"name": split.task.metric, "value": one.metrics["metric"], "rows": one.metrics["n"]}
         if (error := standard_error(one.outcomes)) is not None:
             metric["standard_error"] = error
-        judged[name] = {"metric": metric, "agreement": _agreement(split, one, first)}
+        judged[name] = {"metric": metric, "agreement": agreement(split, one, first)}
     return judged
 
 
-def _agreement(split: Split, one: Evaluated, first: Evaluated) -> float | None:
+def agreement(split: Split, one: Evaluated, first: Evaluated) -> float | None:
+    """How often a model answers as the first one does; None where their outputs are of other shapes."""
     if [output.shape for output in one.outputs] != [output.shape for output in first.outputs]:
         return None
     _, rows = problem_of(split.task.problem).likeness(split, one.outputs, first.outputs)

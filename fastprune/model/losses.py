@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastprune.model import model_inputs
+
 IGNORED = -100
 """The label of a token that has none, as transformers has it."""
 
@@ -18,6 +20,11 @@ def inputs_of(batch: Mapping[str, Tensor], device) -> dict[str, Tensor]:
     """The part of a batch that the model reads, without its labels, on ``device``."""
     unread = (*LABELS, "attention_mask") if "pixel_values" in batch else LABELS  # an image is read as a whole
     return {name: value.to(device) for name, value in batch.items() if name not in unread}
+
+
+def stack(inputs: Mapping, pad_token_id: int) -> dict[str, Tensor]:
+    """Rows of what a model reads, of unlike lengths, as CPU tensors: see :func:`fastprune.model.model_inputs.pad`."""
+    return {name: torch.from_numpy(rows) for name, rows in model_inputs.pad(inputs, pad_token_id).items()}
 
 
 def class_score(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
 """Texts and images into what a model reads, and scores into the span of an answer.
 
 The one place for evaluation, registration and serving. A copy of this file is registered beside each model, and is run
-where fastprune is not installed: it needs numpy and torch alone, and Pillow for images.
+where fastprune is not installed: it needs numpy alone, and Pillow for images.
 """
 
 import io
@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -106,21 +105,26 @@ def inputs_of(encoded: Mapping[str, list], config: Any) -> dict[str, list]:
     return {name: encoded[name] for name in MODEL_INPUTS if name in encoded and (typed or name != "token_type_ids")}
 
 
-def pad(inputs: Mapping[str, Sequence[Sequence[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Stack rows as int64 CPU tensors [rows, longest of them], padded on the right whatever the tokenizer's side.
+def pad(inputs: Mapping[str, Any], pad_token_id: int) -> dict[str, np.ndarray]:
+    """Stack rows as int64 arrays [rows, longest of them], padded on the right whatever the tokenizer's side.
 
     Pixels, which an array has, stay as they are.
     """
-    return {
-        name: torch.from_numpy(rows)
-        if isinstance(rows, np.ndarray)
-        else torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(tokens, dtype=torch.int64) for tokens in rows],
-            batch_first=True,
-            padding_value=pad_token_id if name == "input_ids" else 0,
-        )
-        for name, rows in inputs.items()
-    }
+    padded = {}
+    for name, rows in inputs.items():
+        if isinstance(rows, np.ndarray):
+            padded[name] = rows
+            continue
+        padded[name] = np.full((len(rows), max(map(len, rows))), pad_token_id if name == "input_ids" else 0, np.int64)
+        for row, tokens in enumerate(rows):
+            padded[name][row, : len(tokens)] = tokens
+    return padded
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis."""
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def read_image(content: bytes) -> Any:
@@ -175,7 +179,7 @@ def best_answers(served: Any, rows: Sequence[tuple[str, str]]) -> tuple[list, np
     Parameters
     ----------
     served
-        With the ``tokenizer``, the ``model``, its ``settings`` and ``run``.
+        With the ``tokenizer``, the ``config``, its ``settings`` and ``run``.
     rows
         Question and context.
 
@@ -190,9 +194,9 @@ def best_answers(served: Any, rows: Sequence[tuple[str, str]]) -> tuple[list, np
     """
     questions, contexts = zip(*rows)
     length = served.settings["max_length"]
-    encoded = tokenize_windows(served.tokenizer, served.model.config, questions, contexts, length)
-    output = served.run(inputs_of(encoded, served.model.config))
-    scores = torch.stack([output.start_logits, output.end_logits], dim=1).numpy()
+    encoded = tokenize_windows(served.tokenizer, served.config, questions, contexts, length)
+    output = served.run(inputs_of(encoded, served.config))
+    scores = np.stack([output.start_logits, output.end_logits], axis=1)
     answers, owners = [("", -np.inf)] * len(rows), encoded["overflow_to_sample_mapping"]
     for window, row in enumerate(owners):
         offsets = np.asarray(encoded["offset_mapping"][window])

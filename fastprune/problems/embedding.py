@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,6 @@ from fastprune.model.losses import random_signs
 from fastprune.model.model_inputs import longest_input
 from fastprune.model.sentence import DOCUMENTS, embedding_of, lowercases
 from fastprune.problem import Problem
-from fastprune.problems.answers.embedding import embed
 from fastprune.settings import COSINE_TO_DENSE, RANKINGS
 
 _ROLES = (("query",), ("document", "passage", "corpus"))
@@ -198,6 +198,21 @@ class Embedding(Problem):
 
     def expected(self, outputs: Sequence[Sequence[float]]) -> list[float]:
         return _directions(outputs)
+
+
+def embed(states: Tensor, mask: Tensor, how: Mapping[str, Any]) -> Tensor:
+    """The vectors [B, D] of texts from the last layer's states [B, T, D] of their tokens, which ``mask`` [B, T] marks.
+
+    ``how`` has ``pooling`` ("mean", "cls" or "max") and ``normalize``. Padding stands on the right.
+    """
+    if how["pooling"] == "cls":
+        vectors = states[:, 0]
+    elif how["pooling"] == "max":
+        vectors = states.masked_fill(mask[..., None] == 0, float("-inf")).max(1).values
+    else:
+        weights = mask[..., None].to(states)
+        vectors = (states * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+    return torch.nn.functional.normalize(vectors, dim=-1) if how["normalize"] else vectors
 
 
 def _rankings(vectors: np.ndarray, examples) -> Iterator[tuple[np.ndarray, np.ndarray]]:

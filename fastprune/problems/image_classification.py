@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fastprune.data.images import encode_images, read_file
-from fastprune.model.model_inputs import pad, read_image
+from fastprune.model.losses import stack
+from fastprune.model.model_inputs import read_image
 from fastprune.problems.classification import Classification
 
 SERVED_BYTES = 64 << 10
@@ -60,7 +61,7 @@ class ImageClassification(Classification):
 
     def row_outputs(self, model, tokenizer, texts, max_length):
         image = read_image(base64.b64decode(texts[0]))
-        return self.outputs(self.run(model, pad({"pixel_values": tokenizer([image], model.config)}, 0)))[0]
+        return self.outputs(self.run(model, stack({"pixel_values": tokenizer([image], model.config)}, 0)))[0]
 
 
 def _png(pixels: np.ndarray) -> str:

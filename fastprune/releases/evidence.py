@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fastprune.store.documents import Document
 
+TIMED = 8
+"""Rows of the batch by which an export's speed is judged; of a pruned model :mod:`fastprune.manifest` says it."""
+
 
 class Probe(BaseModel):
     """Inputs and the logits that the model gave for them when it was registered."""
@@ -33,7 +36,7 @@ class Speed(BaseModel):
     threads : int
         Of torch on a CPU.
     batch_size, seq_len : int
-        Of the batch that was timed.
+        Of the batch that was timed; of several, the mean length of a row.
     predicted : float, optional
         The ratio by the look-up table.
     predicted_on : str, optional
@@ -63,9 +66,9 @@ class Evidence(Document):
     Attributes
     ----------
     metric, dense, pruned : str, float, float
-        The evaluation of the dense and of the pruned model.
+        The evaluation of the dense and of the pruned model, in the form that is served.
     speedup : float
-        Latency of the dense model over that of the pruned one; None where it was not measured.
+        Latency of the dense model over that of the pruned one as it is served; None where it was not measured.
     speed : Speed
         On which device, with which batch and how many threads that was, as far as it was recorded.
     standard_error : mapping
@@ -73,9 +76,10 @@ class Evidence(Document):
     outcomes_sha256 : str
         Of the file with the outcome of every evaluation row.
     megabytes : float
-        Of the pruned model's weights.
+        Of the weights that are served.
     lineage : dict
-        ``source_sha256``, ``sample_sha256``, ``evaluation_sha256``, ``seed`` and other facts of its manifest.
+        ``source_sha256``, ``sample_sha256``, ``evaluation_sha256``, ``seed`` and other facts of its manifest; what
+        it ``serves`` (``pytorch`` or ``onnx``) and how that is quantised (``quantize``).
     artifact_sha256, weights_sha256, serving_sha256 : str
         Of the artifact's manifest, of the weights as :func:`fastprune.model.checkpoint.digest` has it, and of
         ``pyfunc_model.py``.
@@ -97,15 +101,32 @@ class Evidence(Document):
     standard_error: dict[str, float] | None = None
     outcomes_sha256: str | None = None
 
+    @property
+    def serves(self) -> str:
+        """The form in which the version is served; before 0.2.0 there was but one."""
+        return str(self.lineage.get("serves", "pytorch"))
 
-def figures_of(metrics: Mapping) -> dict[str, Any]:
+    @property
+    def judged(self) -> str:
+        """The name of what is served among the :class:`~fastprune.data.outcomes.Outcomes` of the rows."""
+        return "exported" if self.serves == "onnx" else "pruned"
+
+
+def figures_of(metrics: Mapping, serves: str = "pytorch") -> dict[str, Any]:
     """Of a ``metrics.json`` the fields of :class:`Evidence`: accuracy, its standard errors, speed.
+
+    Parameters
+    ----------
+    serves : {"pytorch", "onnx"}
+        Of which form.
 
     Raises
     ------
     AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError
         A figure is missing or none.
     """
+    if serves == "onnx":
+        return _figures_of_export(metrics)
     latency = metrics.get("latency_ms")
     return {
         "metric": metrics["metric"],
@@ -113,11 +134,38 @@ def figures_of(metrics: Mapping) -> dict[str, Any]:
         "pruned": metrics["pruned"],
         "speedup": latency["dense"] / latency["pruned"] if latency else None,
         "speed": _speed(latency) if latency and "device_name" in latency else None,
-        "standard_error": {
-            name: error for name, error in metrics.get("standard_error", {}).items() if error is not None
-        }
-        or None,
+        "standard_error": _known(metrics.get("standard_error", {})),
     }
+
+
+def _figures_of_export(metrics: Mapping) -> dict[str, Any]:
+    exported = metrics["exported"]
+    times = exported["latency_ms"][f"batch_{TIMED}"]
+    ratio = times["dense"] / times["exported"]
+    return {
+        "metric": metrics["metric"],
+        "dense": metrics["dense"],
+        "pruned": exported["metric"],
+        "speedup": ratio,
+        "speed": Speed(
+            ratio=ratio,
+            device=exported["device_name"],
+            threads=exported["threads"],
+            batch_size=TIMED,
+            seq_len=exported["seq_len"],
+        ),
+        "standard_error": _known(
+            {
+                "dense": metrics.get("standard_error", {}).get("dense"),
+                "pruned": exported["standard_error"],
+                "drop": exported["standard_error_of_drop"],
+            }
+        ),
+    }
+
+
+def _known(errors: Mapping) -> dict[str, float] | None:
+    return {name: error for name, error in errors.items() if error is not None} or None
 
 
 def _speed(latency: Mapping) -> Speed:

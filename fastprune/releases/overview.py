@@ -268,7 +268,7 @@ def compare(uri: str, name: str, one: str, other: str, confidence: float = CONFI
         check_comparable(left, right)
     except InputError as error:
         return Comparison(pair, first, second, None, str(error))
-    return Comparison(pair, first, second, fall(left.values["pruned"], right.values["pruned"], confidence), "")
+    return Comparison(pair, first, second, fall(left.values[first.judged], right.values[second.judged], confidence), "")
 
 
 def _shown(value: object) -> str:

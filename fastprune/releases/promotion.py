@@ -323,7 +323,7 @@ def _against(
         check_comparable(theirs, own)
     except InputError as error:
         return str(error)
-    return fall(theirs.values["pruned"], own.values["pruned"], policy.confidence or CONFIDENCE)
+    return fall(theirs.values[champion.judged], own.values[stored.evidence.judged], policy.confidence or CONFIDENCE)
 
 
 @dataclass(frozen=True)

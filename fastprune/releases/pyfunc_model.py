@@ -1,8 +1,9 @@
 """The pruned model as MLflow serves it (models from code: MLflow copies this file beside the model).
 
-It needs mlflow, torch and transformers, not fastprune: the model's folder carries the file that sizes its layers.
-Beside it lie ``model_inputs.py``, which turns texts into the model's inputs just as they were at its evaluation, and
-the file of its problem, which turns outputs into answers.
+It needs mlflow and transformers, not fastprune, and either torch (the model's folder carries the file that sizes its
+layers) or onnxruntime, for the export in the folder ``onnx`` of the model's. Beside it lie ``model_inputs.py``, which
+turns texts into the model's inputs just as they were at its evaluation, and the file of its problem, which turns
+outputs into answers.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import logging
 import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import mlflow.models
+import numpy as np
 import pandas as pd
-import torch
 import transformers
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
@@ -45,11 +46,13 @@ class PrunedModel(PythonModel):
     """
 
     def load_context(self, context):
-        folder = context.artifacts["model"]
         self.settings = context.model_config
         self.inputs, self.problem = (load_code(name, context.artifacts[name]) for name in ("inputs", "answers"))
-        self.tokenizer = getattr(self.problem, "reader", transformers.AutoTokenizer.from_pretrained)(folder)
-        self.model = model_class(folder).from_pretrained(folder, dtype=torch.float32).eval()
+        folder, load = Path(context.artifacts["model"]), _load_pytorch
+        if self.settings.get("serves") == "onnx":
+            folder, load = folder / "onnx", _load_onnx
+        self.tokenizer = getattr(self.problem, "reader", _tokenizer)(folder)
+        self.config, self.call = load(folder)
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         try:
@@ -63,7 +66,6 @@ class PrunedModel(PythonModel):
                 f"the model failed on this input ({type(error).__name__}); its log says more", INTERNAL_ERROR
             ) from None
 
-    @torch.inference_mode()
     def _answer(self, table: pd.DataFrame) -> pd.DataFrame:
         firsts = range(0, len(table), BATCH)
         return pd.concat(
@@ -76,12 +78,12 @@ class PrunedModel(PythonModel):
 
     def encode(self, rows) -> dict[str, list]:
         """The model's inputs of rows of texts, a list of numbers a row."""
-        return self.inputs.tokenize(self.tokenizer, self.model.config, list(zip(*rows)), self.settings["max_length"])
+        return self.inputs.tokenize(self.tokenizer, self.config, list(zip(*rows)), self.settings["max_length"])
 
-    def run(self, encoded):
-        """What the model puts out for inputs of unlike lengths."""
+    def run(self, encoded) -> SimpleNamespace:
+        """What the model puts out for inputs of unlike lengths: arrays by the names of transformers."""
         pad = getattr(self.tokenizer, "pad_token_id", 0)  # an image processor has none
-        return self.model(**self.inputs.pad(encoded, pad))
+        return SimpleNamespace(**self.call(self.inputs.pad(encoded, pad)))
 
     def _columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """Those that are read."""
@@ -119,6 +121,39 @@ def _text(inputs, cell):
             "texts"
         )
     return cell
+
+
+def _tokenizer(folder):
+    return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def _load_pytorch(folder):
+    """The configuration of a model, and the call that runs it: arrays in, arrays out, by name."""
+    import torch
+
+    model = model_class(folder).from_pretrained(folder, dtype=torch.float32).eval()
+
+    def call(inputs):
+        with torch.inference_mode():
+            outputs = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+        return {name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+
+    return model.config, call
+
+
+def _load_onnx(folder):
+    """As :func:`_load_pytorch`, of an exported model, by ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+    outputs = [output.name for output in session.get_outputs()]
+
+    def call(inputs):
+        given = {name: inputs[name] if name in inputs else np.zeros_like(inputs["input_ids"]) for name in names}
+        return dict(zip(outputs, session.run(outputs, given)))
+
+    return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False), call
 
 
 def model_class(folder):

@@ -21,7 +21,7 @@ from fastprune.data.preparation import rows_to_serve
 from fastprune.errors import InputError
 from fastprune.model import card, checkpoint
 from fastprune.problem import problem_of
-from fastprune.releases import serving
+from fastprune.releases import forms, serving
 from fastprune.releases.evidence import Evidence, Probe, figures_of
 from fastprune.releases.tags import LINEAGE, ORIGIN, WORKFLOW, check_tags, facts_of, tags_of
 from fastprune.releases.words import model_name, sentence
@@ -43,6 +43,7 @@ def register(
     tags: Mapping[str, str] | None = None,
     rows: Sequence[Sequence[str]] = (),
     measured: str | Path | None = None,
+    exported: str | Path | None = None,
 ) -> str:
     """Make a pruned model a version of a registered model; a version that holds just this model is found again.
 
@@ -67,6 +68,8 @@ def register(
     measured : str or Path, optional
         The folder with what was written beside ``metrics.json``: the outcome of every evaluation row; by default
         ``model_dir``.
+    exported : str or Path, optional
+        The model's export for ONNX Runtime: the version serves that, needs no torch, and is judged by its figures.
 
     Returns
     -------
@@ -83,28 +86,22 @@ def register(
     for key, value in tags.items():
         sentence(key, "the name of a tag (--tag)"), sentence(value, f"the tag {key!r} (--tag)")
     check_tags(tags)
-    with _without_links(model_dir) as own_dir:
-        return _register(uri, own_dir, name, metrics, Path(measured or own_dir), run_id, by, tags, rows)
-
-
-@contextmanager
-def _without_links(model_dir: Path) -> Iterator[Path]:
-    """The folder itself, or where files in it are links, as in the hub's cache, a copy with their content."""
-    if not any(path.is_symlink() for path in model_dir.rglob("*")):
-        yield model_dir
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            copy = shutil.copytree(model_dir, Path(folder, model_dir.resolve().name))
-        except shutil.Error as error:
-            raise InputError(f"{model_dir}: a link in it leads nowhere ({error.args[0][0][0]}); mend it") from error
-        yield copy
+    with forms.without_links(model_dir) as own_dir:
+        manifest = read_manifest(own_dir)
+        artifact = forms.with_exported(seal(own_dir, manifest), Path(exported) if exported else None)
+        with forms.one_folder(own_dir, Path(exported) if exported else None, artifact) as folder:
+            serving.check_code(folder)
+            return _register(
+                uri, folder, name, manifest, artifact, metrics, Path(measured or own_dir), run_id, by, tags, rows
+            )
 
 
 def _register(
     uri: str,
     model_dir: Path,
     name: str,
+    manifest: Mapping,
+    artifact: Artifact,
     metrics: Mapping,
     measured: Path,
     run_id: str,
@@ -112,9 +109,6 @@ def _register(
     tags: Mapping[str, str],
     rows: Sequence[Sequence[str]],
 ) -> str:
-    manifest = read_manifest(model_dir)
-    artifact = seal(model_dir, manifest)
-    serving.check_code(model_dir)
     with mlflow_store.explained(uri):
         client = mlflow_store.connect(uri)
         version = find_version(client, name, artifact.digest)
@@ -140,11 +134,10 @@ def _register(
                         run_id,
                         model_dir,
                         name,
-                        problem=manifest["problem"],
-                        text_columns=manifest["text_columns"],
-                        max_length=manifest["max_length"],
+                        settings=serving.settings_of(manifest, evidence.serves),
                         record=record,
-                        card=f"{card.headline(manifest, metrics)}\n\n{card.text(about, manifest, metrics)}",
+                        card=f"{card.headline(manifest, {**metrics, 'pruned': evidence.pruned})}\n\n"
+                        f"{forms.told(evidence)}{card.text(about, manifest, metrics)}",
                         figures=numbers_of(evidence),
                         tags={**own, **tags},
                     )
@@ -228,22 +221,26 @@ def gather(
     rows: Sequence[Sequence[str]] = (),
     measured: Path | None = None,
 ) -> Evidence:
-    """What is known of a pruned model, measured or recorded."""
-    model = checkpoint.load(model_dir)
-    probed = probe(model, model_dir, manifest)
+    """What is known of a pruned model, in the form that is served, measured or recorded."""
+    weights_sha256, serves = checkpoint.digest(checkpoint.load(model_dir)), forms.served_by(artifact)
+    if serves == forms.ONNX:
+        forms.check_export(model_dir, metrics, weights_sha256)
+    model = forms.load(model_dir, serves)
+    probed = probe(model, forms.folder_of(model_dir, serves), manifest)
     own = {
         "megabytes": megabytes_of(artifact),
         "lineage": lineage_of(manifest)
+        | {forms.SERVES: serves, "quantize": forms.quantised(model_dir, serves)}
         | {"code": artifact.code.get("fastprune", ""), "inputs_sha256": storage.sha256_of(serving.INPUTS)}
         | {"answers_sha256": storage.sha256_of(serving.answers_of(manifest["problem"]))},
         "artifact_sha256": artifact.digest,
-        "weights_sha256": checkpoint.digest(model),
+        "weights_sha256": weights_sha256,
         "serving_sha256": storage.sha256_of(serving.SERVED),
         "probe": probed,
     }
-    serving.check_answers(model, model_dir, manifest, [*probed.texts, *rows])
+    serving.check_answers(model, model_dir, manifest, [*probed.texts, *rows], serves)
     try:
-        evidence = Evidence(**figures_of(metrics), **own)
+        evidence = Evidence(**figures_of(metrics, serves), **own)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(
             f"the metrics of {model_dir} hold no valid metric, dense, pruned and latency_ms "
@@ -275,8 +272,9 @@ def lineage_of(manifest: Mapping) -> dict:
 
 
 def megabytes_of(artifact: Artifact) -> float:
-    """Of the weights, in 10^6 bytes."""
-    return sum(file.bytes for name, file in artifact.files.items() if name.endswith(".safetensors")) / 1e6
+    """Of the weights that are served, in 10^6 bytes."""
+    suffix = ".onnx" if forms.served_by(artifact) == forms.ONNX else ".safetensors"
+    return sum(file.bytes for name, file in artifact.files.items() if name.endswith(suffix)) / 1e6
 
 
 def _check_outcomes(file: Path, evidence: Evidence) -> None:
@@ -284,17 +282,17 @@ def _check_outcomes(file: Path, evidence: Evidence) -> None:
     outcomes = Outcomes.load(file)
     if outcomes.evaluation_sha256 != evidence.lineage["evaluation_sha256"] or outcomes.metric != evidence.metric:
         raise InputError(f"{file}: is of other evaluation rows or another metric than the model's; evaluate it again")
-    for name, figure in (("dense", evidence.dense), ("pruned", evidence.pruned)):
+    for name, figure in (("dense", evidence.dense), (evidence.judged, evidence.pruned)):
         rows = outcomes.values.get(name)
         if rows is None or abs(rows.mean() - figure) > 1e-6 + (standard_error(rows) or 0):
             raise InputError(f"{file}: does not give the metric {figure:.6g} that is told of {name}; evaluate it again")
 
 
-def probe(model, model_dir: Path, manifest: Mapping, texts: list[list[str]] | None = None) -> Probe:
-    """The logits of a model, saved in ``model_dir``, for a few texts, those of an earlier probe where given."""
+def probe(model, folder: Path, manifest: Mapping, texts: list[list[str]] | None = None) -> Probe:
+    """The logits of a model, whose tokenizer lies in ``folder``, for a few texts, or an earlier probe's."""
     if texts is None:
         texts = problem_of(manifest["problem"]).probes(manifest["text_columns"])
-    tokenizer = checkpoint.load_tokenizer(model_dir)
+    tokenizer = checkpoint.load_tokenizer(folder)
     return Probe(texts=texts, logits=serving.logits(model, tokenizer, texts, manifest))
 
 

@@ -6,22 +6,22 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 from fastprune.errors import InputError
 from fastprune.model import checkpoint, model_inputs
 from fastprune.problem import Problem, problem_of
+from fastprune.releases import forms
 from fastprune.store import storage
 from fastprune.store.s3 import RATE
+from fastprune.store.signatures import EXPORTED
 from fastprune.tracking import deadlines, mlflow_store
-
-TOLERANCE = 1e-3
-"""Greatest difference of a logit between two machines' arithmetic, absolute or relative."""
 
 SERVED = Path(__file__).with_name("pyfunc_model.py")
 KIND = "fastprune.kind"
@@ -49,6 +49,10 @@ def check_code(model_dir: Path) -> None:
                 f"{path}: code that is not of fastprune's own, which serving the model would run; remove it, or "
                 "prune the model again"
             )
+    for name in ("config.json", "tokenizer_config.json"):
+        file = model_dir / EXPORTED / name
+        if file.is_file() and checkpoint.read_object(file).get("auto_map"):
+            raise InputError(f"{file}: auto_map names code, and an export has none; export the model again")
     named = checkpoint.read_object(model_dir / "config.json").get("auto_map") or {}
     for auto, name in named.items() if isinstance(named, dict) else [("auto_map", named)]:
         if not (isinstance(name, str) and name.startswith(f"{Path(checkpoint.CODE[0]).stem}.Pruned")):
@@ -67,10 +71,20 @@ def logits(model, tokenizer, texts: Sequence[Sequence[str]], manifest: Mapping) 
         return [problem.row_outputs(model, tokenizer, row, max_length).flatten().tolist() for row in texts]
 
 
-def check_answers(model, model_dir: Path, manifest: Mapping, texts: Sequence[Sequence[str]]) -> None:
+def settings_of(manifest: Mapping, serves: str) -> dict[str, Any]:
+    """What a served model is told: what its texts are, and which form of it answers."""
+    columns = problem_of(manifest["problem"]).served(manifest["text_columns"])
+    told = {"problem": manifest["problem"], "text_columns": columns, "max_length": manifest["max_length"]}
+    return told | {forms.SERVES: serves}
+
+
+def check_answers(
+    model, model_dir: Path, manifest: Mapping, texts: Sequence[Sequence[str]], serves: str = forms.PYTORCH
+) -> None:
     """Raise InputError where a batch of unlike lengths is served other answers than the model was evaluated with.
 
-    To ``texts`` come rows of other lengths, see :meth:`Problem.unlike`.
+    To ``texts`` come rows of other lengths, see :meth:`Problem.unlike`. A quantised model's answer depends a little on
+    the rest of its batch, so that its rows are served one by one.
     """
     import pandas
 
@@ -79,20 +93,23 @@ def check_answers(model, model_dir: Path, manifest: Mapping, texts: Sequence[Seq
     problem = problem_of(manifest["problem"])
     texts = [*texts, *problem.unlike(texts[0])]
     served = PrunedModel()
-    settings = {name: manifest[name] for name in ("problem", "max_length")}
-    settings["text_columns"] = problem.served(manifest["text_columns"])
+    settings = settings_of(manifest, serves)
     served.load_context(SimpleNamespace(artifacts=artifacts_of(model_dir, problem), model_config=settings))
     rows = pandas.DataFrame(texts, columns=columns_of(served.problem, len(texts[0])))
-    told = problem.told(served.predict(None, rows))
-    expected = problem.expected(logits(model, checkpoint.load_tokenizer(model_dir), texts, manifest))
+
+    def alone() -> pandas.DataFrame:
+        return pandas.concat([served.predict(None, rows[row : row + 1]) for row in range(len(rows))], ignore_index=True)
+
+    told = problem.told(alone() if forms.quantised(model_dir, serves) else served.predict(None, rows))
+    tokenizer = checkpoint.load_tokenizer(forms.folder_of(model_dir, serves))
+    expected = problem.expected(logits(model, tokenizer, texts, manifest))
     if expected is None:
-        alone = [served.predict(None, rows[row : row + 1]) for row in range(len(rows))]
-        expected = problem.told(pandas.concat(alone, ignore_index=True))
+        expected = problem.told(alone())
     apart = max(difference(one, two) for one, two in zip(expected, told, strict=True))
-    if not apart <= TOLERANCE:
+    if not apart <= forms.TOLERANCE:
         raise InputError(
             f"{model_dir}: what would be served differs by {apart:.3g} from what was evaluated, more than "
-            f"{TOLERANCE:g}; check that the tokenizer beside the model is the one it was pruned with"
+            f"{forms.TOLERANCE:g}; check that the tokenizer beside the model is the one it was pruned with"
         )
 
 
@@ -135,9 +152,7 @@ def log_version(
     model_dir: str | Path,
     name: str,
     *,
-    problem: str,
-    text_columns: Iterable[str] = (),
-    max_length: int = 128,
+    settings: Mapping[str, Any],
     record: Path | None = None,
     card: str = "",
     figures: Mapping[str, float] | None = None,
@@ -146,10 +161,13 @@ def log_version(
     """Log a pruned model under a run and register it, tags and all, in one step.
 
     The version loads with ``mlflow.pyfunc.load_model``: the saved folder travels as it is beside
-    ``pyfunc_model.py`` (models from code: nothing is pickled), and needs torch and transformers but not fastprune.
+    ``pyfunc_model.py`` (models from code: nothing is pickled). It needs transformers, and torch or onnxruntime by what
+    it serves, but not fastprune.
 
     Parameters
     ----------
+    settings : mapping
+        As :func:`settings_of` makes them.
     record : Path, optional
         A folder that travels with the model.
     card : str
@@ -177,10 +195,9 @@ def log_version(
 
     from fastprune.releases.pyfunc_model import load_code
 
-    asked = problem_of(problem)
-    text_columns = asked.served(list(text_columns))
+    asked = problem_of(settings["problem"])
     answers = load_code("answers", asked.answers)
-    inputs = columns_of(answers, len(text_columns))
+    inputs = columns_of(answers, len(settings["text_columns"]))
     example = answers.EXAMPLE or (("A first sentence.", "Its pair.") if len(inputs) == 2 else ("A text to judge.",))
     signature = ModelSignature(
         # A single text goes without a name, so that plain lists of texts are accepted.
@@ -189,7 +206,8 @@ def log_version(
         ),
         outputs=Schema([ColSpec(_type(kind), column) for column, kind in answers.OUTPUTS.items()]),
     )
-    packages = ["mlflow", "numpy", "pandas", "safetensors", "torch", "transformers", *getattr(answers, "PACKAGES", ())]
+    runs_on = ("onnxruntime",) if settings[forms.SERVES] == forms.ONNX else ("safetensors", "torch")
+    packages = ["mlflow", "numpy", "pandas", *runs_on, "transformers", *getattr(answers, "PACKAGES", ())]
 
     def log() -> str:
         mlflow.set_tracking_uri(uri)
@@ -198,7 +216,7 @@ def log_version(
                 name=re.sub("[/:.%\"']", "-", name),  # what MLflow allows in the name of a logged model
                 python_model=str(SERVED),
                 artifacts=artifacts_of(model_dir, asked) | ({"record": str(record)} if record else {}),
-                model_config={"problem": problem, "text_columns": text_columns, "max_length": max_length},
+                model_config=dict(settings),
                 signature=signature,
                 input_example=pandas.DataFrame([example], columns=inputs),
                 pip_requirements=[f"{package}=={found}" for package in packages if (found := _installed(package))],

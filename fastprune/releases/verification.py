@@ -11,7 +11,7 @@ from pathlib import Path
 from fastprune.data.outcomes import OUTCOMES, Outcomes
 from fastprune.errors import InputError, Refused, Unreachable
 from fastprune.model import checkpoint
-from fastprune.releases import registration, serving
+from fastprune.releases import forms, registration, serving
 from fastprune.releases.evidence import Evidence, Probe, figures_of
 from fastprune.store import artifacts, storage
 from fastprune.store.artifacts import Artifact
@@ -75,8 +75,10 @@ class Proof:
     Attributes
     ----------
     version : str
+    serves : str
+        Whose logits were compared: ``pytorch`` or ``onnx``.
     files, bytes : int
-        Of the model.
+        Of the model, in both forms where it has two.
     difference : float
         The greatest of a logit.
     signed_by, signed_at : str
@@ -84,6 +86,7 @@ class Proof:
     """
 
     version: str
+    serves: str
     files: int
     bytes: int
     difference: float
@@ -111,20 +114,20 @@ def verify(uri: str, name: str, version: str) -> Proof:
     with mlflow_store.explained(uri), tempfile.TemporaryDirectory() as folder:
         what = f"{name} version {version}"
         stored = _stored(mlflow_store.connect(uri), name, version, folder)
-        evidence, model_dir = stored.evidence, stored.model_dir
-        model = checkpoint.load(model_dir)
-        if checkpoint.digest(model) != evidence.weights_sha256:
+        evidence, model_dir, serves = stored.evidence, stored.model_dir, stored.evidence.serves
+        if checkpoint.digest(checkpoint.load(model_dir)) != evidence.weights_sha256:
             raise Refused(f"{what}: its weights are not those that were registered; register the model again")
-        now = registration.probe(model, model_dir, registration.read_manifest(model_dir), evidence.probe.texts)
-        difference = _difference(evidence.probe, now)
-        if not difference <= serving.TOLERANCE:
+        model, place = forms.load(model_dir, serves), forms.folder_of(model_dir, serves)
+        now = registration.probe(model, place, registration.read_manifest(model_dir), evidence.probe.texts)
+        difference, limit = _difference(evidence.probe, now), forms.tolerance(forms.quantised(model_dir, serves))
+        if not difference <= limit:
             raise Refused(
-                f"{what}: its logits differ by {difference:.3g} from those at registration, more than "
-                f"{serving.TOLERANCE:g}: compare the versions of torch and transformers with its requirements.txt"
+                f"{what}: its logits differ by {difference:.3g} from those at registration, more than {limit:g}: "
+                "compare the versions of torch, onnxruntime and transformers with its requirements.txt"
             )
         files = stored.artifact.files
         size = sum(file.bytes for file in files.values())
-        return Proof(version, len(files), size, difference, stored.signed_by, stored.signed_at)
+        return Proof(version, serves, len(files), size, difference, stored.signed_by, stored.signed_at)
 
 
 @contextmanager
@@ -204,7 +207,9 @@ def _stored(client, name: str, version: str, folder: str) -> Stored:
         artifacts.check_files(model_dir, artifact)
     except InputError as error:
         raise Refused(f"{what}: {str(error).replace(f'{model_dir}', 'its model')}") from error
-    _check_figures(evidence, artifact, registration.read_manifest(model_dir), what)
+    manifest = registration.read_manifest(model_dir)
+    _check_figures(evidence, artifact, manifest, what)
+    _check_settings(flavor.get("config") or {}, evidence, artifact, manifest, what)
     by, at = _signed(record, evidence, artifact, what)
     return Stored(evidence, artifact, _outcomes(record / OUTCOMES, evidence, what), by, at, model_dir)
 
@@ -219,6 +224,15 @@ def _check_figures(evidence: Evidence, artifact: Artifact, manifest: Mapping, wh
         raise Refused(f"{what}: its evidence and its files contradict each other; register the model again")
 
 
+def _check_settings(told: Mapping, evidence: Evidence, artifact: Artifact, manifest: Mapping, what: str) -> None:
+    """Refuse a version that MLflow would serve in another form, or with other inputs, than its evidence is of."""
+    meant = serving.settings_of(manifest, evidence.serves)
+    if forms.SERVES not in evidence.lineage:  # registered before 0.2.0
+        told, meant = {}, {} if told.get(forms.SERVES, forms.PYTORCH) == forms.PYTORCH else meant
+    if forms.served_by(artifact) != evidence.serves or told != meant:
+        raise Refused(f"{what}: MLmodel has it served otherwise than it was judged (config); register it again")
+
+
 def _signed(record: Path, evidence: Evidence, artifact: Artifact, what: str) -> tuple[str, str]:
     """The key that has signed what is stored of a version, and when; empty where there is no signature.
 
@@ -231,7 +245,7 @@ def _signed(record: Path, evidence: Evidence, artifact: Artifact, what: str) -> 
         return "", ""
     signature, metrics = read_signature(record / SIGNATURE), read_json(record / METRICS)
     signature.check(metrics, evidence.outcomes_sha256, artifact.files, what)
-    figures = figures_of(metrics)
+    figures = figures_of(metrics, evidence.serves)
     if figures != {name: getattr(evidence, name) for name in figures}:
         raise Refused(f"{what}: its evidence has other figures than were signed; register the model again")
     return signature.key, signature.statement.at

@@ -30,13 +30,13 @@ def export(
     ----------
     model, sample, evaluation, pruned : Path
     exported : Path
-        Output: what :func:`fastprune.export.exporting.export` writes.
+        Output: what :func:`fastprune.export.exporting.export` writes, and ``outcomes.parquet``.
     format, quantize : str
         As there; ``quantize`` is empty for float32.
     """
     begin = time.perf_counter()
     with new_folder(exported) as folder:
-        candidate = export_beside(
+        candidate, outcomes = export_beside(
             folder,
             format,
             quantize,
@@ -47,5 +47,6 @@ def export(
             Split.load(evaluation),
             read_json(pruned / checkpoint.MANIFEST),
         )
+        outcomes.save(folder)
         figures = {f"exported_{name}": candidate[name] for name in ("metric", "agreement", "megabytes")}
         return write_record(folder, "export", begin, figures, {"exported": candidate})

@@ -30,6 +30,13 @@ SERVED = "served_rows.json"
 """Texts of evaluation rows, short and long: a model is registered if they are served what they are evaluated as."""
 
 
+def served_by(exported: Path | None) -> Path | None:
+    """The export that a registered version serves in the place of the pruned model: one for ONNX Runtime, or none."""
+    if exported is None or read_json(exported / RECORD)["settings"]["exported"]["format"] != "onnx":
+        return None
+    return exported
+
+
 def load_model(model: Path, device: str) -> transformers.PreTrainedModel:
     """The dense model that prepare froze; it has passed every check there, task head included."""
     return checkpoint.load_dense(model, device=choose_device(device))

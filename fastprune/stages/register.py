@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fastprune.errors import InputError, with_remedy
-from fastprune.stages.folders import SERVED, read_json, record_of, write_json
+from fastprune.stages.folders import SERVED, read_json, record_of, served_by, write_json
 from fastprune.store.output import new_folder
 from fastprune.tracking import channel, mlflow_store, runs, sync
 
@@ -21,6 +21,7 @@ def register(
     pruned: Path,
     report: Path,
     released: Path,
+    exported: Path | None = None,
     model_name: str,
     tags: Mapping[str, str] = {},
     run_id: str = "",
@@ -32,6 +33,8 @@ def register(
     ----------
     evaluation, pruned, report : Path
         What the rows of the evaluation are served must be what they were evaluated as.
+    exported : Path, optional
+        What the version serves, where that is a model for ONNX Runtime.
     released : Path
         Output: ``released.json``, with the ``version``; empty where no MLflow is named at all.
     tags : mapping
@@ -49,7 +52,8 @@ def register(
     runs.log_curve(tracking_uri, run_id, metrics.get("curve", {}).get("points", []))
     version = ""
     if uri := runs.store_of(tracking_uri):
-        version = _register(uri, run_id, evaluation, pruned, report, model_name, metrics, tags)
+        served = served_by(exported)
+        version = _register(uri, run_id, evaluation, pruned, served, report, model_name, metrics, tags)
     else:
         _log.warning("not registered: no MLflow is named; set MLFLOW_TRACKING_URI, or tracking.uri of the sweep")
     runs.end(tracking_uri, run_id)
@@ -64,6 +68,7 @@ def _register(
     run: str,
     evaluation: Path,
     pruned: Path,
+    exported: Path | None,
     report: Path,
     name: str,
     metrics: Mapping,
@@ -83,11 +88,13 @@ def _register(
             tags=tags,
             rows=read_json(evaluation / SERVED)["texts"],
             measured=report,
+            exported=exported,
         )
     except InputError as error:
         channel.give_up(uri, run, error.__cause__)
         raise with_remedy(
             error,
             f"not registered as {name}; the pruned model is whole in {pruned}: when that is mended, run this "
-            f"step again, or `fastprune register {pruned} --name {name} --metrics {report / 'metrics.json'}`",
+            f"step again, or `fastprune register {pruned}{f' --serve {exported}' if exported else ''} --name {name} "
+            f"--metrics {report / 'metrics.json'}`",
         ) from error

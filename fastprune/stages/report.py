@@ -8,7 +8,7 @@ from pathlib import Path
 from fastprune.data.outcomes import OUTCOMES, Outcomes
 from fastprune.model import checkpoint
 from fastprune.model.card import write_card
-from fastprune.stages.folders import read_json, table_of_budget, write_json, write_record
+from fastprune.stages.folders import read_json, served_by, table_of_budget, write_json, write_record
 from fastprune.store import signatures
 from fastprune.store.artifacts import RECORD, makes
 from fastprune.store.output import new_folder
@@ -73,6 +73,7 @@ def report(
     if "curve" in metrics_of["budget"]:
         metrics["curve"] = metrics_of["budget"]["curve"]
     if exported is not None:
+        outcomes |= Outcomes.load(exported / OUTCOMES)
         record = read_json(exported / RECORD)
         metrics["exported"] = record["settings"]["exported"]
         metrics["seconds"]["export"] = record["seconds"]
@@ -83,7 +84,7 @@ def report(
     with new_folder(report) as folder:
         write_json(folder / "metrics.json", metrics)
         outcomes.save(folder)
-        signatures.sign(folder, metrics, pruned)
+        signatures.sign(folder, metrics, pruned, served_by(exported))
         write_card(folder, pruned, manifest, metrics)
         (folder / "report.html").write_text(render(metrics, manifest), encoding="utf-8")
         for name, figure in plots(metrics, manifest).items():

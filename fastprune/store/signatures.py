@@ -15,12 +15,15 @@ from pathlib import Path
 from fastprune.data.outcomes import OUTCOMES
 from fastprune.errors import Refused
 from fastprune.store import keys, storage
-from fastprune.store.artifacts import MANIFEST, File, list_files
+from fastprune.store.artifacts import MANIFEST, RECORD, File, list_files
 from fastprune.store.bounded import read_bytes
 from fastprune.store.documents import Document
 
 SIGNATURE = "signature.json"
 METRICS = "metrics.json"
+
+EXPORTED = "onnx"
+"""The folder of an exported model within that of the model it was made of."""
 
 _BESIDE = {METRICS, OUTCOMES, SIGNATURE, MANIFEST}
 """Files that may lie in a model's folder and are signed by themselves, or are no part of it."""
@@ -81,7 +84,7 @@ def read_signature(file: Path) -> Signature:
     return Signature.parse(read_bytes(file), file, "measure the model again")
 
 
-def sign(folder: Path, metrics: Mapping, model_dir: Path) -> None:
+def sign(folder: Path, metrics: Mapping, model_dir: Path, exported: Path | None = None) -> None:
     """Write ``signature.json`` into the folder of ``outcomes.parquet``, if there is a key to sign with.
 
     Parameters
@@ -90,6 +93,8 @@ def sign(folder: Path, metrics: Mapping, model_dir: Path) -> None:
         The content of ``metrics.json``.
     model_dir : Path
         The model that they were measured on, as it was saved.
+    exported : Path, optional
+        Its export, where that lies elsewhere.
     """
     key = keys.private_key()
     if key is None:
@@ -97,11 +102,20 @@ def sign(folder: Path, metrics: Mapping, model_dir: Path) -> None:
     statement = Statement(
         metrics_sha256=_digest(metrics),
         outcomes_sha256=storage.sha256_of(folder / OUTCOMES),
-        files=_files(list_files(model_dir)),
+        files=_files(with_export(list_files(model_dir), exported)),
         at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     signature = Signature(statement=statement, key=keys.public(key), signature=keys.sign(key, statement.content))
     (folder / SIGNATURE).write_bytes(signature.content)
+
+
+def with_export(files: Mapping[str, File], exported: Path | None) -> dict[str, File]:
+    """The files of a model, and those of its export in :data:`EXPORTED`, where one is given."""
+    if exported is None:
+        return dict(files)
+    own = {name: file for name, file in files.items() if not name.startswith(f"{EXPORTED}/")}
+    beside = _BESIDE | {MANIFEST, RECORD}
+    return own | {f"{EXPORTED}/{name}": file for name, file in list_files(exported).items() if name not in beside}
 
 
 def _files(files: Mapping[str, File]) -> dict[str, str]:

@@ -158,7 +158,7 @@ STAGES = (
     Stage(
         "register",
         "budget",
-        ("evaluation", "pruned", "report"),
+        ("evaluation", "pruned", "exported", "report"),
         ("released",),
         parameters=("model_name", "tags"),
         releases=True,

@@ -2,6 +2,7 @@
 
 import json
 
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 from tiny_sentences import PAIRS, sentence_folder, texts, write_rows
@@ -32,6 +33,19 @@ def test_vectors_are_held_against_the_dense_models(made):
     exported = metrics["exported"]
     assert exported["metric"] == exported["agreement"] == pytest.approx(metrics["pruned"], abs=1e-5)
     assert metrics["pruned"] < 0.999 and exported["standard_error"] > 0
+
+
+def test_the_folder_is_what_text_embeddings_inference_reads(made):
+    """By its own source: configuration, tokenizer and pooling in the folder, the model in ``onnx`` within it."""
+    folder = made / "pruned"
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("architectures", "model_type", "max_position_embeddings", "hidden_size", "num_hidden_layers"):
+        assert config[name], name
+    assert (folder / "tokenizer.json").is_file() and (folder / "1_Pooling" / "config.json").is_file()
+    assert not (folder / "model.onnx").exists()  # it would be read first
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+    assert {one.name for one in session.get_inputs()} <= {"input_ids", "attention_mask", "token_type_ids"}
+    assert session.get_outputs()[0].name == "last_hidden_state"
 
 
 @pytest.mark.parametrize("model", ["dense", "pruned"])

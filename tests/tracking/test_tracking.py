@@ -53,8 +53,9 @@ def served(store, folder, **kind):
     import mlflow
 
     run = runs.start(store, "a run", {})
-    serving.log_version(store, run, folder, "tiny", **kind)
-    return mlflow.pyfunc.load_model(f"runs:/{run}/model")
+    settings = serving.settings_of({"text_columns": [], "max_length": 128} | kind, "pytorch")
+    serving.log_version(store, run, folder, "tiny", settings=settings)
+    return mlflow.pyfunc.load_model(f"runs:/{run}/tiny")
 
 
 def test_the_store_is_absolute_and_the_environment_comes_first(tmp_path, monkeypatch):
@@ -242,9 +243,10 @@ def test_a_registered_model_carries_no_pickle(store, pruned, tmp_path):
 
     folder, _ = pruned()
     run = runs.start(store, "a run", {})
-    serving.log_version(store, run, folder, "plain", problem="classification", text_columns=["text"])
+    manifest = {"problem": "classification", "text_columns": ["text"], "max_length": 128}
+    serving.log_version(store, run, folder, "plain", settings=serving.settings_of(manifest, "pytorch"))
     mlflow.set_tracking_uri(store)
-    local = mlflow.artifacts.download_artifacts(f"runs:/{run}/model", dst_path=str(tmp_path / "local"))
+    local = mlflow.artifacts.download_artifacts(f"runs:/{run}/plain", dst_path=str(tmp_path / "local"))
     files = [file.name for file in Path(local).rglob("*") if file.is_file()]
     assert "model.safetensors" in files and "pyfunc_model.py" in files
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".bin", ".pt"))]

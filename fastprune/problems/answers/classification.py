@@ -8,8 +8,8 @@ OUTPUTS = {"label": "string", "probability": "double", "probabilities": "string"
 
 
 def answer(served, rows):
-    probabilities = served.run(served.encode(rows)).logits.softmax(-1).numpy()
-    names = [served.model.config.id2label[index] for index in range(probabilities.shape[1])]
+    probabilities = served.inputs.softmax(served.run(served.encode(rows)).logits)
+    names = [served.config.id2label[index] for index in range(probabilities.shape[1])]
     return {
         "label": [names[index] for index in probabilities.argmax(1)],
         "probability": probabilities.max(1).astype(float),

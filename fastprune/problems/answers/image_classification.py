@@ -35,9 +35,9 @@ def cell(inputs, value):
 
 
 def answer(served, rows):
-    pixels = served.inputs.pixels_of(served.tokenizer, served.model.config, [image for (image,) in rows])
-    probabilities = served.run({"pixel_values": pixels}).logits.softmax(-1).numpy()
-    names = [served.model.config.id2label[index] for index in range(probabilities.shape[1])]
+    pixels = served.inputs.pixels_of(served.tokenizer, served.config, [image for (image,) in rows])
+    probabilities = served.inputs.softmax(served.run({"pixel_values": pixels}).logits)
+    names = [served.config.id2label[index] for index in range(probabilities.shape[1])]
     return {
         "label": [names[index] for index in probabilities.argmax(1)],
         "probability": probabilities.max(1).astype(float),

@@ -6,7 +6,7 @@ OUTPUTS = {"answer": "string", "score": "double"}
 
 
 def answer(served, rows):
-    config = served.model.config
+    config = served.config
     answers, scores, owners = served.inputs.best_answers(served, rows)
     threshold = getattr(config, "null_score_diff_threshold", 0.0)
     for row in range(len(rows)):

@@ -9,17 +9,17 @@ OUTPUTS = {"entities": "string", "words": "string"}
 
 def answer(served, rows):
     texts = [row[0].split() for row in rows]
-    config, inputs = served.model.config, served.inputs
+    config, inputs = served.config, served.inputs
     encoded, firsts = inputs.tokenize_words(served.tokenizer, config, texts, served.settings["max_length"])
-    probabilities = served.run(encoded).logits.softmax(-1)
-    words = []
+    probabilities = inputs.softmax(served.run(encoded).logits)
+    tags, words = config.id2label, []
     for row, text in enumerate(texts):
-        best = [probabilities[row, max(piece, 0)].max(-1) for piece in firsts[row]]
+        best = [probabilities[row, max(piece, 0)] for piece in firsts[row]]
         words.append(
             [
                 # a word behind the end of what the model reads has no tag
-                {"word": word, "tag": config.id2label[tag.item()] if piece >= 0 else "O", "probability": p.item()}
-                for word, piece, (p, tag) in zip(text, firsts[row], best)
+                {"word": word, "tag": tags[int(p.argmax())] if piece >= 0 else "O", "probability": float(p.max())}
+                for word, piece, p in zip(text, firsts[row], best)
             ]
         )
     spans = [sorted(inputs.entities_of([word["tag"] for word in row]), key=lambda span: span[1:]) for row in words]

@@ -22,7 +22,7 @@ def hypothesis(config, label):
 
 
 def answer(served, rows):
-    config = served.model.config
+    config = served.config
     told = []
     for text, labels in rows:
         names = [label.strip() for label in labels.split("|") if label.strip()]
@@ -30,7 +30,7 @@ def answer(served, rows):
             told.append(("", 0.0, "{}"))
             continue
         logits = served.run(served.encode([(text, hypothesis(config, name)) for name in names])).logits
-        probabilities = logits[:, entailment_of(config)].softmax(0).tolist()
+        probabilities = served.inputs.softmax(logits[:, entailment_of(config)]).tolist()
         best = max(range(len(names)), key=probabilities.__getitem__)
         told.append((names[best], probabilities[best], json.dumps(dict(zip(names, probabilities)))))
     return dict(zip(OUTPUTS, zip(*told)))
