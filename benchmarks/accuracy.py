@@ -37,14 +37,14 @@ from fastprune.search.cost import Cost
 from fastprune.search.mac_search import search_macs
 from fastprune.settings import Method
 
-# name: selection, Fisher estimator, tuning
 METHODS = {
-    "default": ("surgeon", "per_sample", "weights"),
-    "paper": ("fisher", "per_sample", "mask"),
-    "paper-per-batch": ("fisher", "per_batch", "mask"),
-    "fisher+weights": ("fisher", "per_sample", "weights"),
-    "surgeon+mask": ("surgeon", "per_sample", "mask"),
-    "surgeon+none": ("surgeon", "per_sample", "none"),
+    "default": Method(),
+    "portable": Method(layout="portable"),
+    "paper": Method("fisher", "per_sample", "mask"),
+    "paper-per-batch": Method("fisher", "per_batch", "mask"),
+    "fisher+weights": Method("fisher", "per_sample", "weights"),
+    "surgeon+mask": Method("surgeon", "per_sample", "mask"),
+    "surgeon+none": Method("surgeon", "per_sample", "none"),
 }
 
 
@@ -107,35 +107,31 @@ def main(
             sample = draw_sample(train, num_samples, seed)
         batches = make_batches(sample, 32, pad, by_length=not published_sample)
         for method in methods:
-            selection, estimator, tuning = METHODS[method]
+            settings = METHODS[method]
             wanted = [
                 (ratio, search)
                 for ratio in keep_ratios
-                for search in searches
+                for search in (searches[:1] if settings.layout == "portable" else searches)
                 if (name, label(method, search, lut), num_samples, seed, ratio) not in done
             ]
             if not wanted:
                 continue
             reference = reference or score(dense)
             begin = time.perf_counter()
-            settings = Method(selection, estimator, tuning)
             information = gather(encoder, batches, task.problem, settings, progress=False)
             importance = importance_of(encoder, information, settings)
             measured = time.perf_counter() - begin
-            teacher = make_teacher(encoder, batches, tuning, keep=True)
+            teacher = make_teacher(encoder, batches, settings.tuning, keep=True)
             for ratio, search in wanted:
-                cost = Cost.of(encoder, seq_len or sample.mean_length, lut, search)
+                cost, bought = Cost.of(encoder, seq_len or sample.mean_length, lut, search, settings.layout), ratio
                 if search == "macs":
-                    cost = Cost(cost.macs)
+                    cost = Cost(cost.macs, layout=settings.layout)
                     bought = macs_ratio(importance, cost, lut, ratio) if lut else ratio
-                    masks = search_macs(importance.heads, importance.filters, cost.macs, bought)
-                else:
-                    masks = cost.search(importance, ratio)
-                stages = {}
-                rearranges = selection_of(selection).rearranges
+                masks, stages = cost.search(importance, bought), {}
+                rearranges = selection_of(settings.selection).rearranges
                 for stage in ("search", "rearrange") if rearranges else ("search",):
                     if stage == "rearrange":
-                        masks = selection_of(selection).rearrange(masks, information)
+                        masks = selection_of(settings.selection).rearrange(masks, information)
                     if every_stage:
                         with masked(encoder, masks.heads, masks.filters):
                             stages[stage] = score(dense)
@@ -148,7 +144,7 @@ def main(
                     ratio,
                     batches,
                     task.problem,
-                    tuning,
+                    settings.tuning,
                     teacher=teacher,
                     progress=False,
                 )

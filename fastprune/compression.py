@@ -286,7 +286,7 @@ def _prune(
 ) -> Compressed:
     """The steps of :mod:`fastprune.method` one after the other, each timed, and what is told of them."""
     encoder, task = describe(dense), rows.sample.task
-    cost = Cost.of(encoder, rows.sample.mean_length, table, method.solver)
+    cost = Cost.of(encoder, rows.sample.mean_length, table, method.solver, method.layout)
     if budget.max_accuracy_drop is None:
         cost.settle(budget)  # a budget that cannot be met is refused before anything is measured
     with timed(seconds, "evaluate_dense"):

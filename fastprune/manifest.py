@@ -10,7 +10,7 @@ from fastprune.environment import code_version, device_name
 from fastprune.latency.lut import LatencyTable
 from fastprune.latency.timing import full_batch, measure_latency, torch_threads
 from fastprune.model import checkpoint
-from fastprune.model.architectures import Encoder
+from fastprune.model.architectures import Encoder, sizes_of
 from fastprune.search.cost import Cost
 from fastprune.tuning.method import Tuned
 
@@ -67,8 +67,8 @@ def compare_latency(
     }
     if table is not None:
         latency["table"] = {"device": table.device, "threads": table.threads}
-        latency["predicted_dense"] = table.dense_ms(len(pruned.config.kept_heads))
-        latency["predicted_pruned"] = table.of_counts(pruned.config.kept_heads, pruned.config.kept_filters)
+        latency["predicted_dense"] = table.dense_ms(dense.config.num_hidden_layers)
+        latency["predicted_pruned"] = table.of_counts(*sizes_of(pruned.config))
     return latency
 
 

@@ -178,6 +178,7 @@ def tune(
         problem,
         keep_ratio=keep_ratio,
         search_at=lambda ratio: search(cost, importance, ratio),
+        layout=cost.layout,
         teacher=teacher,
         progress=progress,
     )

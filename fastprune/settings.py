@@ -23,6 +23,9 @@ Constraint = Literal["macs", "latency"]
 Solver = Literal["exact", "piecewise"]
 """Of the search under latency, see :func:`fastprune.latency.search.search_latency`."""
 
+Layout = Literal["free", "portable"]
+"""Of the pruned model: layers of any sizes, or those that the source's own class of transformers can have."""
+
 Estimator = Literal["per_sample", "per_batch"]
 """Of the Fisher information, see :func:`fastprune.importance.fisher.estimate_fisher`."""
 
@@ -237,11 +240,15 @@ class Method:
     effort : {"default", "low"}
         ``low`` draws a quarter of the examples where their number is not given, and takes the removal costs from half
         as many.
+    layout : {"free", "portable"}
+        ``free`` keeps any heads and filters of each layer. ``portable`` removes layers whole and keeps all heads and
+        one number of filters in the others, so that the model is a plain one of its architecture, which any program
+        loads without fastprune's modelling code.
 
     Raises
     ------
     InputError
-        A name that is not known.
+        A name that is not known, or a layout that the tuning or the solver is not for.
     """
 
     selection: str = "surgeon"
@@ -249,6 +256,7 @@ class Method:
     tuning: str = "weights"
     solver: Solver = "exact"
     effort: Effort = "default"
+    layout: Layout = "free"
 
     def __post_init__(self) -> None:
         _check_choice("selection", self.selection, SELECTIONS)
@@ -256,6 +264,17 @@ class Method:
         _check_choice("tuning", self.tuning, TUNINGS)
         _check_choice("solver", self.solver, get_args(Solver))
         _check_choice("effort", self.effort, get_args(Effort))
+        _check_choice("layout", self.layout, get_args(Layout))
+        if self.layout == "portable" and self.tuning == "mask":
+            raise InputError(
+                "tuning mask scales heads and filters, and layout portable removes layers whole, for which no scale "
+                "makes up; use tuning weights or none, or layout free"
+            )
+        if self.layout == "portable" and self.solver == "piecewise":
+            raise InputError(
+                "solver piecewise searches heads and filters one by one, and layout portable is searched as a whole; "
+                "leave the solver out, or use layout free"
+            )
 
 
 def settings_of(budget: Budget | None, method: Method | None, given: Mapping[str, Any]) -> tuple[Budget, Method]:

@@ -1,5 +1,6 @@
 """The one call and the stages of a pipeline are the same method: same masks, metrics, seconds, refusals."""
 
+import inspect
 import json
 
 import pytest
@@ -18,6 +19,7 @@ from fastprune.errors import InputError
 from fastprune.importance.selection import Importance, Selection, selection_of
 from fastprune.model.checkpoint import load_dense
 from fastprune.settings import SELECTIONS, TUNINGS, Budget, Method, settings_of
+from fastprune.stages import budget as budget_stage
 from fastprune.sweep.reading import read_config
 
 BUDGETS = [
@@ -31,6 +33,7 @@ METHODS = [
     {"selection": "fisher", "tuning": "mask"},
     {"selection": "fisher", "estimator": "per_batch", "tuning": "none"},
     {"tuning": "none", "solver": "piecewise", "effort": "low"},
+    {"layout": "portable"},
 ]
 TIMED_ONLY = {"seconds", "latency_ms"}
 """Metrics that are clocks: two runs never agree on them."""
@@ -115,6 +118,33 @@ def test_a_budget_is_refused_everywhere_with_the_same_words(tmp_path, source, bu
     assert words in str(read.value) and "line" in str(read.value)
 
 
+@pytest.mark.parametrize("method", [{"tuning": "mask"}, {"solver": "piecewise"}], ids=str)
+def test_what_layout_portable_is_not_for_is_refused_everywhere_with_the_same_words(tmp_path, source, lut, method):
+    budget = {"keep_ratio": 0.6, "constraint": "latency"} if "solver" in method else {"keep_ratio": 0.5}
+    table = {"lut": str(lut)} if "solver" in method else {}
+    with pytest.raises(InputError, match="layout portable .* layout free") as refused:
+        Method(layout="portable", **method)
+    words = str(refused.value)
+    with pytest.raises(InputError) as called:
+        one_call(source, **budget, **table, layout="portable", **method)
+    assert str(called.value) == words
+    given = budget | table | method | {"layout": "portable", "output_dir": tmp_path / "out"}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    files = ["--train-file", source["train_file"], "--eval-file", source["eval_file"]]
+    done = CliRunner().invoke(
+        main, ["compress", source["source"], *files, "--text-column", "sentence", "--label-column", "label", *options]
+    )
+    assert done.exit_code == 2 and words in done.output and not (tmp_path / "out").exists()
+    settings = {"latency": table | method} if "solver" in method else method
+    with pytest.raises(InputError) as read:
+        read_config(write_config(tmp_path / "c.yaml", source, budgets=[budget], layout="portable", **settings))
+    assert words in str(read.value)
+    folders = dict.fromkeys(("model", "sample", "importance", "table", "chosen"), tmp_path)
+    with pytest.raises(InputError) as staged:
+        inspect.unwrap(budget_stage.budget)(**folders, **budget, **method, layout="portable")
+    assert str(staged.value) == words
+
+
 def test_an_accuracy_drop_under_latency_needs_no_keep_ratio(source, lut):
     with pytest.warns(UserWarning, match="look-up table was measured"):
         result = one_call(source, constraint="latency", lut=lut, max_accuracy_drop=0.5, tuning="none")
@@ -129,7 +159,7 @@ def test_settings_by_name_or_whole():
         settings_of(budget, None, {"keep_ratio": 0.5})
     with pytest.raises(InputError, match="ratio is not a setting"):
         settings_of(None, None, {"ratio": 0.5})
-    for name in ("selection", "estimator", "tuning", "solver", "effort"):
+    for name in ("selection", "estimator", "tuning", "solver", "effort", "layout"):
         with pytest.raises(InputError, match=f"{name} 'luck' is not known; use one of"):
             settings_of(None, None, {"keep_ratio": 0.5, name: "luck"})
 

@@ -13,7 +13,7 @@ import click
 
 from fastprune.cli.group import command
 from fastprune.errors import InputError
-from fastprune.settings import POOLINGS, SELECTIONS, TUNINGS, UNLABELLED, Effort
+from fastprune.settings import POOLINGS, SELECTIONS, TUNINGS, UNLABELLED, Effort, Layout
 from fastprune.store.bounded import read_json
 from fastprune.store.output import check_output
 
@@ -106,6 +106,12 @@ from fastprune.store.output import check_output
     type=click.Choice(get_args(Effort)),
     default="default",
     help="low: a few times faster, from fewer examples, and less like the dense model.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(get_args(Layout)),
+    default="free",
+    help="portable: whole layers and one number of filters are cut, so that the model needs no code of fastprune's.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=32)
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")

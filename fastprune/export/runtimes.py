@@ -107,6 +107,8 @@ def load_model(folder: str | Path) -> transformers.PreTrainedModel:
         named = raw.get("architectures") if isinstance(raw, dict) else None
         if isinstance(named, list) and named and str(named[0]).startswith("Pruned"):
             return checkpoint.load(folder)
+    if checkpoint.is_portable(Path(folder)):
+        return checkpoint.load(folder)
     return checkpoint.load_dense(folder)
 
 

@@ -89,7 +89,8 @@ class Layer:
 class Encoder:
     """The prunable part of a model, and its dense shape.
 
-    ``windows`` says of each layer how many tokens a token attends to; None: to all.
+    ``windows`` says of each layer how many tokens a token attends to; None: to all. ``places`` says what the place of a
+    layer demands: a layer can stand where one stood whose place demands the same, and nowhere else.
     """
 
     model: transformers.PreTrainedModel
@@ -98,6 +99,7 @@ class Encoder:
     num_filters: int
     hidden_size: int
     windows: tuple[int | None, ...]
+    places: tuple[str, ...]
 
     @property
     def num_layers(self) -> int:
@@ -194,6 +196,7 @@ def describe(model: transformers.PreTrainedModel) -> Encoder:
         intermediate_size(model.config),
         model.config.hidden_size,
         windows_of(model.config),
+        places_of(model.config),
     )
     check_linears(
         {
@@ -289,6 +292,20 @@ def windows_of(config) -> tuple[int | None, ...]:
     kinds = kinds_of(config) or [""] * config.num_hidden_layers
     width = getattr(config, FAMILIES[config.model_type].window or "-", 0) // 2 * 2 + 1
     return tuple(width if kind == "sliding_attention" else None for kind in kinds)
+
+
+def places_of(config) -> tuple[str, ...]:
+    """Of each layer what its place demands: what it attends to, and whether it is a first layer unlike all others."""
+    first, *others = kinds_of(config) or [""] * config.num_hidden_layers
+    return (f"first {first}" if FAMILIES[config.model_type].first_apart else first, *others)
+
+
+def sizes_of(config) -> tuple[list[int], list[int]]:
+    """Heads and filters of each layer of a sliced model, whatever its layout."""
+    if (heads := getattr(config, "kept_heads", None)) is not None:
+        return heads, config.kept_filters
+    layers = config.num_hidden_layers
+    return [config.num_attention_heads] * layers, [intermediate_size(config)] * layers
 
 
 def auto_class(config) -> Any:

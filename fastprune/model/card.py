@@ -14,6 +14,14 @@ from fastprune.store.bounded import decode, parse_yaml, read_bytes
 
 CARD = "README.md"
 
+_LOADED = {
+    "free": "Its layers differ in size: transformers loads it with `trust_remote_code=True`, which runs the Python "
+    "files here.",
+    "portable": "It is a plain model of its architecture, with fewer layers and filters: any program that reads those "
+    "loads it, without `trust_remote_code`.",
+}
+"""How a model is loaded, by its layout."""
+
 _TEXTS = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
 _FIELDS = ("license", "license_name", "license_link", "language")
 _BYTES = 1 << 20
@@ -115,8 +123,8 @@ def _limits(manifest: Mapping, metrics: Mapping | None) -> str:
     return (
         f"## Limits\n\n- It was measured on {measured} and nothing else. Rows of another kind, groups of people, and "
         "inputs that want to deceive were not looked at; pruning may cost them more than the average. The source's "
-        f"limits are its own.\n- Texts are cut at {manifest['max_length']} tokens.\n- Its layers differ in size: "
-        "transformers loads it with `trust_remote_code=True`, which runs the Python files here.\n"
+        f"limits are its own.\n- Texts are cut at {manifest['max_length']} tokens.\n- "
+        f"{_LOADED[manifest.get('layout', 'free')]}\n"
     )
 
 

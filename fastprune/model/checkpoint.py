@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from fastprune.model.architectures import auto_class, check_supported, describe,
 from fastprune.model.families import FAMILIES
 from fastprune.model.images import load_image_reader
 from fastprune.model.precision import NAME, note_precision, precision_of, save_weights, stored_precision
+from fastprune.model.reading import reading
 from fastprune.model.refusals import (
     check_adapters,
     check_class,
@@ -78,7 +78,7 @@ def load_dense(
         weights, or a weight that is not finite.
     """
     config = load_config(name, pooling)
-    with _reading(name):
+    with reading(name):
         model, loading = auto_class(config).from_pretrained(
             local(name),
             config=config,
@@ -143,7 +143,7 @@ def load_config(name: str | Path, pooling: str | None = None) -> transformers.Pr
     """The configuration of a model that can be pruned, see :func:`load_dense`. Raises InputError for any other."""
     where = local(name)
     _check_folder(where)
-    with _reading(name):
+    with reading(name):
         raw, _ = transformers.PreTrainedConfig.get_config_dict(where)
         if not isinstance(raw, dict):
             raise InputError(f"{name}: config.json is not a JSON object")
@@ -192,13 +192,13 @@ def load_tokenizer(name: str | Path) -> Any:
         f"{name}: there are no tokenizer files beside the model; save its tokenizer there",
     )
     _check_folder(local(name))
-    with _reading(name):
+    with reading(name):
         raw, _ = transformers.PreTrainedConfig.get_config_dict(local(name))
         if (family := FAMILIES.get(str(raw.get("model_type")))) and family.image_tokens:
             return load_image_reader(local(name), name)
     if folder.is_dir() and not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
         raise InputError(missing)
-    with _reading(name):
+    with reading(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(local(name), trust_remote_code=False)
     # Where its files are missing, transformers invents a tokenizer that knows little but its special tokens.
     files = [*getattr(tokenizer, "vocab_files_names", {}).values()]
@@ -215,7 +215,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transform
     Parameters
     ----------
     folder : str or Path
-        Holds ``config.json``, ``model.safetensors`` and ``manifest.json``.
+        Holds ``config.json``, ``model.safetensors`` and ``manifest.json``, in either layout.
 
     Returns
     -------
@@ -227,8 +227,6 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transform
     InputError
         Not such a folder, or a damaged file in it.
     """
-    from fastprune.model import modeling_fastprune  # transformers' modelling code: seconds, and few stages need it
-
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise InputError(
@@ -236,7 +234,13 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transform
             "(the output folder of `fastprune compress`)"
         )
     _check_folder(folder)
-    with _reading(folder):
+    if is_portable(folder):
+        model = load_dense(folder, device=device)
+        _check_digest(folder, model)
+        return model
+    from fastprune.model import modeling_fastprune  # transformers' modelling code: seconds, and few stages need it
+
+    with reading(folder):
         raw = read_object(folder / "config.json")
         check_values(raw, folder)
         name = (raw.get("architectures") or [""])[0]
@@ -246,7 +250,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transform
             "fastprune; load it with transformers"
         )
     check_size(raw, folder, folder)
-    with _reading(folder):
+    with reading(folder):
         model, loading = getattr(modeling_fastprune, name).from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
@@ -261,11 +265,17 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> transform
     return model.to(device).eval()
 
 
+def is_portable(folder: Path) -> bool:
+    """Whether a folder is, by its manifest, a pruned model that is a plain one of its architecture."""
+    document = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    return isinstance(document, dict) and document.get("layout") == "portable"
+
+
 def _check_digest(folder: Path, model: transformers.PreTrainedModel) -> None:
     """The manifest names the weights that it was written for; a folder of version 0.1.0 names none."""
     if not (folder / MANIFEST).is_file():
         return
-    with _reading(folder):
+    with reading(folder):
         named = read_object(folder / MANIFEST).get(WEIGHTS_DIGEST)
     if named is not None and named != digest(model):
         raise InputError(
@@ -364,34 +374,3 @@ def digest(model: transformers.PreTrainedModel) -> str:
         state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         state.update(tensor.view(torch.uint8).numpy() if tensor.numel() else b"")
     return state.hexdigest()
-
-
-@contextmanager
-def _reading(name: str | Path) -> Iterator[None]:
-    """Turn what goes wrong while reading a model folder into an InputError that names it."""
-    level = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()  # our own messages name missing weights
-    try:
-        yield
-    except InputError:
-        raise
-    except SafetensorError as error:
-        raise InputError(f"{name}: its safetensors file is truncated or damaged ({error}); copy it again") from error
-    except RecursionError as error:
-        raise InputError(f"{name}: its config.json is nested too deeply to be read; save it again") from error
-    except RuntimeError as error:
-        if "ignore_mismatched_sizes" not in str(error):
-            raise
-        raise InputError(
-            f"{name}: the shapes of its weights are not those that its config.json gives; "
-            "save both again from one model"
-        ) from error
-    except BaseException as error:  # whatever the libraries make of a hostile file, panics of their Rust parts included
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{name}: cannot be read as a model with a tokenizer and safetensors weights: {first}"
-        ) from error
-    finally:
-        transformers.utils.logging.set_verbosity(level)

@@ -97,6 +97,8 @@ class Family:
         The configuration's name for how many tokens a layer of the kind ``sliding_attention`` attends to.
     attentions : tuple of str
         Its attention implementations, the usual one first.
+    first_apart : bool
+        The first layer is built otherwise than all others, so that none of them can take its place.
     image_tokens : int
         Of a model of images, the tokens beside those of the patches; 0 of a model of texts.
     older : Family, optional
@@ -118,6 +120,7 @@ class Family:
     layer_kinds: str = ""
     window: str = ""
     attentions: tuple = ("sdpa", "eager")
+    first_apart: bool = False
     image_tokens: int = 0
     older: "Family | None" = None
 
@@ -226,6 +229,7 @@ FAMILIES = {
         pooling="classifier_pooling",
         layer_kinds="layer_types",
         window="local_attention",
+        first_apart=True,
     ),
     "vit": _vit("ViT", 1),
     "deit": _vit("DeiT", 2),

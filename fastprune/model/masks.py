@@ -56,6 +56,20 @@ class Masks:
     def filter_counts(self) -> list[int]:
         return self.filters.count_nonzero(dim=1).tolist()
 
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Of each layer that keeps anything its number, and that of the last layer before the next such one.
+
+        Where the others are removed whole, it stands for all layers from the one to the other.
+        """
+        kept = [number for number, row in enumerate(self.heads) if row.any() or self.filters[number].any()]
+        return list(zip(kept, [number - 1 for number in kept[1:]] + [len(self.heads) - 1], strict=True))
+
+    def of_kept_layers(self) -> Masks:
+        """The rows of the layers that keep anything."""
+        kept = [number for number, _ in self.spans]
+        return Masks(self.heads[kept], self.filters[kept])
+
     def save(self, path: str | Path) -> None:
         save_file({"heads": self.heads.contiguous(), "filters": self.filters.contiguous()}, str(path))
 

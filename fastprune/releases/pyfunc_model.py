@@ -157,10 +157,13 @@ def _load_onnx(folder):
 
 
 def model_class(folder):
-    """The class of the model in a folder, by the folder's own code.
+    """The class of the model in a folder, by the folder's own code; without any, one of transformers.
 
     transformers would first copy that code into the user's home (``trust_remote_code``).
     """
+    architecture = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    if not (Path(folder) / "modeling_fastprune.py").is_file():
+        return getattr(transformers, architecture)
     place = str(Path(folder).resolve())
     name = f"fastprune_model_{hashlib.sha256(place.encode()).hexdigest()[:12]}"
     if name not in sys.modules:
@@ -172,7 +175,7 @@ def model_class(folder):
         code = importlib.import_module(f"{name}.modeling_fastprune")
     finally:
         sys.dont_write_bytecode = kept
-    return getattr(code, json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["architectures"][0])
+    return getattr(code, architecture)
 
 
 def load_code(name, path):

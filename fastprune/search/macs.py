@@ -24,6 +24,9 @@ class MacModel:
         Rows of the FFN's input that a filter owns: two where it is gated.
     windows : sequence of int or None
         Of each layer how many tokens a token attends to; None, or no such sequence: to all.
+    places : sequence of str
+        Of each layer what its place demands, see :class:`fastprune.model.architectures.Encoder`; none where all are
+        alike.
     """
 
     num_layers: int
@@ -34,6 +37,7 @@ class MacModel:
     seq_len: float
     filter_reads: int = 1
     windows: Sequence[int | None] = ()
+    places: Sequence[str] = ()
 
     @classmethod
     def of(cls, encoder: Encoder, seq_len: float) -> MacModel:
@@ -47,6 +51,7 @@ class MacModel:
             seq_len,
             len(ffn.reads) * ffn.parts,
             encoder.windows if any(encoder.windows) else (),
+            encoder.places if any(encoder.places) else (),
         )
 
     @property

@@ -11,7 +11,7 @@ from fastprune.errors import InputError
 from fastprune.method import make_teacher, settle
 from fastprune.model import checkpoint
 from fastprune.search.cost import Cost
-from fastprune.settings import Budget, Constraint, Solver
+from fastprune.settings import Budget, Constraint, Layout, Method, Solver
 from fastprune.stages.folders import (
     load_importance,
     load_information,
@@ -40,6 +40,7 @@ def budget(
     table: Path | None = None,
     solver: Solver = "exact",
     tuning: str = "weights",
+    layout: Layout = "free",
     batch_size: int = 32,
     device: str = "auto",
 ) -> dict:
@@ -53,14 +54,15 @@ def budget(
     constraint, keep_ratio, latency_ms, max_accuracy_drop, confidence
         See :class:`fastprune.settings.Budget`. Under MACs the table is not read; an accuracy drop is measured on the
         rows that the prepare stage set apart.
-    solver, tuning : str
+    solver, tuning, layout : str
         See :class:`fastprune.settings.Method`.
     """
     begin = time.perf_counter()
     wanted = Budget(keep_ratio, constraint, latency_ms, max_accuracy_drop, confidence)
+    Method(tuning=tuning, solver=solver, layout=layout)  # what does not go together is refused before the work
     table = table if wanted.constraint == "latency" else None
     wanted.check_table(table is not None)
-    cost = Cost(load_macs(importance), load_table(table), solver)
+    cost = Cost(load_macs(importance), load_table(table), solver, layout)
     if wanted.max_accuracy_drop is None:
         metrics: dict = {"keep_ratio": cost.settle(wanted)}
     else:
@@ -81,7 +83,7 @@ def budget(
             teacher=make_teacher(encoder, batches, tuning, keep=True),
         )
         metrics = {"keep_ratio": ratio} | ({"curve": asdict(curve)} if curve else {})
-    settings: dict = {"constraint": wanted.constraint, "solver": solver}
+    settings: dict = {"constraint": wanted.constraint, "solver": solver, "layout": layout}
     if wanted.max_accuracy_drop is not None:
         settings["max_accuracy_drop"] = wanted.max_accuracy_drop
     if wanted.confidence is not None:

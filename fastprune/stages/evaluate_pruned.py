@@ -14,7 +14,7 @@ from fastprune.model.architectures import describe
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 from fastprune.problem import problem_of
-from fastprune.stages.folders import load_model, table_of_budget, write_record
+from fastprune.stages.folders import load_layout, load_model, table_of_budget, write_record
 from fastprune.store.artifacts import makes
 from fastprune.store.output import new_folder
 
@@ -65,7 +65,9 @@ def evaluate_pruned(
         ):
             del named["rearrange"]  # nothing was swapped: the same model again
         for name, masks in named.items():
-            sliced = slice_model(encoder, masks)  # what the dense model puts out under the masks, in less time
+            sliced = slice_model(
+                encoder, masks, load_layout(chosen)
+            )  # what the dense model puts out under the masks, in less time
             metrics[name] = evaluate(sliced, split, **given)["metric"]
     latency = compare_latency(dense, small, split, pad, table_of_budget(table, chosen))
     metrics |= {f"latency_ms_{name}": latency.pop(name) for name in ("dense", "pruned")}

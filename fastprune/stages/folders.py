@@ -19,7 +19,7 @@ from fastprune.model.architectures import Encoder, describe
 from fastprune.model.masks import Masks
 from fastprune.search.cost import Cost
 from fastprune.search.macs import MacModel
-from fastprune.settings import Method, Solver
+from fastprune.settings import Layout, Method, Solver
 from fastprune.store import bounded
 from fastprune.store.artifacts import RECORD
 from fastprune.store.output import new_folder
@@ -80,10 +80,17 @@ def table_of_budget(table: Path | None, chosen: Path) -> LatencyTable | None:
     return load_table(table) if read_json(chosen / RECORD)["settings"]["constraint"] == "latency" else None
 
 
+def load_layout(chosen: Path) -> Layout:
+    """Of the pruned model; a budget of an earlier version names none."""
+    return read_json(chosen / RECORD)["settings"].get("layout", "free")
+
+
 def load_budget(importance: Path, table: Path | None, chosen: Path) -> tuple[Cost, float]:
     """What the budget limits, and the keep ratio."""
     record = read_json(chosen / RECORD)
-    cost = Cost(load_macs(importance), table_of_budget(table, chosen), record["settings"]["solver"])
+    cost = Cost(
+        load_macs(importance), table_of_budget(table, chosen), record["settings"]["solver"], load_layout(chosen)
+    )
     return cost, record["metrics"]["keep_ratio"]
 
 

@@ -24,6 +24,8 @@ from fastprune.settings import (
     Effort,
     Estimator,
     Glue,
+    Layout,
+    Method,
     Solver,
     check_problem,
 )
@@ -242,6 +244,7 @@ class Sweep(Section):
     estimator: Estimator = "per_sample"
     tuning: Literal[TUNINGS] = "weights"  # type: ignore[valid-type]
     effort: Effort = "default"
+    layout: Layout = "free"
     batch_size: int = Field(32, ge=1, le=_MOST)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     allow_untuned: bool = False
@@ -266,6 +269,10 @@ class Sweep(Section):
             raise ValueError(
                 "release.model_name: with several models each is registered as <sweep>-<model>; leave it out"
             )
+        try:
+            Method(self.selection, self.estimator, self.tuning, self.latency.solver, layout=self.layout)
+        except InputError as error:
+            raise ValueError(f"layout: {error}") from error
         if "latency" in self.model_fields_set and not self.has_latency:
             raise ValueError("latency: no budget has constraint: latency")
         for index, model in enumerate(self.models):

@@ -140,6 +140,7 @@ def run_of(sweep: Sweep, model: Model, budget: Budget | None = None) -> dict:
         "estimator": sweep.estimator,
         "tuning": sweep.tuning,
         "effort": sweep.effort,
+        "layout": sweep.layout,
     }
     if budget := budget or (sweep.budgets[0] if single else None):
         settings |= budget.settings

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -159,6 +160,7 @@ def walk(
     teacher: Teacher,
     student: transformers.PreTrainedModel,
     *,
+    spans: Sequence[tuple[int, int]] | None = None,
     first_token: frozenset[tuple[int, str]] = frozenset(),
     hold_back: int | None = None,
     every_map: bool = False,
@@ -171,6 +173,9 @@ def walk(
     teacher : Teacher
     student : PreTrainedModel
         Sliced from the teacher's model. Projections that the caller changes between two systems stay changed.
+    spans : sequence of (int, int), optional
+        Of each layer of the student its number in the teacher, and that of the last layer that it stands for: its FFN
+        is to give what that one gives. By default the student has all layers.
     first_token : set of (layer index, kind)
         Systems taken from the first ([CLS]) token of each example alone. The inputs of the FFN go with its output,
         the task head with the last FFN. With the last layer's attention among them, either model goes on with that
@@ -200,27 +205,39 @@ def walk(
         wanted.append(entry)
     numbers = torch.arange(sum(map(len, pads)), device=device).split([len(pad) for pad in pads])  # of the examples
     examples = [_Examples(number, hold_back) for number in numbers]
-    blocks = [(index, block) for index, layer in enumerate(layers_of(student)) for block in layer.blocks]
-    last = teacher.encoder.num_layers - 1
-    first_alone = (last, "attention") in first_token
-    pairs = zip(blocks, teacher.targets(wanted, first_alone=first_alone), strict=True)
-    bar = tqdm(pairs, "tuning", len(blocks), unit="block", disable=not progress)
-    for number, ((index, block), targets) in enumerate(bar):
-        alone = (index, block.kind) in first_token
-        width = 1 if first_alone and index == last else None  # how many of the tokens are gone on with
+    spans = spans or [(number, number) for number in range(teacher.encoder.num_layers)]
+    pairs = zip(spans, layers_of(student), strict=True)
+    blocks = [(span, block) for span, layer in pairs for block in layer.blocks]
+    final, _ = spans[-1]
+    first_alone = (final, "attention") in first_token
+    ahead = teacher.targets(wanted, first_alone=first_alone)
+    _go_on(ahead, 2 * spans[0][0])
+    bar = tqdm(blocks, "tuning", unit="block", disable=not progress)
+    for (index, last), block in bar:
+        alone, attending = (index, block.kind) in first_token, block.kind == "attention"
+        width = 1 if first_alone and index == final else None  # how many of the tokens are gone on with
         rows = [read_tokens(pad, first_token=alone) for pad in pads]  # [B, T]
-        if every_map and number > 0:
-            attending = block.kind == "attention"  # keys and values are wanted of every token
-            read = pads if attending else [chosen[:, :width] for chosen in rows]
+        if every_map and not (attending and index == 0):
+            read = pads if attending else [chosen[:, :width] for chosen in rows]  # keys and values: of every token
             solved = {name: block.reads[name] for name in block.solved}
             yield from _systems(index, solved, block.before, states, wanted, read, examples)
+        if not attending:
+            _go_on(ahead, 2 * (last - index))
+        targets = next(ahead)
         kept = memory.tensors(teacher.state_bytes * block.writes.in_features // teacher.encoder.hidden_size, device)
         # A head's context costs far more to make again than a filter's activation.
-        cached = block.kind == "attention" or isinstance(kept, list)
+        cached = attending or isinstance(kept, list)
         moments, apart = (Moments.zeros(block.writes, upper=every_map) for _ in range(2))
         for step, (options, target) in enumerate(zip(teacher.options, targets, strict=True)):
             units = units_of(block, states[step], options[index])[:, :width]
-            _add(moments, apart, rows[step][:, :width], examples[step].held, units, target - states[step][:, :width])
+            _add(
+                moments,
+                apart,
+                rows[step][:, :width],
+                examples[step].held,
+                units,
+                target[:, :width] - states[step][:, :width],
+            )
             if cached:
                 kept.append(units)
         yield System(index, block.kind, block.writes, moments.whole(), apart.whole())
@@ -230,8 +247,16 @@ def walk(
                 kept[step] = _NONE
             states[step] = block.after(block.writes(units) + states[step][:, :width])
         del kept, units
+    next(ahead, None)  # the teacher has noted all targets when it is asked for one more
     if every_map:
         yield from _head_systems(teacher, student, states, wanted, [chosen[:, :width] for chosen in rows], examples)
+
+
+def _go_on(targets: Iterator[Iterator[Tensor]], blocks: int) -> None:
+    """The teacher goes on by this many blocks that the student has not."""
+    for passed in islice(targets, blocks):
+        for _ in passed:
+            pass
 
 
 def _head_systems(
@@ -312,7 +337,10 @@ def _systems(
     every = max(tokens // (TOKENS_PER_INPUT * first.in_features), 1)
     for step, of_batch in enumerate(examples):
         taken = of_batch.taken(every)
-        reads, puts = (norm(some[step][taken]) for some in (states, wanted))
+        reads = norm(states[step][taken])
+        puts = norm(
+            wanted[step][taken][:, : reads.shape[1]]
+        )  # the student goes on with fewer tokens from its last layer
         _add(moments, apart, rows[step][taken], of_batch.held[taken], reads, puts)
     moments, apart = moments.whole(), apart.whole()
     for kind, linear in linears.items():

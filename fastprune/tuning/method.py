@@ -13,7 +13,7 @@ from torch import Tensor
 from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
-from fastprune.settings import TUNINGS
+from fastprune.settings import TUNINGS, Layout
 from fastprune.tuning.layerwise import Teacher
 
 
@@ -58,6 +58,7 @@ class TuningMethod(ABC):
         *,
         keep_ratio: float,
         search_at: Callable[[float], Masks],
+        layout: Layout = "free",
         teacher: Teacher | None = None,
         progress: bool = True,
     ) -> Tuned:
@@ -76,6 +77,8 @@ class TuningMethod(ABC):
             What the masks were searched at.
         search_at : callable
             The masks of another keep ratio.
+        layout : {"free", "portable"}
+            Of the tuned model, see :class:`fastprune.settings.Method`, which refuses one that a way is not for.
         teacher : Teacher, optional
             What :meth:`teacher` made.
         """

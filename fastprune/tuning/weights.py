@@ -19,6 +19,7 @@ from fastprune.errors import InputError
 from fastprune.model.architectures import reads_first
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
+from fastprune.settings import Layout
 from fastprune.tuning.layerwise import Teacher, walk
 from fastprune.tuning.method import Tuned
 from fastprune.tuning.moments import Moments
@@ -37,7 +38,9 @@ TRIES = 24
 
 
 @torch.no_grad()
-def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progress: bool = True) -> Tuned:
+def reconstruct_weights(
+    teacher: Teacher, masks: Masks, problem: str, *, layout: Layout = "free", progress: bool = True
+) -> Tuned:
     """Solve for the linear maps of every layer and of the task head, in order.
 
     Parameters
@@ -48,6 +51,8 @@ def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progres
         Binary.
     problem : str
         A classifier reads only [CLS] of the last layer, which is then all that is fitted there.
+    layout : {"free", "portable"}
+        Of the tuned model. In layout portable the FFN ahead of removed layers is to give what the last of them gives.
 
     Returns
     -------
@@ -58,12 +63,13 @@ def reconstruct_weights(teacher: Teacher, masks: Masks, problem: str, *, progres
     InputError
         Activations of the sample are NaN or too large; layer and map are named.
     """
-    student = slice_model(teacher.encoder, masks)
-    last = teacher.encoder.num_layers - 1
+    student = slice_model(teacher.encoder, masks, layout)
+    spans = masks.spans if layout == "portable" else [(number, number) for number in range(teacher.encoder.num_layers)]
+    last, _ = spans[-1]
     first_alone = reads_first(teacher.encoder.model, problem)
     first_token = frozenset({(last, "attention"), (last, "ffn")}) if first_alone else frozenset()
     for system in walk(
-        teacher, student, first_token=first_token, hold_back=HOLD_BACK, every_map=True, progress=progress
+        teacher, student, spans=spans, first_token=first_token, hold_back=HOLD_BACK, every_map=True, progress=progress
     ):
         weight, bias = solve_weights(system.moments, system.held_back, system.projection.weight, system.projection.bias)
         system.projection.weight.copy_(weight)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
+from fastprune.settings import Layout
 from fastprune.tuning.layerwise import Teacher
 from fastprune.tuning.mask import tune_masks
 from fastprune.tuning.method import Tuned, TuningMethod
@@ -25,6 +26,7 @@ class MaskTuning(TuningMethod):
         *,
         keep_ratio: float,
         search_at: Callable[[float], Masks],
+        layout: Layout = "free",
         teacher: Teacher | None = None,
         progress: bool = True,
     ) -> Tuned:

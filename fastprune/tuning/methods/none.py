@@ -9,6 +9,7 @@ from torch import Tensor
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
+from fastprune.settings import Layout
 from fastprune.tuning.layerwise import Teacher
 from fastprune.tuning.method import Tuned, TuningMethod
 
@@ -25,10 +26,11 @@ class NoTuning(TuningMethod):
         *,
         keep_ratio: float,
         search_at: Callable[[float], Masks],
+        layout: Layout = "free",
         teacher: Teacher | None = None,
         progress: bool = True,
     ) -> Tuned:
-        return Tuned(slice_model(encoder, masks), masks)
+        return Tuned(slice_model(encoder, masks, layout), masks)
 
 
 TUNING = NoTuning()

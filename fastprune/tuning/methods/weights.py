@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
+from fastprune.settings import Layout
 from fastprune.tuning.layerwise import Teacher
 from fastprune.tuning.method import Tuned, TuningMethod
 from fastprune.tuning.weights import reconstruct_weights
@@ -28,10 +29,12 @@ class WeightReconstruction(TuningMethod):
         *,
         keep_ratio: float,
         search_at: Callable[[float], Masks],
+        layout: Layout = "free",
         teacher: Teacher | None = None,
         progress: bool = True,
     ) -> Tuned:
-        return reconstruct_weights(teacher or Teacher(encoder, batches), masks, problem, progress=progress)
+        teacher = teacher or Teacher(encoder, batches)
+        return reconstruct_weights(teacher, masks, problem, layout=layout, progress=progress)
 
 
 TUNING = WeightReconstruction()
