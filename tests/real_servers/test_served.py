@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import requests
@@ -56,10 +57,11 @@ def test_mlflows_server_follows_a_promotion_and_a_rollback_and_needs_no_home(two
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_", "TORCH"))}
     follow = ["-m", "fastprune", "follow", NAME, "--every", "0.5", "--tracking-uri", uri, "--", sys.executable]
     serve = ["-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}/{{version}}", "--env-manager", "local"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # MLflow asks it for uvicorn
     with open(log, "w") as output:
         follower = subprocess.Popen(
             [sys.executable, *follow, *serve, "--port", str(port)],
-            env=kept | {"HOME": str(nowhere), "MLFLOW_TRACKING_URI": uri},
+            env=kept | {"HOME": str(nowhere), "MLFLOW_TRACKING_URI": uri, "PATH": path},
             cwd=tmp_path,
             stdout=output,
             stderr=output,
