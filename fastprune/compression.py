@@ -23,6 +23,7 @@ from fastprune.data.outcomes import Outcomes
 from fastprune.data.preparation import Rows, as_table, parted, prepare_rows
 from fastprune.environment import choose_device
 from fastprune.errors import InputError
+from fastprune.export.served import as_served
 from fastprune.latency.lut import LatencyTable
 from fastprune.manifest import compare_latency, make_manifest, size_metrics
 from fastprune.memory import limited
@@ -143,7 +144,7 @@ def compress(
         ``output_dir``; see :func:`fastprune.export.exporting.export`. It is a candidate of its own: its metric,
         agreement with the dense model, megabytes and latency are ``exported`` of the metrics.
     quantize : str, optional
-        With it: ``int8`` or ``fp16``.
+        With it: ``int8`` or ``fp16``. A ``max_accuracy_drop`` is then that of the quantised model.
     progress : bool
     **settings
         Any field of ``budget`` or ``method`` by its own name: ``keep_ratio=0.5`` is ``budget=Budget(keep_ratio=0.5)``.
@@ -213,6 +214,7 @@ def compress(
             dry_run=dry_run,
             progress=progress,
             origin={"source": source, "seed": seed},
+            served=as_served(export or "", quantize or "", rows.sample, tokenizer.pad_token_id),
         )
         served = tempfile.TemporaryDirectory() if export and not dry_run else nullcontext("")
         with served as folder:
@@ -283,6 +285,7 @@ def _prune(
     dry_run: bool,
     progress: bool,
     origin: dict[str, Any],
+    served: steps.Served | None,
 ) -> Compressed:
     """The steps of :mod:`fastprune.method` one after the other, each timed, and what is told of them."""
     encoder, task = describe(dense), rows.sample.task
@@ -313,6 +316,7 @@ def _prune(
             rows.validation,
             pad_token_id=pad_token_id,
             teacher=teacher,
+            served=served,
             progress=progress,
         )
     with timed(seconds, "search"):

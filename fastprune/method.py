@@ -12,12 +12,13 @@ As in the paper's algorithm box::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastprune.data import Split
 from fastprune.data.evaluation import Evaluated, evaluate_rows
@@ -34,6 +35,22 @@ from fastprune.tuning.layerwise import Teacher
 from fastprune.tuning.method import Tuned, tuning_of
 
 Batches = Sequence[Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Served:
+    """The form in which a model will be served, where that answers otherwise than the model itself.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``onnx int8``.
+    of : callable
+        Makes of a model one that answers as it will.
+    """
+
+    name: str
+    of: Callable[[transformers.PreTrainedModel], nn.Module]
 
 
 def gather(
@@ -81,13 +98,15 @@ def settle(
     *,
     pad_token_id: int,
     teacher: Teacher | None = None,
+    served: Served | None = None,
     progress: bool = True,
 ) -> tuple[float, Curve | None, Tuned | None]:
     """The keep ratio of a budget; of an accuracy drop the smallest that holds it, with the curve of what was tried.
 
     What was tuned at that ratio comes with it: :func:`tune` would make the same again, bit by bit.
     With the budget's ``confidence`` the upper end of the loss's interval counts.
-    Every try is searched, tuned and measured on ``validation``. The importance, and with weight reconstruction the
+    Every try is searched, tuned and measured on ``validation``, in the form in which it will be ``served``: the drop is
+    that form's against the dense model. The importance, and with weight reconstruction the
     dense model's targets, are shared by the tries.
     """
     max_drop = budget.max_accuracy_drop
@@ -97,7 +116,7 @@ def settle(
         raise InputError("max_accuracy_drop needs validation rows to measure on")
     rows = validation
 
-    def measure(model: transformers.PreTrainedModel, dense: Evaluated | None = None) -> Evaluated:
+    def measure(model: nn.Module, dense: Evaluated | None = None) -> Evaluated:
         return evaluate_rows(model, rows, pad_token_id=pad_token_id, dense=dense, progress=False)
 
     dense, margins = measure(encoder.model), dict[float, float]()
@@ -118,7 +137,7 @@ def settle(
             teacher=teacher,
             progress=progress,
         )
-        tried = measure(latest.model, dense)
+        tried = measure(served.of(latest.model) if served else latest.model, dense)
         if budget.confidence is not None:
             lost = fall(dense.outcomes, tried.outcomes, budget.confidence)
             margins[keep_ratio] = lost.upper - lost.mean
@@ -135,6 +154,7 @@ def settle(
         margin_at=None if budget.confidence is None else margins.__getitem__,
         passed=passed,
         least=cost.smallest,
+        form=served.name if served else "",
     )
     return curve.keep_ratio, curve, within
 

@@ -243,9 +243,10 @@ def summary(metrics: dict) -> str:
             f"{times['dense'] / times['exported']:.2f}x (batch 8, one thread)"
         )
     curve = metrics.get("curve", {"points": [], "margins": []})
+    form = f" as {curve['form']}" if curve.get("form") else ""
     for (ratio, metric), margin in zip_longest(curve["points"], curve["margins"]):
         sure = "" if margin is None else f", perhaps {margin:.4f} less on others"
-        lines.append(f"{'tried':<12}keep ratio {ratio:.3f}   {metric:.4f} on the validation rows{sure}")
+        lines.append(f"{'tried':<12}keep ratio {ratio:.3f}   {metric:.4f}{form} on the validation rows{sure}")
     lines.append(f"{'heads':<12}{json.dumps(metrics['heads'])} of {metrics['num_heads']}")
     lines.append(f"{'filters':<12}{json.dumps(metrics['filters'])} of {metrics['num_filters']}")
     lines.append(f"{'seconds':<12}" + ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items()))

@@ -122,7 +122,7 @@ def export_model(
     ``origin`` has its ``source``, and of a pruned model what its rows are; ``megabytes`` are those of the source.
     """
     pad = tokenizer.pad_token_id
-    file, left = _write(model, made, format, quantize, opset, sample, pad)
+    file, left = write_form(model, made, format, quantize, opset, sample, pad)
     write_config(model, made)
     tokenizer.save_pretrained(made)
     runtime = load_runtime(file, model.config)
@@ -172,7 +172,7 @@ def export_beside(
     outcomes : Outcomes
         ``exported``: what it made of every evaluation row.
     """
-    pruned, dense = _on_cpu(pruned), _on_cpu(dense)
+    pruned, dense = on_cpu(pruned), on_cpu(dense)
     record = export_model(
         pruned,
         tokenizer,
@@ -187,7 +187,8 @@ def export_beside(
     return as_candidate(record, made, dense, evaluation, tokenizer.pad_token_id)
 
 
-def _on_cpu(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+def on_cpu(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    """The model itself, or a copy on the CPU."""
     return model if model.device.type == "cpu" else copy.deepcopy(model).to("cpu")  # type: ignore[arg-type]
 
 
@@ -243,7 +244,7 @@ def check_choices(format: str, quantize: str, opset: int = OPSET) -> None:
         import openvino  # noqa: F401
 
 
-def _write(
+def write_form(
     model: transformers.PreTrainedModel,
     made: Path,
     format: str,

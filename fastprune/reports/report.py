@@ -84,7 +84,8 @@ def _curve_figure(curve: Mapping, metric: str) -> Figure:
     axes.text(0.01, 100 * curve["dense"], " dense", va="bottom", color=MUTED)
     axes.set_xlim(0, 1)
     axes.set_xlabel("keep ratio tried (the one taken is marked)")
-    axes.set_ylabel(f"{metric} on the rows set apart, %")
+    served = f" as {curve['form']}" if curve.get("form") else ""
+    axes.set_ylabel(f"{metric}{served} on the rows set apart, %")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -23,12 +23,15 @@ class Curve:
         The dense model's metric on the same data.
     margins : list of float
         By how much the loss of each may be greater on other rows, where that was asked for.
+    form : str
+        In which the tries were measured, such as ``onnx int8``; empty where it was the pruned model itself.
     """
 
     keep_ratio: float
     points: list[tuple[float, float]]
     dense: float
     margins: list[float] = field(default_factory=list)
+    form: str = ""
 
 
 def smallest_keep_ratio(
@@ -40,6 +43,7 @@ def smallest_keep_ratio(
     passed: Callable[[float], object] | None = None,
     resolution: float = 0.02,
     least: float = 0.0,
+    form: str = "",
 ) -> Curve:
     """Bisect for the smallest keep ratio that loses at most ``max_drop``.
 
@@ -57,6 +61,8 @@ def smallest_keep_ratio(
         Ends when the ratio is known this closely.
     least : float
         No smaller ratio can be pruned to.
+    form : str
+        In which ``metric_at`` measures, for what is told.
 
     Returns
     -------
@@ -98,8 +104,9 @@ def smallest_keep_ratio(
         ratio, metric = points[-1]
         margin = f", and on other rows perhaps {margins[-1]:.4f} more" if margins else ""
         rows = ", or more validation rows" if margins else ""
+        served = f" as {form}" if form else ""
         raise InputError(
-            f"no budget keeps within an accuracy drop of {max_drop}: keep_ratio {ratio:.3f} still loses "
-            f"{dense - metric:.4f}{margin}; allow a greater drop or give a larger sample{rows}"
+            f"no budget keeps within an accuracy drop of {max_drop}: keep_ratio {ratio:.3f}{served} still "
+            f"loses {dense - metric:.4f}{margin}; allow a greater drop or give a larger sample{rows}"
         )
-    return Curve(high, points, dense, margins)
+    return Curve(high, points, dense, margins, form)

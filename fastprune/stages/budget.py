@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastprune.data import Split
 from fastprune.errors import InputError
+from fastprune.export.served import as_served
 from fastprune.method import make_teacher, settle
 from fastprune.model import checkpoint
 from fastprune.search.cost import Cost
@@ -43,6 +44,8 @@ def budget(
     layout: Layout = "free",
     batch_size: int = 32,
     device: str = "auto",
+    format: str = "",
+    quantize: str = "",
 ) -> dict:
     """Settle the keep ratio: the given one, that of a latency in milliseconds, or the smallest within an accuracy drop.
 
@@ -56,6 +59,8 @@ def budget(
         rows that the prepare stage set apart.
     solver, tuning, layout : str
         See :class:`fastprune.settings.Method`.
+    format, quantize : str
+        Of the export that follows, if one does: an accuracy drop is that of the model as it will be served.
     """
     begin = time.perf_counter()
     wanted = Budget(keep_ratio, constraint, latency_ms, max_accuracy_drop, confidence)
@@ -69,7 +74,8 @@ def budget(
         if not (sample / "validation").is_dir():
             raise InputError(f"{sample}: holds no validation rows; run the prepare stage with set_apart")
         method = load_method(importance, tuning, solver)
-        _, encoder, batches = load_sample(model, sample, device, batch_size)
+        rows, encoder, batches = load_sample(model, sample, device, batch_size)
+        pad = checkpoint.load_tokenizer(model).pad_token_id
         ratio, curve, _ = settle(
             wanted,
             cost,
@@ -79,8 +85,9 @@ def budget(
             batches,
             method,
             Split.load(sample / "validation"),
-            pad_token_id=checkpoint.load_tokenizer(model).pad_token_id,
+            pad_token_id=pad,
             teacher=make_teacher(encoder, batches, tuning, keep=True),
+            served=as_served(format, quantize, rows, pad),
         )
         metrics = {"keep_ratio": ratio} | ({"curve": asdict(curve)} if curve else {})
     settings: dict = {"constraint": wanted.constraint, "solver": solver, "layout": layout}

@@ -124,7 +124,7 @@ STAGES = (
         "budget",
         ("model", "sample", "importance", "table"),
         ("chosen",),
-        parameters=("solver", "tuning", "layout", *_RUNS),
+        parameters=("solver", "tuning", "layout", "format", "quantize", *_RUNS),
     ),
     Stage("search", "budget", ("importance", "table", "chosen"), ("searched",)),
     Stage("rearrange", "budget", ("importance", "table", "chosen", "searched"), ("rearranged",)),
