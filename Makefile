@@ -1,6 +1,7 @@
 # make demo     prune a real classifier on real reviews, through the pipeline, on this machine
 # make test     the tests
 # make test-faults  hostile files, kills, and servers that fail with the deadlines that users have (two hours)
+# make test-browser  the reports' pages in Chromium, which must be installed
 # make lint     errors, format and types: ruff and mypy
 # make wheel    the wheel, in dist/
 # make compatibility  pruned models in other versions of transformers (minutes)
@@ -22,7 +23,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # times its share. The benchmarks run as torch is by default.
 demo test test-faults: export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install airflow demo test test-faults lint wheel compatibility bench clean
+.PHONY: install airflow demo test test-faults test-browser lint wheel compatibility bench clean
 
 install: $(VENV)/installed
 
@@ -58,6 +59,11 @@ test-faults: export FASTPRUNE_FAULTS := long
 test-faults: export FASTPRUNE_SERVERS := required
 test-faults: $(VENV)/installed
 	@$(BIN)/python -m pytest tests -m faults $(TEST_ARGS)
+
+test-browser: export FASTPRUNE_BROWSER := required
+test-browser: $(VENV)/installed
+	@$(PIP_INSTALL) -c constraints.txt -e '.[test,browser]'
+	@$(BIN)/python -m pytest tests -m browser $(TEST_ARGS)
 
 lint: $(VENV)/installed
 	@$(BIN)/ruff check .

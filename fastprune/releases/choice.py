@@ -41,6 +41,9 @@ class Compression:
         Of ``dense``, ``pruned`` and ``drop``.
     speed : mapping, optional
         The fields of :class:`fastprune.releases.evidence.Speed`.
+    exported : mapping, optional
+        The same model as it was exported: its ``form``, ``metric`` with its standard ``error``, ``agreement`` with the
+        dense model, ``megabytes``, and ``latency``, a fraction of the dense PyTorch model's by a batch of 8.
     """
 
     label: str
@@ -55,6 +58,7 @@ class Compression:
     version: str
     standard_error: Mapping[str, float] | None = None
     speed: Mapping | None = None
+    exported: Mapping | None = None
 
     @classmethod
     def of(cls, metrics: Mapping, version: str) -> Compression:
@@ -75,7 +79,21 @@ class Compression:
             version=version,
             standard_error=figures["standard_error"],
             speed=figures["speed"] and figures["speed"].model_dump(),
+            exported=_exported(metrics["exported"]) if "exported" in metrics else None,
         )
+
+
+def _exported(told: Mapping) -> dict:
+    """From ``exported`` of ``metrics.json``."""
+    times = told["latency_ms"]["batch_8"]
+    return {
+        "form": f"{told['format']} {told['quantize'] or 'float32'}",
+        "metric": told["metric"],
+        "error": told.get("standard_error"),
+        "agreement": told["agreement"],
+        "megabytes": told["megabytes"],
+        "latency": times["exported"] / times["dense"],
+    }
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:

@@ -10,8 +10,11 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-INK, MUTED, RULE = "#1f2933", "#6b7785", "#dfe4e8"
-KEPT, PRUNED = "#2f6f8f", "#e6eaed"
+INK, MUTED, RULE = "#1f2933", "#5b6673", "#dfe4e8"
+KEPT, PRUNED, SERVED = "#2f6f8f", "#e6eaed", "#a3541a"
+
+_VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", KEPT: "accent", PRUNED: "pruned", SERVED: "served"}
+"""What the colours of a picture are called in the page, which has others in the dark."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -41,8 +44,11 @@ def render(template: str, **values) -> str:
 
 
 def svg(figure: Figure) -> Markup:
+    """A picture for a page: its colours are the page's."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :])
+    for colour, name in _VARIABLES.items():
+        text = text.replace(colour, f"var(--{name})")
+    return Markup(text[text.index("<svg") :].replace("<svg", '<svg aria-hidden="true"', 1))

@@ -41,8 +41,11 @@ def render(metrics: Mapping, manifest: Mapping) -> str:
         seconds=_bars(metrics.get("seconds", {})),
         total_seconds=sum(metrics.get("seconds", {}).values()),
         curve=svg(figures["curve"]) if "curve" in figures else None,
+        tried=[(f"{ratio:.3f}", f"{100 * value:.2f}") for ratio, value in metrics.get("curve", {}).get("points", ())],
         heads=svg(figures["heads"]),
         filters=svg(figures["filters"]),
+        form=metrics.get("curve", {}).get("form", ""),
+        layers=_layers(metrics, manifest),
         provenance=_flatten(manifest),
     )
 
@@ -59,13 +62,24 @@ def plots(metrics: Mapping, manifest: Mapping) -> dict[str, Figure]:
         return figures
 
 
+def _layers(metrics: Mapping, manifest: Mapping) -> list[tuple[str, str, str, str]]:
+    """Of each layer its number, how many heads and filters it keeps, and which heads."""
+    kept = zip(manifest["kept_heads"], metrics["filters"], strict=True)
+    return [
+        (str(layer), str(len(heads)), f"{filters:,}", ", ".join(map(str, sorted(heads))))
+        for layer, (heads, filters) in enumerate(kept)
+    ]
+
+
 def _exported(metrics: Mapping) -> list[tuple[str, str]]:
     """What is told of the exported model, each with its value; nothing where there is none."""
     if not (exported := metrics.get("exported")):
         return []
+    lost, drop = 100 * (exported["metric"] - metrics["dense"]), exported.get("standard_error_of_drop")
     told = [
         ("form", f"{exported['format']} {exported['quantize'] or 'float32'}"),
-        (f"{_words(metrics['metric'])}, %", f"{100 * exported['metric']:.2f}"),
+        (f"{_words(metrics['metric'])}, %", f"{100 * exported['metric']:.2f}{_plus(exported.get('standard_error'))}"),
+        ("points more than the dense model", f"{lost:+.2f}".replace("-", "\N{MINUS SIGN}") + _plus(drop)),
         ("agreement with the dense model, %", f"{100 * exported['agreement']:.2f}"),
         ("megabytes", f"{exported['megabytes']:.1f}"),
     ]
@@ -83,9 +97,8 @@ def _curve_figure(curve: Mapping, metric: str) -> Figure:
     axes.axvline(curve["keep_ratio"], color=RULE, linewidth=3, zorder=0)
     axes.text(0.01, 100 * curve["dense"], " dense", va="bottom", color=MUTED)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("keep ratio tried (the one taken is marked)")
-    served = f" as {curve['form']}" if curve.get("form") else ""
-    axes.set_ylabel(f"{metric}{served} on the rows set apart, %")
+    axes.set_xlabel("keep ratio tried")
+    axes.set_ylabel(f"{metric}, %")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -249,7 +262,10 @@ def _steps(metrics: Mapping) -> list[tuple[str, str]]:
 
 def _error(metrics: Mapping, name: str) -> str:
     """The standard error of a metric, in per cent, where it was measured."""
-    error = metrics.get("standard_error", {}).get(name)
+    return _plus(metrics.get("standard_error", {}).get(name))
+
+
+def _plus(error: float | None) -> str:
     return "" if error is None else f" \N{PLUS-MINUS SIGN} {100 * error:.2f}"
 
 

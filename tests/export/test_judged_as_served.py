@@ -61,7 +61,7 @@ def test_pruned_and_int8_is_judged_at_every_try_and_the_stages_agree(source, tmp
     made = run_stages(tmp_path / "made", **source, **budget, **rows, format="onnx", quantize="int8", device="cpu")
     metrics = json.loads((made["report"] / "metrics.json").read_text())
     assert metrics["curve"] == json.loads(json.dumps(curve))
-    assert "as onnx int8" in (made["report"] / "report.html").read_text()
+    assert "each try as it will be served (onnx int8)" in (made["report"] / "report.html").read_text()
     state = called.model.state_dict()
     assert all(torch.equal(state[name], one) for name, one in load_file(made["pruned"] / "model.safetensors").items())
 

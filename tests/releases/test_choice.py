@@ -60,3 +60,20 @@ def test_the_cost_is_latency_where_a_budget_was():
 def test_a_policy_that_is_none_is_refused():
     with pytest.raises(InputError, match="policy"):
         choose([ONE], "max_drop: 1")
+
+
+def test_the_exported_model_is_a_candidate_of_its_own():
+    exported = {"format": "onnx", "quantize": "int8", "metric": 0.885, "agreement": 0.97, "megabytes": 7.5}
+    exported |= {"standard_error": 0.011, "latency_ms": {"batch_8": {"dense": 40.0, "exported": 5.0}}}
+    metrics = {"metric": "accuracy", "dense": 0.9, "pruned": 0.89, "macs_kept": 0.5, "params_kept": 0.7}
+    metrics |= {"keep_ratio": 0.5, "megabytes": {"pruned": 30.0}, "latency_ms": {"dense": 10.0, "pruned": 6.0}}
+    assert Compression.of(metrics, "1") == ONE
+    found = choose([Compression.of(metrics | {"exported": exported}, "1")])["compressions"][0]
+    assert found["exported"] == {
+        "form": "onnx int8",
+        "metric": 0.885,
+        "error": 0.011,
+        "agreement": 0.97,
+        "megabytes": 7.5,
+        "latency": 0.125,
+    }

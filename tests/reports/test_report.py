@@ -131,7 +131,19 @@ def test_a_bert_large_is_drawn_whole():
 
 def test_the_exported_model_is_told_as_a_candidate_of_its_own():
     exported = {"format": "onnx", "quantize": "int8", "metric": 0.8111, "agreement": 0.98765, "megabytes": 18.3}
+    exported |= {"standard_error": 0.0095, "standard_error_of_drop": 0.0043}
     exported["latency_ms"] = {"batch_1": {"dense": 8.0, "exported": 1.0}, "batch_8": {"dense": 60.0, "exported": 8.0}}
     words = " ".join(Page(report.render({**METRICS, "exported": exported}, MANIFEST)).words)
-    assert all(word in words for word in ("onnx int8", "81.11", "98.77", "18.3", "8.00", "7.50"))
+    assert all(
+        word in words
+        for word in (
+            "onnx int8",
+            "81.11 \N{PLUS-MINUS SIGN} 0.95",
+            "\N{MINUS SIGN}0.90 \N{PLUS-MINUS SIGN} 0.43",
+            "98.77",
+            "18.3",
+            "8.00",
+            "7.50",
+        )
+    )
     assert "As it is served" not in " ".join(Page(report.render(METRICS, MANIFEST)).words)
