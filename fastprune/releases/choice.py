@@ -44,6 +44,8 @@ class Compression:
     exported : mapping, optional
         The same model as it was exported: its ``form``, ``metric`` with its standard ``error``, ``agreement`` with the
         dense model, ``megabytes``, and ``latency``, a fraction of the dense PyTorch model's by a batch of 8.
+    served : mapping, optional
+        Where the version serves that export, its figures by the names of :class:`Evidence`: a policy judges these.
     """
 
     label: str
@@ -59,6 +61,7 @@ class Compression:
     standard_error: Mapping[str, float] | None = None
     speed: Mapping | None = None
     exported: Mapping | None = None
+    served: Mapping | None = None
 
     @classmethod
     def of(cls, metrics: Mapping, version: str) -> Compression:
@@ -80,6 +83,7 @@ class Compression:
             standard_error=figures["standard_error"],
             speed=figures["speed"] and figures["speed"].model_dump(),
             exported=_exported(metrics["exported"]) if "exported" in metrics else None,
+            served=_served(metrics) if metrics.get("exported", {}).get("format") == "onnx" else None,
         )
 
 
@@ -94,6 +98,11 @@ def _exported(told: Mapping) -> dict:
         "megabytes": told["megabytes"],
         "latency": times["exported"] / times["dense"],
     }
+
+
+def _served(metrics: Mapping) -> dict:
+    figures = figures_of(metrics, "onnx")
+    return figures | {"speed": figures["speed"].model_dump(), "megabytes": metrics["exported"]["megabytes"]}
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
@@ -134,14 +143,17 @@ def choose(compressions: Sequence[Compression], policy: str = "") -> dict:
 
 def _refusals(one: Compression, policy: str) -> list[str]:
     own = parse_policy(policy).model_copy(update=_FOR_THE_PROMOTION)
+    figures: Mapping = one.served or {
+        "metric": one.metric,
+        "dense": one.dense,
+        "pruned": one.pruned,
+        "speedup": 1 / one.latency,
+        "speed": one.speed,
+        "standard_error": one.standard_error,
+        "megabytes": one.megabytes,
+    }
     evidence = Evidence(
-        metric=one.metric,
-        dense=one.dense,
-        pruned=one.pruned,
-        speedup=1 / one.latency,
-        speed=None if one.speed is None else Speed.model_validate(one.speed),
-        standard_error=None if one.standard_error is None else dict(one.standard_error),
-        megabytes=one.megabytes,
+        **{**figures, "speed": figures["speed"] and Speed.model_validate(figures["speed"])},
         lineage={},
         artifact_sha256="",
         weights_sha256="",

@@ -64,11 +64,13 @@ def test_a_policy_that_is_none_is_refused():
 
 def test_the_exported_model_is_a_candidate_of_its_own():
     exported = {"format": "onnx", "quantize": "int8", "metric": 0.885, "agreement": 0.97, "megabytes": 7.5}
-    exported |= {"standard_error": 0.011, "latency_ms": {"batch_8": {"dense": 40.0, "exported": 5.0}}}
+    exported |= {"standard_error": 0.011, "standard_error_of_drop": 0.004, "threads": 1, "device_name": "EPYC"}
+    exported |= {"seq_len": 27, "latency_ms": {"batch_8": {"dense": 40.0, "exported": 5.0}}}
     metrics = {"metric": "accuracy", "dense": 0.9, "pruned": 0.89, "macs_kept": 0.5, "params_kept": 0.7}
     metrics |= {"keep_ratio": 0.5, "megabytes": {"pruned": 30.0}, "latency_ms": {"dense": 10.0, "pruned": 6.0}}
     assert Compression.of(metrics, "1") == ONE
-    found = choose([Compression.of(metrics | {"exported": exported}, "1")])["compressions"][0]
+    both = Compression.of(metrics | {"exported": exported}, "1")
+    found = choose([both])["compressions"][0]
     assert found["exported"] == {
         "form": "onnx int8",
         "metric": 0.885,
@@ -77,3 +79,13 @@ def test_the_exported_model_is_a_candidate_of_its_own():
         "megabytes": 7.5,
         "latency": 0.125,
     }
+    # The version serves the export: a policy that takes the pruned model may refuse what is served, and the other way.
+    strict = "{max_accuracy_drop: 0.012, min_speedup: 2, speed_on: EPYC, max_megabytes: 10}"
+    assert choose([both], strict)["compressions"][0]["refused"] == [
+        "max_accuracy_drop: 0.015 +- 0.004 (accuracy), required at most 0.012"
+    ]
+    assert not choose([both], "{max_accuracy_drop: 0.02, min_speedup: 7, max_megabytes: 10}")["compressions"][0][
+        "refused"
+    ]
+    other = Compression.of(metrics | {"exported": {**exported, "format": "openvino"}}, "1")
+    assert "min_speedup: 1.667" in choose([other], "min_speedup: 2")["compressions"][0]["refused"][0]
