@@ -11,14 +11,14 @@ SECONDS, BYTES = 30, 4 << 30
 
 
 @contextmanager
-def bounded():
-    """No more than ``SECONDS`` and ``BYTES`` more."""
+def bounded(seconds=SECONDS):
+    """No more than that many seconds and ``BYTES`` more."""
 
     def stop(*_):
-        raise TimeoutError(f"more than {SECONDS} s")
+        raise TimeoutError(f"more than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    signal.alarm(seconds)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (held + BYTES, limits[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
@@ -50,7 +51,7 @@ class JsonValues:
 
     def __init__(self, path: object):
         self.path = path
-        self.containers = self.values = 0
+        self.containers = self.values = self.cells = 0
 
     def add(self, text: str) -> None:
         """Raise InputError where there may now be more values than a table has cells, or too many lists."""
@@ -60,6 +61,23 @@ class JsonValues:
             raise too_much(self.path, f"has more than {CONTAINERS:,} lists and objects", CONTAINERS)
         if self.containers + self.values > CELLS:
             raise too_much(self.path, f"has more than {CELLS:,} values", CELLS)
+
+    def add_column(self, values: list) -> None:
+        """Raise InputError where the columns so far have too many cells: each key of their objects is a column too.
+
+        Twenty thousand objects of one key each are four hundred million cells if no two have the same.
+        """
+        self.cells += len(values)
+        if self.cells > CELLS:
+            raise too_much(self.path, f"has more than {CELLS:,} cells, with a column for each key of an object", CELLS)
+        keys = dict.fromkeys(chain.from_iterable(value for value in values if isinstance(value, dict)))
+        if len(keys) > COLUMNS:
+            what = f"has objects with {len(keys):,} different keys in one column"
+            raise too_much(self.path, what, COLUMNS, "make them texts, or leave out what is not needed")
+        for key in keys:
+            self.add_column([value.get(key) if isinstance(value, dict) else None for value in values])
+        if lists := [value for value in values if isinstance(value, list)]:
+            self.add_column([*chain.from_iterable(lists)])
 
 
 class Lines:

@@ -126,6 +126,7 @@ def parquet(**options):
         ("t.tsv", b"text\n" + b"x" * ((1 << 20) + 1), "row 1 of column 'text' has 1,048,577 bytes"),
         ("t.tsv", b"\t".join(b"%d" % n for n in range(100_000)), "has 100,000 columns, and at most 1,000 are read"),
         ("t.jsonl", json.dumps({str(n): n for n in range(1001)}).encode(), "has 1,001 columns"),
+        ("t.jsonl", json.dumps({"a": [{str(n): n} for n in range(1001)]}).encode(), "objects with 1,001 diff"),
         ("t.json", b"[],[],[],[]," * 1_300_000, "has more than 3,000,000 lists and objects"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
