@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from fastprune.environment import choose_device, code_version, device_name
-from fastprune.errors import InputError
+from fastprune.errors import InputError, Unreachable
 from fastprune.store import copies, keys, storage
 from fastprune.store.bounded import read_bytes, read_json
 from fastprune.store.damage import Damaged
@@ -218,6 +218,8 @@ def makes(*outputs: str, reads: Iterable[str] = (), signs: bool = False, **origi
             _check_own(folders, recipe)
             there = all(folder.exists() for folder in folders.values())
             if not there and not (store and _pull(store, recipe, folders)):
+                if store:
+                    _check_writable(store)
                 parent = folders[outputs[0]].parent
                 parent.mkdir(parents=True, exist_ok=True)
                 with partial_folder(parent / run.__name__) as work:
@@ -273,6 +275,17 @@ def _manifest_key(recipe: str, name: str) -> str:
 
 def _object_key(sha256: str) -> str:
     return f"objects/{sha256}"
+
+
+def _check_writable(store: storage.Store) -> None:
+    """Refuse a root that the result could not be published in, before the work. Raises InputError."""
+    for prefix in ("objects/", "artifacts/"):
+        try:
+            store.check_writable(prefix)
+        except Unreachable:
+            raise
+        except InputError as error:
+            raise InputError(f"{error} (FASTPRUNE_ARTIFACT_ROOT)") from error
 
 
 def _push(store: storage.Store, recipe: str, folders: Mapping[str, Path]) -> None:

@@ -145,6 +145,22 @@ class S3Store:
 
         return self._ask(prefix, list_all, needed=True) or []
 
+    def check_writable(self, prefix: str) -> None:
+        from botocore.exceptions import ClientError
+
+        key = f"{prefix}check"
+
+        def put() -> None:
+            try:  # no object has this ETag: who may write is told so, and anybody else is refused before that
+                self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=b"", IfMatch=f'"{"0" * 32}"')
+            except ClientError as error:
+                if _code(error) not in ("NoSuchKey", "404", "PreconditionFailed", "412"):
+                    raise
+            else:  # not every server knows IfMatch
+                self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+        self._ask(key, put, needed=True)
+
     def uri(self, key: str) -> str:
         return f"s3://{self.bucket}/{self._key(key)}"
 

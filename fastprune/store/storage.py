@@ -15,6 +15,7 @@ from fastprune.errors import InputError
 from fastprune.store import sharing
 from fastprune.store.bounded import read_bytes
 from fastprune.store.damage import Damaged, twice
+from fastprune.store.output import check_place
 from fastprune.store.partials import partial_file
 from fastprune.store.paths import inside
 from fastprune.store.s3 import S3Store, is_s3, parse, s3_client
@@ -44,6 +45,12 @@ class Store(Protocol):
 
     def keys(self, prefix: str) -> list[str]:
         """Every key below a prefix that ends with a slash, in order."""
+
+    def check_writable(self, prefix: str) -> None:
+        """Raise InputError where no key could be written below a prefix that ends with a slash; nothing is left there.
+
+        It is asked before the work whose result will be put there.
+        """
 
     def uri(self, key: str) -> str:
         """Where a key lies, in what is said."""
@@ -125,6 +132,9 @@ class LocalStore:
             files = [Path(folder, name) for folder, _, names in os.walk(top, onerror=refuse) for name in names]
             files = [file for file in files if file.is_file() and not file.name.startswith(".")]
         return sorted(str(file.relative_to(self.root)) for file in files)
+
+    def check_writable(self, prefix: str) -> None:
+        check_place(inside(self.root, prefix.removesuffix("/")))
 
     def uri(self, key: str) -> str:
         return str(inside(self.root, key))

@@ -79,6 +79,18 @@ def test_refusals_are_explained(s3, monkeypatch, tmp_path, change, root, message
     assert time.monotonic() - begin < 60
 
 
+def test_a_root_that_may_only_be_read_is_told_before_the_work(s3, root, monkeypatch, tmp_path):
+    numbers(tmp_path / "a")
+    published = objects(s3, root)
+    for name, value in READER.items():
+        monkeypatch.setenv(name, value)
+    numbers(tmp_path / "b")  # what is there may be read
+    with pytest.raises(InputError, match="objects/check: .* no permission .*FASTPRUNE_ARTIFACT_ROOT"):
+        numbers(tmp_path / "c", seed=1)
+    assert not (tmp_path / "c").exists()
+    assert objects(s3, root) == published  # who may write has left nothing either
+
+
 def test_a_missing_key_is_named(s3):
     with pytest.raises(InputError, match=f"s3://{BUCKET}/no/model: there is nothing"):
         copies.local(f"s3://{BUCKET}/no/model")

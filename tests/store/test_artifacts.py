@@ -126,6 +126,16 @@ def test_what_has_lost_a_file_in_the_store_is_made_and_published_again(tmp_path,
     assert numbers(tmp_path / "c", calls=calls) == second and len(calls) == 2
 
 
+@pytest.mark.parametrize("root", ["file", "file/root", "link/root"])
+def test_a_root_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch, root):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setenv("FASTPRUNE_ARTIFACT_ROOT", str(tmp_path / root))
+    with pytest.raises(InputError, match=f"{root}.* no folder; .*FASTPRUNE_ARTIFACT_ROOT"):
+        numbers(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_key_is_written_once(tmp_path):
     store = storage.open_store(tmp_path)
     assert store.create("a/key", b"first") and not store.create("a/key", b"second")

@@ -118,4 +118,5 @@ def test_in_a_folder_of_the_first_user_the_umask_decides_and_what_may_not_be_is_
     for refused in [another_artifact, promotion, another_table] + [artifact, history] * (users.umask == 0o077):
         told = users(refused, BOB)
         assert isinstance(told, str) and "Permission denied" in told and "team" in told, refused
+    assert not list(place.glob("home-*/another")), "it was told after the work"
     assert (users(promotion, ALICE), users(history, ALICE)) == (2, 2)
