@@ -25,6 +25,7 @@ from airflow.sdk import DAG, BaseOperator, Param, literal
 
 from fastprune.errors import InputError
 from fastprune.sweep.config import Sweep
+from fastprune.sweep.disclosed import check_disclosed
 from fastprune.sweep.graph import Node, nodes
 from fastprune.sweep.reading import read_config
 from fastprune.sweep.release import check_release, pod_environment
@@ -148,6 +149,9 @@ def build(file: Path) -> DAG:
         raise InputError(f"FASTPRUNE_ROOT is {root!r}, and has to be an absolute path or an s3:// prefix")
     given = os.environ | sweep.cluster.env if form == "kubernetes" else os.environ
     named = {"MLFLOW_TRACKING_URI": given.get("MLFLOW_TRACKING_URI", "")}
+    check_disclosed(
+        sweep, sweep.tracking.uri or named["MLFLOW_TRACKING_URI"], sweep.cluster.env if form == "kubernetes" else {}
+    )
     check_release(sweep, named | pod_environment(sweep) if form == "kubernetes" else os.environ)
     params = {
         "root": Param(

@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from fastprune.errors import InputError
+from fastprune.store.secrets import tells_secret
 
 _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "STRING": ("text", lambda value: isinstance(value, str)),
@@ -89,6 +90,10 @@ def check_arguments(package: Package, arguments: Mapping[str, Any]) -> None:
         described, fits = _TYPES[package.parameters[name]]
         if not fits(value):
             raise InputError(f"argument {name}: {value!r} is not {described}")
+        if isinstance(value, str) and tells_secret(value):
+            raise InputError(
+                f"argument {name}: holds a password or a token, which the service would show; leave it out"
+            )
 
 
 def parse_arguments(package: Package, texts: Iterable[str]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ _FIELD = re.compile(
 )
 
 
+_USER = re.compile(r"(postgresql[+\w]*://)[^\s:@/]+@")
+
 _QUERY = re.compile(rf"([?&]{_NAMES}=)[^\s&'\",;)]+", re.IGNORECASE)
 
 
@@ -28,6 +30,12 @@ def shown(text: object) -> str:
     Masked are ``user:password@``, ``token@``, and values of what is named a password, secret, token, signature, key.
     """
     return _FIELD.sub(r"\1\2***", _LOGIN.sub(_login, str(text)))
+
+
+def tells_secret(text: str) -> bool:
+    """Whether a setting, ``NAME=value`` or a value, holds a secret; in a database's URI a user alone is none."""
+    plain = _USER.sub(r"\1", text)
+    return shown(plain) != plain or "PRIVATE KEY-----" in plain
 
 
 def _login(found: re.Match[str]) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastprune.store.secrets import shown
+from fastprune.store.secrets import shown, tells_secret
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,25 @@ from fastprune.store.secrets import shown
 def test_secrets_are_masked_and_nothing_else(text, masked):
     assert shown(text) == masked
     assert shown(masked) == masked
+
+
+@pytest.mark.parametrize(
+    "setting, secret",
+    [
+        ("MLFLOW_TRACKING_PASSWORD=s3cr3t", True),
+        ("AWS_SECRET_ACCESS_KEY=s3cr3t", True),
+        ("HF_TOKEN=s3cr3t", True),
+        ("FASTPRUNE_SIGNING_KEY=-----BEGIN PRIVATE KEY-----\nMC4CAQ", True),
+        ("FASTPRUNE_SIGNING_KEY=/keys/pipeline.pem", False),
+        ("http://ann:s3cr3t@host", True),
+        ("https://s3cr3t@host", True),
+        ("postgresql://ann:s3cr3t@host/db", True),
+        ("FASTPRUNE_LEDGER=postgresql://ann@host/db", False),
+        ("TOKENIZERS_PARALLELISM=false", False),
+        ("AWS_ENDPOINT_URL=http://s3.storage:9000", False),
+        ("s3://team-a/fastprune", False),
+        ("", False),
+    ],
+)
+def test_a_setting_that_holds_a_secret(setting, secret):
+    assert tells_secret(setting) is secret
