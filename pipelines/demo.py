@@ -112,7 +112,7 @@ def fine_tune(folder: Path, recipe: Recipe) -> None:
     torch.manual_seed(recipe.seed)
     draw = np.random.default_rng(recipe.seed)
     encoder = packaged(*ENCODER)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder, trust_remote_code=False)
     model = transformers.BertForSequenceClassification.from_pretrained(
         encoder, label2id={name: index for index, name in enumerate(LABELS)}, id2label=dict(enumerate(LABELS))
     )

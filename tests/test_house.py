@@ -132,3 +132,13 @@ def test_help_loads_no_command():
 def test_every_command_is_where_the_table_says(name):
     done = CliRunner().invoke(main, [name, "--help"])
     assert done.exit_code == 0, done.output
+
+
+def test_no_code_of_a_models_folder_is_asked_for():
+    """transformers asks on a terminal whether to run it, unless it is told not to."""
+    for path in modules().values():
+        nodes = [*ast.walk(ast.parse(path.read_text()))]
+        told = {node.func for node in nodes if isinstance(node, ast.Call) and "trust_remote_code=False" in ast.unparse(node)}
+        for node in nodes:
+            if isinstance(node, ast.Attribute) and node.attr == "from_pretrained":
+                assert "auto" not in ast.unparse(node).lower() or node in told, f"{path}:{node.lineno}"

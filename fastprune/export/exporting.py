@@ -24,6 +24,7 @@ from fastprune.export.onnx_file import OPSET, check_opset, input_names, write_on
 from fastprune.export.quantization import QUANTIZATIONS
 from fastprune.export.runtimes import RECORD, load_model, load_runtime, megabytes_of
 from fastprune.model import checkpoint
+from fastprune.model.tokenizer_files import POINTERS, save_tokenizer
 from fastprune.store import storage
 from fastprune.store.output import check_output, new_folder
 
@@ -124,7 +125,7 @@ def export_model(
     pad = tokenizer.pad_token_id
     file, left = write_form(model, made, format, quantize, opset, sample, pad)
     write_config(model, made)
-    tokenizer.save_pretrained(made)
+    save_tokenizer(tokenizer, made)
     runtime = load_runtime(file, model.config)
     real = [] if evaluation is None else measure.real_batches(evaluation, 8, 4, pad)
     apart = measure.difference(model, runtime, [*measure.probes(model.config), *real])
@@ -291,7 +292,7 @@ def _outputs(runtime: nn.Module, batches: Sequence[measure.Batch]) -> np.ndarray
 def write_config(model: transformers.PreTrainedModel, folder: Path) -> None:
     """The configuration without the names of code that is not in the folder."""
     document = model.config.to_dict()
-    for name in ("auto_map", "source_switches", "source_dtype", "_name_or_path"):
+    for name in (*POINTERS, "source_switches", "source_dtype", "_name_or_path"):
         document.pop(name, None)
     text = json.dumps(document, indent=2, sort_keys=True, default=str)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")

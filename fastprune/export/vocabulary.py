@@ -80,7 +80,7 @@ def trim(
         if decoder := settings.pop("added_tokens_decoder", None):
             settings["added_tokens_decoder"] = {str(numbers[int(old)]): token for old, token in decoder.items()}
             (Path(scratch) / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-        trimmed = transformers.AutoTokenizer.from_pretrained(scratch)
+        trimmed = transformers.AutoTokenizer.from_pretrained(scratch, trust_remote_code=False)
     _cut_embeddings(model, kept, numbers)
     return trimmed, kept
 

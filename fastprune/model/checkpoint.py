@@ -28,7 +28,7 @@ from fastprune.model.refusals import (
     check_tokenizer,
     check_values,
 )
-from fastprune.model.tokenizer_files import FILE_BYTES, check_tokenizer_files
+from fastprune.model.tokenizer_files import FILE_BYTES, PIPELINES, check_tokenizer_files, edit_document, save_tokenizer
 from fastprune.store.bounded import check_regular, read_json
 from fastprune.store.copies import local
 from fastprune.store.output import new_folder
@@ -334,26 +334,18 @@ def write_model(
         save_weights(model, folder)
     except SafetensorError as error:  # its name for a full disk, among others
         raise OSError(str(error)) from error
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     switches = getattr(model.config, "source_switches", {})
     sentence.write(folder, model.config)
 
     def as_the_source(config: dict) -> None:
-        for name in ("source_switches", sentence.DOCUMENTS):
+        for name in ("source_switches", sentence.DOCUMENTS, PIPELINES):
             config.pop(name, None)
         config.update(switches)
         if config.pop(NAME, None):
             config["dtype"] = str(precision_of(model)).removeprefix("torch.")
 
-    _edit(folder / "config.json", as_the_source)
-    if (folder / "tokenizer_config.json").exists():
-        _edit(folder / "tokenizer_config.json", lambda config: config.pop("auto_map", None))  # of code that is not here
-
-
-def _edit(file: Path, change: Callable[[dict], object]) -> None:
-    document = json.loads(file.read_text(encoding="utf-8"))
-    change(document)
-    file.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    edit_document(folder / "config.json", as_the_source)
 
 
 def check_finite(model: transformers.PreTrainedModel) -> None:

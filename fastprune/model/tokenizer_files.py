@@ -1,9 +1,12 @@
-"""What the files of a tokenizer may hold, before the library that reads them takes memory and time for it."""
+"""What the files of a tokenizer may hold, before the library that reads them takes memory and time for it.
+
+And what is written of them: no names of code.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,11 @@ STEPS = 1_000
 
 PATTERN = 500
 """Characters of a regular expression."""
+
+PIPELINES = "custom_pipelines"
+
+POINTERS = ("auto_map", PIPELINES)
+"""Keys of transformers' files whose values name code, which it runs with ``trust_remote_code=True``."""
 
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
@@ -87,3 +95,17 @@ def _values(document: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(document, list | dict):
         for name, value in document.items() if isinstance(document, dict) else ((key, one) for one in document):
             yield from _values(value, name)
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer, or an image processor in its place, without the names of code that is not here."""
+    tokenizer.save_pretrained(folder)
+    for file in folder.glob("*_config.json"):
+        edit_document(file, lambda settings: [settings.pop(name, None) for name in POINTERS])
+
+
+def edit_document(file: Path, change: Callable[[dict], object]) -> None:
+    """Change the object in a JSON file that was written just now."""
+    document = json.loads(file.read_text(encoding="utf-8"))
+    change(document)
+    file.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastprune.errors import InputError
 from fastprune.model import checkpoint, model_inputs
+from fastprune.model.tokenizer_files import POINTERS
 from fastprune.problem import Problem, problem_of
 from fastprune.releases import forms
 from fastprune.store import storage
@@ -60,6 +61,11 @@ def check_code(model_dir: Path) -> None:
                 f"{model_dir / 'config.json'}: auto_map has {auto} run {name!r}, which is not of fastprune's own "
                 f"{checkpoint.CODE[0]}; prune the model again"
             )
+    for file in sorted([*model_dir.glob("*config.json"), *(model_dir / EXPORTED).glob("*_config.json")]):
+        settings = checkpoint.read_object(file)
+        for pointer in POINTERS:
+            if settings.get(pointer) and (file.name, pointer) != ("config.json", "auto_map"):
+                raise InputError(f"{file}: {pointer} names code that is not fastprune's own; remove it from the file")
 
 
 def logits(model, tokenizer, texts: Sequence[Sequence[str]], manifest: Mapping) -> list[list[float]]:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import build, extreme_masks, logits_of, random_batches
 
@@ -12,8 +13,10 @@ import fastprune
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
+from fastprune.model.images import ImageReader
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
+from fastprune.model.tokenizer_files import save_tokenizer
 
 BATCH = random_batches(build(), "classification", [[9, 4, 1]])[0]
 
@@ -212,5 +215,16 @@ def test_weights_of_a_pruned_folder(saved, how):
 def test_code_of_the_source_is_not_named(saved, tmp_path, tiny_tokenizer):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.init_kwargs["auto_map"] = {"AutoTokenizer": ["theirs.Tokenizer", None]}
-    folder = checkpoint.save(tmp_path / "again", fastprune.load(saved), tokenizer, {})
-    assert "auto_map" not in json.loads((folder / "tokenizer_config.json").read_text())
+    model = fastprune.load(saved)
+    model.config.custom_pipelines = {"theirs": {"impl": "theirs.Pipeline"}}
+    folder = checkpoint.save(tmp_path / "again", model, tokenizer, {})
+    assert all("theirs" not in file.read_text() for file in folder.glob("*.json"))
+    assert "Pruned" in json.dumps(json.loads((folder / "config.json").read_text())["auto_map"])
+
+
+def test_code_of_an_image_processor_is_not_named(tmp_path):
+    processor = transformers.ViTImageProcessor(auto_map={"AutoImageProcessor": "theirs.Processor"})
+    processor.save_pretrained(tmp_path)
+    assert "theirs" in (tmp_path / "preprocessor_config.json").read_text()
+    save_tokenizer(ImageReader(processor), tmp_path)
+    assert "theirs" not in (tmp_path / "preprocessor_config.json").read_text()

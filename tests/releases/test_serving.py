@@ -144,9 +144,10 @@ def test_a_snapshot_of_links_is_registered_by_content(made, tmp_path):
         registration.register(uri, snapshot, NAME, metrics)
 
 
-def edit_auto_map(folder, name):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": name}}))
+def point(folder, file, key, name):
+    """Let a file name code of somebody else's."""
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(config | {key: {"AutoModel": name}}))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,12 @@ def edit_auto_map(folder, name):
     [
         (lambda folder: (folder / "modeling_fastprune.py").open("a").write("\nprint('hostile')\n"), "modeling_fastpr"),
         (lambda folder: (folder / "more.py").write_text("print('hostile')"), "more.py: code that is not of fastprune"),
-        (lambda folder: edit_auto_map(folder, "other/repo--modeling.Model"), "auto_map has AutoModel run 'other/repo"),
+        (lambda folder: point(folder, "config.json", "auto_map", "a/b--c.Model"), "auto_map has AutoModel run 'a/b--"),
+        (lambda folder: point(folder, "config.json", "custom_pipelines", "c.Pipe"), "config.json: custom_pipelines"),
+        (
+            lambda folder: point(folder, "tokenizer_config.json", "auto_map", "c.Words"),
+            "tokenizer_config.json: auto_map",
+        ),
     ],
 )
 def test_code_of_somebody_elses_is_not_registered_nor_run(made, tmp_path, capfd, harm, message):

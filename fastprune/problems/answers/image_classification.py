@@ -20,7 +20,9 @@ EXAMPLE = (
 )
 OUTPUTS = {"label": "string", "probability": "double", "probabilities": "string"}
 
-reader = AutoImageProcessor.from_pretrained
+
+def reader(folder):
+    return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def cell(inputs, value):
