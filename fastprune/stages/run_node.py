@@ -53,10 +53,12 @@ def run_node(sweep: Sweep, node: Node, root: str | Path, *, tags: Mapping[str, s
     Raises
     ------
     InputError
-        An input is missing or of something else, or the stage refuses it.
+        There is no root, an input is missing or of something else, or the stage refuses it.
     PipelineError
         The conclusion of the last model, where something has failed.
     """
+    if not str(root).strip():  # else it would be the root of this machine's file system
+        raise InputError("--root is empty; name the folder or s3:// prefix of this run of the sweep")
     store = storage.open_store(f"{root}/{node.name}")
     _note(store, Failure(node.stage.name, "did not end: it was killed, perhaps for its memory or its time"))
     try:

@@ -5,11 +5,15 @@ import shutil
 
 import pytest
 from tiny_artifacts import numbers
+from tiny_config import SWEEP
 
 from fastprune.errors import InputError
 from fastprune.releases import ledger
+from fastprune.stages.run_node import run_node
 from fastprune.store import storage
 from fastprune.store.paths import inside
+from fastprune.sweep.graph import nodes
+from fastprune.sweep.reading import parse_config
 
 HOSTILE = ["", "/etc/x", "..", "../x", "a/../../x", "a//b", "a/", ".", "a\0b", "..\\x", "a\\b", "C:x", "c:/x"]
 
@@ -45,6 +49,14 @@ def test_a_hostile_manifest_writes_nothing(tmp_path, monkeypatch, name):
     with pytest.raises(InputError, match="not a name inside"):
         numbers(tmp_path / "made" / "a")
     assert {found for found in tmp_path.rglob("*") if found.is_file()} == before
+
+
+@pytest.mark.parametrize("root", ["", " "])
+def test_a_run_without_a_root_is_refused(tmp_path, monkeypatch, root):
+    monkeypatch.setattr("fastprune.store.storage.open_store", lambda place: pytest.fail(f"opens {place}"))
+    sweep = parse_config(SWEEP, tmp_path / "sweep.yaml")
+    with pytest.raises(InputError, match="--root is empty"):
+        run_node(sweep, nodes(sweep)[0], root)
 
 
 @pytest.mark.parametrize("model", ["", ".", ".."])
