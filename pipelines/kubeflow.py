@@ -25,7 +25,9 @@ from fastprune.components.report import report
 from fastprune.components.search import search
 from fastprune.components.summarise import summarise
 from fastprune.components.tune import tune
+from fastprune.stages.tries import ANNOTATION, NODE
 from fastprune.sweep.config import Model, Sweep
+from fastprune.sweep.disclosed import check_disclosed
 from fastprune.sweep.graph import parameters, run_of, stages_of_sweep
 from fastprune.sweep.release import check_release, pod_environment
 from fastprune.sweep.stages import CONCLUDES, Stage
@@ -106,8 +108,9 @@ def define(sweep: Sweep, *, fails: bool = True):
 def compile_pipeline(sweep: Sweep, path: str | Path) -> None:
     """Write the pipeline as YAML: the pipeline's spec and, for Kubernetes, the platform's.
 
-    Raises InputError where its policy could promote nothing there.
+    Raises InputError where its policy could promote nothing there, and for a password that it would hold.
     """
+    check_disclosed(sweep, sweep.tracking.uri, sweep.cluster.env)
     check_release(sweep, pod_environment(sweep))
     compiler.Compiler().compile(define(sweep), str(path))
 
@@ -172,8 +175,10 @@ def _add_task(sweep: Sweep, model: Model, stage: Stage, made: _Made, fails: bool
     task = COMPONENTS[stage.name](**{name: made[name] for name in stage.inputs}, **given, **own)
     task.after(*(made.tasks[name] for name in stage.after))
     task.set_display_name(f"{stage.name.replace('_', ' ')}: {model.name}")
-    # Of a pod that is killed the next one says so in its outputs: see fastprune.stages.tries.
-    _configure(sweep, stage, task, pods=fails and stage.name != CONCLUDES)
+    pods = fails and stage.name != CONCLUDES
+    _configure(sweep, stage, task, pods=pods)
+    if pods:  # of one that is killed the next one says so in its outputs: see fastprune.stages.tries
+        kubernetes.use_field_path_as_env(task, NODE, ANNOTATION)
     made.tasks[stage.name] = task
     made.channels |= {name: task.outputs[name] for name in stage.outputs}
     return task

@@ -17,7 +17,7 @@ from pathlib import Path
 from fastprune.errors import InputError, Unreachable
 from fastprune.signals import interruptible
 from fastprune.stages.failures import FAILED, KILLED, WAS_KILLED, Failure, failure_in, first_failure, mark
-from fastprune.stages.tries import noted
+from fastprune.stages.tries import pods_before
 from fastprune.sweep.stages import STAGES, Stage
 from fastprune.tracking import runs
 
@@ -108,21 +108,20 @@ def attempt(
     begin, stage = time.perf_counter(), _stage(name)
     given = [_path(folders.get(key)) for key in stage.inputs]
     inputs = [folder for one in given for folder in (one if isinstance(one, list) else [one]) if folder]
-    with noted(_path(folders[stage.outputs[0]])) as killed:
-        failure = None if stage.regardless else first_failure(inputs)
-        if not failure and (os.environ.get(KILLED) or killed > retries):
-            failure = Failure(name, WAS_KILLED)
-            runs.close_killed(tracking_uri, run_id)
-        if failure:
-            runs.end(tracking_uri, run_id, "FAILED")
-        else:
-            done = _persist(name, folders, parameters, run_id, tracking_uri, retries)
-            if not isinstance(done, Failure):
-                return done
-            failure = done
-        print(f"{FAILED} {failure}", flush=True)
-        for key in stage.outputs:
-            mark(_path(folders[key]), failure)
+    failure = None if stage.regardless else first_failure(inputs)
+    if not failure and (os.environ.get(KILLED) or pods_before() > retries):
+        failure = Failure(name, WAS_KILLED)
+        runs.close_killed(tracking_uri, run_id)
+    if failure:
+        runs.end(tracking_uri, run_id, "FAILED")
+    else:
+        done = _persist(name, folders, parameters, run_id, tracking_uri, retries)
+        if not isinstance(done, Failure):
+            return done
+        failure = done
+    print(f"{FAILED} {failure}", flush=True)
+    for key in stage.outputs:
+        mark(_path(folders[key]), failure)
     return {"stage": name, "seconds": time.perf_counter() - begin, "settings": {}, "metrics": {}}
 
 

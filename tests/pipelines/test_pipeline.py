@@ -15,6 +15,7 @@ from fastprune.pipelines import kubeflow, local_run
 from fastprune.pipelines.__main__ import main
 from fastprune.releases import promotion
 from fastprune.stages.run_node import run_node
+from fastprune.stages.tries import NODE
 from fastprune.sweep.graph import nodes
 from fastprune.sweep.reading import parse_config, read_config
 from fastprune.tracking import mlflow_store
@@ -202,6 +203,8 @@ def test_every_task_gets_what_the_configuration_says_of_it(tmp_path):
             [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}] if profiler else None
         )
         assert settings.get("activeDeadlineSeconds") == ("600" if profiler else None)
+        node = {"name": NODE, "fieldPath": "metadata.annotations['workflows.argoproj.io/node-name']"}
+        assert settings.get("fieldPathAsEnv") == (None if "conclude" in name else [node])
 
 
 def test_compile_takes_no_files_of_this_machine(tmp_path, source):
