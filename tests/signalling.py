@@ -99,10 +99,10 @@ class Command:
         return status != 0
 
 
-def moments(number: signal.Signals, seconds: float) -> list[tuple[float, bool]]:
-    """Random moments for each kill, and whether it goes to the whole group."""
+def moments(number: signal.Signals) -> list[tuple[float, bool]]:
+    """Random moments for each kill, as parts of a run's seconds, and whether it goes to the whole group."""
     draw = random.Random(int(number))
-    return [(draw.uniform(0, seconds), draw.random() < 0.5) for _ in range(COUNTS[number])]
+    return [(draw.random(), draw.random() < 0.5) for _ in range(COUNTS[number])]
 
 
 _CLEAN = multiprocessing.get_context("forkserver")

@@ -82,7 +82,7 @@ class LocalStore:
         try:
             with sharing.told(file, "read"):
                 return read_bytes(file)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # of a root that cannot be, who writes there is told
             return None
 
     def create(self, key: str, content: bytes) -> bool:

@@ -36,8 +36,11 @@ def command(source, tmp_path):
 
 
 def completed(command, finished):
-    """Run the command to its end; nothing but its output is left, and no run in MLflow is open. Return its files."""
-    command.run()
+    """Run the command to its end; nothing but its output is left, and no run in MLflow is open.
+
+    Return its files, and its seconds.
+    """
+    seconds = command.run()
     made = files_under(command.folder / OUT / "model")
     for name in ("stage.json", "artifact.json", "README.md"):  # they hold what was measured
         made.pop(Path(name), None)
@@ -49,7 +52,7 @@ def completed(command, finished):
     assert not [one.info.run_name for one in runs if one.info.status == "RUNNING"]
     models = [one.info.status for one in runs if "mlflow.parentRunId" not in one.data.tags]
     assert models.count("FINISHED") == finished
-    return made
+    return made, seconds
 
 
 def weights_of_the_one_call(source, folder):
@@ -85,18 +88,17 @@ def test_a_signal_to_the_parent_alone_ends_the_step_and_no_other_begins(command,
         assert steps[-1] in ("search", "rearrange"), steps
         if number == signal.SIGINT:
             check_told(command, number)
-    weights = completed(command, 1)[Path("model.safetensors")]
+    weights = completed(command, 1)[0][Path("model.safetensors")]
     assert weights == weights_of_the_one_call(source, tmp_path / "reference")
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", COUNTS if LONG else [signal.SIGTERM], ids=lambda number: number.name)
 def test_killed_at_random(command, number):
-    begin = time.monotonic()
-    expected = completed(command, 1)
-    seconds, killed, finished = time.monotonic() - begin, 0, 1
-    for count, (moment, all_of_it) in enumerate(moments(number, seconds)):
-        came = command.kill(number, moment, all_of_it=all_of_it)
+    expected, seconds = completed(command, 1)
+    killed, finished = 0, 1
+    for count, (part, all_of_it) in enumerate(moments(number)):
+        came = command.kill(number, part * seconds, all_of_it=all_of_it)
         killed += came
         if (command.folder / OUT).exists():  # it was done already
             finished += 1
@@ -105,6 +107,7 @@ def test_killed_at_random(command, number):
             check_told(command, number)
         if count % IN_A_ROW == IN_A_ROW - 1 or count == COUNTS[number] - 1:
             finished += 1
-            assert completed(command, finished) == expected
+            made, seconds = completed(command, finished)  # a machine may be busy for a while
+            assert made == expected
     assert not LONG or killed >= COUNTS[number] / 2  # one alone may come too late
     print(f"{number.name}: {COUNTS[number]} sent, {killed} before the end, completed with the same bytes")
