@@ -157,12 +157,17 @@ def _start(given: Mapping[str, str], life: int) -> tuple[socket.socket, subproce
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         **given,
     }
-    server = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(theirs.fileno()), str(life)],
-        env=environment,
-        pass_fds=[theirs.fileno(), life],
-        stdin=subprocess.DEVNULL,
-    )
+    # Ctrl-C goes to it too, and until it ignores that, it would be answered with the stack trace of an import.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        server = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(theirs.fileno()), str(life)],
+            env=environment,
+            pass_fds=[theirs.fileno(), life],
+            stdin=subprocess.DEVNULL,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     return ours, server
 
@@ -208,11 +213,12 @@ def serve(requests: socket.socket, life: int) -> None:
     life : int
         The end of a pipe: what is read from it ends when the steps are to end.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks for steps ends it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for name in IMPORTS:
         import_module(name)
     gc.freeze()  # a collection in a fork would copy every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks for steps ends it
     while given := socket.recv_fds(requests, 1, 3)[1]:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

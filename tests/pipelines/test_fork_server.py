@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
+import time
 
 import pytest
 from kfp import local
 
 from fastprune.components import component
+from fastprune.pipelines import fork_server
 from fastprune.pipelines.fork_server import forked_steps
 
 pytestmark = pytest.mark.filterwarnings("ignore:You may be attemping to run a task")
@@ -77,3 +80,18 @@ def test_without_the_process_to_fork_from_a_step_says_so(tmp_path, capsys):
             tell(path=str(tmp_path / "never"), fate="ends")
     assert "the process that steps are forked from, was killed" in capsys.readouterr().out
     assert (tmp_path / "last").exists() and not (tmp_path / "never").exists()
+
+
+def test_ctrl_c_while_it_imports_is_not_answered_with_a_stack_trace(capfd):
+    life, held = os.pipe()
+    requests, server = fork_server._start({}, life)
+    for _ in range(40):
+        server.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    assert server.poll() is None
+    server.kill()
+    server.wait()
+    requests.close()
+    os.close(life)
+    os.close(held)
+    assert not capfd.readouterr().err
