@@ -138,7 +138,9 @@ def test_no_code_of_a_models_folder_is_asked_for():
     """transformers asks on a terminal whether to run it, unless it is told not to."""
     for path in modules().values():
         nodes = [*ast.walk(ast.parse(path.read_text()))]
-        told = {node.func for node in nodes if isinstance(node, ast.Call) and "trust_remote_code=False" in ast.unparse(node)}
+        told = {
+            node.func for node in nodes if isinstance(node, ast.Call) and "trust_remote_code=False" in ast.unparse(node)
+        }
         for node in nodes:
             if isinstance(node, ast.Attribute) and node.attr == "from_pretrained":
                 assert "auto" not in ast.unparse(node).lower() or node in told, f"{path}:{node.lineno}"
