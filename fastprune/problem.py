@@ -193,7 +193,12 @@ class Problem(ABC):
 
         By default ``agreement``, of a problem that can :meth:`compare`.
         """
-        return metric == AGREEMENT and type(self).compare is not Problem.compare
+        return metric == AGREEMENT and self.compares
+
+    @property
+    def compares(self) -> bool:
+        """Whether it can hold the outputs of two models against each other, with or without labels."""
+        return (type(self).compare, type(self).likeness) != (Problem.compare, Problem.likeness)
 
     @property
     def unlabelled(self) -> str:

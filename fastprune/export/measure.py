@@ -87,10 +87,14 @@ def judge(models: Mapping[str, nn.Module], splits: Mapping[str, Split], pads: Ma
 
 
 def agreement(split: Split, one: Evaluated, first: Evaluated) -> float | None:
-    """How often a model answers as the first one does; None where their outputs are of other shapes."""
-    if [output.shape for output in one.outputs] != [output.shape for output in first.outputs]:
+    """How often a model answers as the first one does.
+
+    None where their outputs are of other shapes, or the problem cannot tell.
+    """
+    problem = problem_of(split.task.problem)
+    if not problem.compares or [each.shape for each in one.outputs] != [each.shape for each in first.outputs]:
         return None
-    _, rows = problem_of(split.task.problem).likeness(split, one.outputs, first.outputs)
+    _, rows = problem.likeness(split, one.outputs, first.outputs)
     return float(rows.mean())
 
 

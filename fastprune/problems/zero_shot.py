@@ -60,10 +60,14 @@ class ZeroShot(Classification):
         return False
 
     def measure(self, split, outputs):
-        wanted = np.asarray(split.examples["label"][:])
-        scores = np.stack(outputs)[:, split.examples["entailment"][0]].reshape(len(wanted), -1)  # [rows, labels]
-        rows = (scores.argmax(1) == wanted).astype(np.float64)
+        rows = (_told(split, outputs) == np.asarray(split.examples["label"][:])).astype(np.float64)
         return {"accuracy": float(rows.mean())}, rows
+
+    def compare(self, split, outputs, wanted):
+        """By the label that is told; the divergence is the mean of that of a text's hypotheses."""
+        same = _told(split, outputs) == _told(split, wanted)
+        _, divergence = super().compare(split, outputs, wanted)
+        return same.astype(np.float64), divergence.reshape(len(same), -1).mean(1)
 
     def constant(self, split, num_labels):
         wanted = np.asarray(split.examples["label"][:])
@@ -78,6 +82,12 @@ class ZeroShot(Classification):
     def expected(self, outputs) -> None:
         """A single row has no padding."""
         return None
+
+
+def _told(split, outputs) -> np.ndarray:
+    """The most entailed label of each text [texts]."""
+    scores = np.stack(outputs)[:, split.examples["entailment"][0]]  # of each text with each label
+    return scores.reshape(len(split.examples), -1).argmax(1)
 
 
 def _named(config, begin: str) -> int | None:

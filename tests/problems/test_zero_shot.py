@@ -53,6 +53,11 @@ def test_the_most_entailed_label_is_told(tiny_tokenizer, model):
     metrics, rows = problem_of("zero-shot").measure(split, outputs)
     assert metrics == {"accuracy": 0.8} and rows.tolist() == [1, 1, 1, 1, 0]
     assert problem_of("zero-shot").constant(split, 3) == 0.6
+    calmer = [*outputs[:8], np.array([0.0, 9.0, 2]), *outputs[9:]]  # dull and good are as likely: the first is told
+    agreement, divergence = problem_of("zero-shot").compare(split, calmer, outputs)
+    assert agreement.tolist() == [1] * 5 and (divergence > 0).tolist() == [False] * 4 + [True]
+    other = [*outputs[:8], np.array([0.0, 9.0, 1]), *outputs[9:]]
+    assert problem_of("zero-shot").compare(split, other, outputs)[0].tolist() == [1, 1, 1, 1, 0]
     kept = split.select([8, 9, 0, 1])
     assert len(kept.examples) == 2
 
