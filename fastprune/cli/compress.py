@@ -237,9 +237,11 @@ def summary(metrics: dict) -> str:
     if exported := metrics.get("exported"):
         times = exported["latency_ms"]["batch_8"]
         form = exported["quantize"] or "float32"
+        same = exported["agreement"]
         lines.append(
-            f"{exported['format']:<12}{form}: {metrics['metric']} {exported['metric']:.4f}, agreement with the dense "
-            f"model {exported['agreement']:.4f}, {exported['megabytes']:.1f} MB, "
+            f"{exported['format']:<12}{form}: {metrics['metric']} {exported['metric']:.4f}, "
+            + ("" if same is None else f"agreement with the dense model {same:.4f}, ")
+            + f"{exported['megabytes']:.1f} MB, "
             f"{times['dense'] / times['exported']:.2f}x (batch 8, one thread)"
         )
     curve = metrics.get("curve", {"points": [], "margins": []})

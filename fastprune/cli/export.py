@@ -87,9 +87,10 @@ def summary(record: dict) -> str:
         lines.append(f"{'vocabulary':<12}{cut['of']:,} -> {cut['kept']:,} pieces")
     if metric := record.get("metric"):
         name = metric["pytorch"]["name"]
+        same = "" if record["agreement"] is None else f"agreement {record['agreement']:.4f}, "
         lines.append(
             f"{name:<12}{metric['pytorch']['value']:.4f} -> {metric['exported']['value']:.4f}   "
-            f"(agreement {record['agreement']:.4f}, of {metric['pytorch']['rows']:,} rows)"
+            f"({same}of {metric['pytorch']['rows']:,} rows)"
         )
     for key in ("batch_1", "batch_8"):
         times = record["latency"][key]

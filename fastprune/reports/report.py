@@ -80,9 +80,10 @@ def _exported(metrics: Mapping) -> list[tuple[str, str]]:
         ("form", f"{exported['format']} {exported['quantize'] or 'float32'}"),
         (f"{_words(metrics['metric'])}, %", f"{100 * exported['metric']:.2f}{_plus(exported.get('standard_error'))}"),
         ("points more than the dense model", f"{lost:+.2f}".replace("-", "\N{MINUS SIGN}") + _plus(drop)),
-        ("agreement with the dense model, %", f"{100 * exported['agreement']:.2f}"),
         ("megabytes", f"{exported['megabytes']:.1f}"),
     ]
+    if (same := exported["agreement"]) is not None:
+        told.insert(3, ("agreement with the dense model, %", f"{100 * same:.2f}"))
     for batch, times in exported["latency_ms"].items():
         told.append((f"times faster than dense PyTorch, {_words(batch)}", f"{times['dense'] / times['exported']:.2f}"))
     return told

@@ -48,5 +48,6 @@ def export(
             read_json(pruned / checkpoint.MANIFEST),
         )
         outcomes.save(folder)
-        figures = {f"exported_{name}": candidate[name] for name in ("metric", "agreement", "megabytes")}
+        told = {name: candidate[name] for name in ("metric", "agreement", "megabytes")}
+        figures = {f"exported_{name}": value for name, value in told.items() if value is not None}
         return write_record(folder, "export", begin, figures, {"exported": candidate})

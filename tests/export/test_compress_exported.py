@@ -8,6 +8,8 @@ from click.testing import CliRunner
 from fastprune.cli.main import main
 from fastprune.export.runtimes import load_candidate
 from fastprune.model import checkpoint
+from fastprune.problem import Problem
+from fastprune.problems.classification import Classification
 
 
 def compress(material, *arguments):
@@ -52,3 +54,11 @@ def test_without_labels_the_exported_model_is_held_against_the_dense_one(materia
     assert done.exit_code == 0, done.output
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["exported"]["metric"] == metrics["exported"]["agreement"] == metrics["pruned"]
+
+
+def test_a_problem_that_compares_no_two_models_is_exported_all_the_same(material, tmp_path, monkeypatch):
+    monkeypatch.setattr(Classification, "compare", Problem.compare)
+    done = compress(material, "--export", "onnx", "--output-dir", tmp_path / "out")
+    assert done.exit_code == 0 and "agreement" not in done.output, done.output
+    exported = json.loads((tmp_path / "out" / "metrics.json").read_text())["exported"]
+    assert exported["agreement"] is None and exported["metric"] > 0
