@@ -80,11 +80,7 @@ class Classification(Problem):
 
 
 def _metrics(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, float]:
-    from sklearn.metrics import (  # a second, and few stages evaluate
-        accuracy_score,
-        f1_score,
-        matthews_corrcoef,
-    )
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # a second, and few stages evaluate
 
     average = "binary" if num_classes == 2 else "macro"
     with warnings.catch_warnings():
