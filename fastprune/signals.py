@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+AGAIN = 0.01
+"""Seconds after which a signal whose exception was dropped comes again."""
 
 
 class Terminated(SystemExit):
@@ -21,7 +26,8 @@ class Terminated(SystemExit):
 def interruptible(again: signal.Handlers = signal.SIG_DFL) -> Iterator[None]:
     """Within it the first SIGTERM raises Terminated and the first SIGINT KeyboardInterrupt, in the main thread.
 
-    A signal that is handled or ignored by somebody already stays so.
+    A signal that is handled or ignored by somebody already stays so. Where Python drops the exception, as it does in a
+    ``__del__`` or in the callback of a weak reference, the signal comes again a moment later.
 
     Parameters
     ----------
@@ -37,10 +43,26 @@ def interruptible(again: signal.Handlers = signal.SIG_DFL) -> Iterator[None]:
             signal.signal(each, again)
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
+    def dropped(unraisable: sys.UnraisableHookArgs) -> None:
+        kinds = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+        number = kinds.get(unraisable.exc_type)
+        if number not in ours or threading.current_thread() is not threading.main_thread():
+            return told(unraisable)
+        for each in ours:
+            signal.signal(each, interrupt)
+        later = threading.Timer(AGAIN, os.kill, (os.getpid(), number))  # by then whoever drops it has ended
+        later.daemon = True
+        return later.start()
+
+    told = sys.unraisablehook
     for number in ours:
         signal.signal(number, interrupt)
+    if ours:
+        sys.unraisablehook = dropped
     try:
         yield
     finally:
         for number in ours:
             signal.signal(number, usual[number])
+        if ours:
+            sys.unraisablehook = told

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+import weakref
 from pathlib import Path
 
 import click
@@ -16,8 +18,42 @@ import fastprune
 from fastprune.cli.group import LazyGroup
 from fastprune.signals import Terminated, interruptible
 
+SIGNALS = pytest.mark.parametrize("number, raised", [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
 
-@pytest.mark.parametrize("number, raised", [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+
+@pytest.fixture(autouse=True)
+def heard():
+    """As in a terminal: a shell's background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class Dropping:
+    """What is raised in a __del__ goes nowhere."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+
+
+@SIGNALS
+def test_one_that_comes_where_exceptions_are_dropped_comes_again(number, raised):
+    hook = sys.unraisablehook
+    with pytest.raises(raised), interruptible():
+        Dropping(number)
+        time.sleep(30)
+    with pytest.raises(raised), interruptible():
+        held = {number}
+        reference = weakref.ref(held, lambda _: os.kill(os.getpid(), number))
+        del held
+        time.sleep(30)
+    assert reference() is None and sys.unraisablehook is hook
+
+
+@SIGNALS
 def test_the_first_one_raises_and_all_is_as_before_afterwards(number, raised):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with pytest.raises(raised), interruptible(), interruptible():

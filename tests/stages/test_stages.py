@@ -86,7 +86,7 @@ def test_stages_agree_with_the_one_call(folders, source):
 
 def test_rows_of_the_evaluation_are_served_before_a_model_is_registered(folders, source, tmp_path, monkeypatch):
     served = []
-    monkeypatch.setattr(serving, "check_answers", lambda model, folder, manifest, texts: served.extend(texts))
+    monkeypatch.setattr(serving, "check_answers", lambda model, folder, manifest, texts, serves: served.extend(texts))
     given = {name: folders[name] for name in ("evaluation", "pruned", "report")}
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     made = register(**given, released=tmp_path / "released", model_name="films", tracking_uri=uri)
