@@ -229,8 +229,13 @@ class Problem(ABC):
             1 where both answer the same. The mean is the metric ``agreement``.
         divergence : ndarray [examples] float64
             From the dense model's predictions, 0 where they are the same.
+
+        Raises
+        ------
+        InputError
+            The problem has none of its own.
         """
-        raise NotImplementedError
+        raise InputError(f"{type(self).__name__} cannot hold two models against each other: write its compare()")
 
     def constant(self, split: Split, num_labels: int | None) -> float:
         """The primary metric of always giving the same answer, at best; 0 where that tells nothing."""

@@ -38,13 +38,18 @@ def made(folders, tmp_path_factory):
     return root
 
 
+def copied(root, tmp_path, monkeypatch):
+    """A copy of the store in a folder, which MLflow's and the record's variables do not lead away from."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("FASTPRUNE_LEDGER", raising=False)
+    shutil.copy(root / "mlflow.db", tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
 @pytest.fixture
 def store(made, tmp_path, monkeypatch):
     """A store of the test's own, with the same three versions."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("FASTPRUNE_LEDGER", raising=False)
-    shutil.copy(made / "mlflow.db", tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path}/mlflow.db"
+    return copied(made, tmp_path, monkeypatch)
 
 
 def aliases(uri):

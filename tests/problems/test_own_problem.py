@@ -88,3 +88,8 @@ def test_a_problem_that_reads_no_labels_says_so(monkeypatch, tiny_tokenizer, tin
     task = Task("t", "unread", "pearson", ("text",), "label")
     with pytest.raises(InputError, match="'unread' reads no labels: Unread has neither labels"):
         encode(table, tiny_tokenizer, task, tiny_bert(num_labels=1).config)
+
+
+def test_a_problem_that_cannot_compare_says_so():
+    with pytest.raises(InputError, match=r"Regression cannot hold two models against each other: write its compare"):
+        problem.Problem.compare(Regression(), None, (), ())

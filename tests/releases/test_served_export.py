@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import yaml
-from tiny_releases import NAME, command
+from tiny_releases import NAME, command, copied
 from tokenizers import Tokenizer
 
 from fastprune.errors import InputError, Refused
@@ -81,10 +81,7 @@ def released(compressed, tmp_path_factory):
 @pytest.fixture
 def store(released, tmp_path, monkeypatch):
     """The store, whose files are the test's own."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("FASTPRUNE_LEDGER", raising=False)
-    shutil.copy(released / "mlflow.db", tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path}/mlflow.db"
+    return copied(released, tmp_path, monkeypatch)
 
 
 def files_of(store, version="2"):
