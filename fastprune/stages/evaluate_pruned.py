@@ -65,9 +65,8 @@ def evaluate_pruned(
         ):
             del named["rearrange"]  # nothing was swapped: the same model again
         for name, masks in named.items():
-            sliced = slice_model(
-                encoder, masks, load_layout(chosen)
-            )  # what the dense model puts out under the masks, in less time
+            # What the dense model puts out under the masks, in less time.
+            sliced = slice_model(encoder, masks, load_layout(chosen))
             metrics[name] = evaluate(sliced, split, **given)["metric"]
     latency = compare_latency(dense, small, split, pad, table_of_budget(table, chosen))
     metrics |= {f"latency_ms_{name}": latency.pop(name) for name in ("dense", "pruned")}
