@@ -52,7 +52,7 @@ def _first_that_passes(uri: str, run: str, name: str, versions: Sequence[str], p
     for version in dict.fromkeys(versions):  # two budgets that came to the same weights are one version
         if not uri or not version:
             refused[version] = "it was not registered; see what register says"
-            break
+            continue
         why, another_may = _promote(uri, run, name, version, policy)
         if not why:
             return {"version": version, "promotion": "champion", "refused": refused}

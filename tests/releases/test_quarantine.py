@@ -56,33 +56,33 @@ def test_the_gate_the_next_night_does_not_undo_a_rollback(rolled_back, tmp_path)
 
 
 def test_the_gate_goes_on_to_the_next_compression_that_the_policy_accepts(rolled_back, tmp_path):
-    """The cheapest is in quarantine, the next lacks a tag: each refusal is told, and on record."""
+    """The cheapest was not registered, the next is in quarantine, another lacks a tag: each refusal is told."""
     client = mlflow_store.connect(rolled_back)
     client.set_model_version_tag(NAME, "2", "owner", "nobody")
     (tmp_path / "summary").mkdir()
-    budgets = [{"version": version} for version in "1233"]  # the two cheapest have the same weights
-    found = {"candidates": [3, 2, 1, 0], "compressions": budgets, "failed": []}
+    budgets = [{"version": version} for version in ("1", "2", "3", "3", "")]  # two have the same weights
+    found = {"candidates": [4, 3, 2, 1, 0], "compressions": budgets, "failed": []}
     (tmp_path / "summary" / "summary.json").write_text(json.dumps(found))
     given = {"model_name": NAME, "tracking_uri": rolled_back, "summary": tmp_path / "summary"}
     policy = "{max_accuracy_drop: 1.0, required_tags: {owner: ann}}"
     control.set_policy(rolled_back, NAME, policy, why="owners", by="ann")
     gate(verdict=tmp_path / "verdict", policy=policy, **given)
     told = json.loads((tmp_path / "verdict" / "verdict.json").read_text())
-    assert (told["version"], told["promotion"]) == ("1", "champion") and list(told["refused"]) == ["3", "2"]
+    assert (told["version"], told["promotion"]) == ("1", "champion") and list(told["refused"]) == ["", "3", "2"]
     assert "rolled_back" in told["refused"]["3"] and "required_tags.owner: nobody" in told["refused"]["2"]
     assert moves(rolled_back)[-2:] == [("refused", "1", "3"), ("refused", "1", "2")]
 
     client.set_model_version_tag(NAME, "2", "owner", "ann")
     gate(verdict=tmp_path / "second", policy=policy, **given)
     told = json.loads((tmp_path / "second" / "verdict.json").read_text())
-    assert (told["version"], told["promotion"]) == ("2", "champion") and list(told["refused"]) == ["3"]
+    assert (told["version"], told["promotion"]) == ("2", "champion") and list(told["refused"]) == ["", "3"]
     assert moves(rolled_back)[-2:] == [("refused", "1", "3"), ("promote", "1", "2")]
 
     control.freeze(rolled_back, NAME, why="the fair", by="ann")
     gate(verdict=tmp_path / "third", policy=policy, **given)
     told = json.loads((tmp_path / "third" / "verdict.json").read_text())
-    assert told["promotion"].startswith("not promoted: version 3") and "frozen" in told["promotion"]
-    assert list(told["refused"]) == ["3"], "what stands against any version is said once"
+    assert told["promotion"].startswith("not promoted: it was not registered") and "frozen" in told["promotion"]
+    assert list(told["refused"]) == ["", "3"], "what stands against any version is said once"
 
 
 def test_the_gate_the_next_night_finds_its_champion(rolled_back, tmp_path):
