@@ -9,7 +9,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ LONGEST_PAUSE = 15.0
 
 _log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 
 
 class Slow(Exception):
@@ -106,3 +107,31 @@ def within(call: Callable[[], Answer], seconds: float) -> Answer:
     if not wait([outcome], timeout=seconds).done:
         raise Slow(f"no whole answer within {seconds:.3g} s")
     return outcome.result()
+
+
+def each(call: Callable[[Item], object], items: Sequence[Item], at_once: int) -> None:
+    """Call it for every item, for some of them at the same time; raise the first error, and begin no more after it.
+
+    In daemons, as :func:`within`.
+    """
+    left, wrong, lock = iter(items), list[BaseException](), threading.Lock()
+
+    def run() -> None:
+        try:
+            while not wrong:
+                with lock:
+                    item = next(left)
+                call(item)
+        except StopIteration:  # nothing is left
+            pass
+        except BaseException as error:
+            wrong.append(error)
+
+    count = min(at_once, len(items))
+    threads = [threading.Thread(target=run, daemon=True, name="fastprune-call") for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if wrong:
+        raise wrong[0]

@@ -86,6 +86,16 @@ class Compression:
             served=_served(metrics) if metrics.get("exported", {}).get("format") == "onnx" else None,
         )
 
+    @property
+    def judged(self) -> dict:
+        """Form, metric with its standard error, and latency of what the version serves: a policy judges this."""
+        if self.served and self.exported:
+            metric, errors, latency = self.served["pruned"], self.served["standard_error"], 1 / self.served["speedup"]
+            form = self.exported["form"]
+        else:
+            metric, errors, latency, form = self.pruned, self.standard_error, self.latency, "PyTorch"
+        return {"form": form, "metric": metric, "error": (errors or {}).get("pruned"), "latency": latency}
+
 
 def _exported(told: Mapping) -> dict:
     """From ``exported`` of ``metrics.json``."""
@@ -117,13 +127,15 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 def choose(compressions: Sequence[Compression], policy: str = "") -> dict:
     """Hold compressions of one model against each other and a policy: the content of ``summary.json``.
 
+    Each counts as it is served (:attr:`Compression.judged`): where that is a quantised export, by the export's metric.
     The cost is the measured latency where any budget was latency, else MACs. ``candidates`` are the numbers of the
     compressions that the policy accepts by their own figures (what a policy asks of tags, approvers and the champion
     is for the promotion), cheapest first; where it accepts none, of the most accurate one, so that the promotion puts
     the refusal on record; without a policy, or of no compressions, none. ``picked`` is the first of them.
     """
     cost = "latency" if any(one.constraint == "latency" for one in compressions) else "macs"
-    costs, values = [getattr(one, cost) for one in compressions], [one.pruned for one in compressions]
+    judged = [one.judged | {"macs": one.macs} for one in compressions]
+    costs, values = [one[cost] for one in judged], [one["metric"] for one in judged]
     front = pareto_front(costs, values)
     refused = [_refusals(one, policy) if policy else [] for one in compressions]
     candidates: list[int] = []
@@ -135,7 +147,7 @@ def choose(compressions: Sequence[Compression], policy: str = "") -> dict:
         "candidates": candidates,
         "picked": next(iter(candidates), None),
         "compressions": [
-            asdict(one) | {"on_front": index in front, "refused": refused[index]}
+            asdict(one) | {"judged": one.judged, "on_front": index in front, "refused": refused[index]}
             for index, one in enumerate(compressions)
         ],
     }

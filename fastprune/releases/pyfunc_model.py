@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import logging
+import os
 import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -25,6 +26,12 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
 BATCH = 32
+
+LONGEST = 500
+"""Characters of what is said of an error."""
+
+SERVER = "__pyfunc_model_path__"
+"""A variable that is set in MLflow's own server (``mlflow models serve``), and there alone."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +60,8 @@ class PrunedModel(PythonModel):
             folder, load = folder / "onnx", _load_onnx
         self.tokenizer = getattr(self.problem, "reader", _tokenizer)(folder)
         self.config, self.call = load(folder)
+        if os.environ.get(SERVER):
+            say_errors_in_a_sentence()
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         try:
@@ -111,6 +120,24 @@ class PrunedModel(PythonModel):
                 except ValueError as error:
                     raise BadInput(f"row {row} of column {column!r} {error}") from None
         return list(zip(*columns, strict=True))
+
+
+def say_errors_in_a_sentence():
+    """Change what MLflow's server answers in this process: of a table that it cannot read, it would send a stack trace.
+
+    It has no setting for that, and it repeats all that was asked. The log has the stack trace.
+    """
+    whole = mlflow.MlflowException.serialize_as_json
+
+    def serialize_as_json(error):
+        if trace := error.json_kwargs.pop("stack_trace", ""):
+            _log.error("a request could not be read\n%s", trace)
+        asked, _, said = error.message.partition("\nError: ")
+        words = " ".join((said if asked.startswith("Failed to predict data") else error.message).split())
+        error.message = words if len(words) <= LONGEST else f"{words[:LONGEST]} ..."
+        return whole(error)
+
+    mlflow.MlflowException.serialize_as_json = serialize_as_json  # type: ignore[method-assign]
 
 
 def _text(inputs, cell):

@@ -15,6 +15,7 @@ from fastprune.errors import InputError, Refused
 from fastprune.releases import hooks
 from fastprune.releases.identity import Actor
 from fastprune.releases.ledger import Event, Ledger, events
+from fastprune.store import keys
 
 CHAMPION, PREVIOUS = "champion", "previous"
 
@@ -124,9 +125,22 @@ def look(client, ledger: Ledger, name: str) -> State:
 
 
 def settle(client, ledger: Ledger, name: str) -> State:
-    """Complete what somebody killed has left, by moving the aliases to where the record says; give its state."""
+    """The state of a model for who will write the next event; what somebody killed has left is completed first.
+
+    Whatever goes with an event (tags, a verdict) is written before it. So who could not write the event, for want of a
+    right to the record or of a key that can be read, is refused here.
+
+    Raises
+    ------
+    InputError
+        ``FASTPRUNE_SIGNING_KEY`` cannot be read, or nothing can be written to the record.
+    """
+    keys.private_key()
     with ledger.lock(name):
-        return _follow(client, ledger, name)
+        state = _follow(client, ledger, name)
+        if state.events:
+            ledger.append(state.events[-1])  # its number is taken, so that nothing is written; but it takes the right
+    return state
 
 
 def write(client, ledger: Ledger, name: str, state: State, *, unless: tuple[str, ...], by: Actor, **fields) -> Event:

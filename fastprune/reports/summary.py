@@ -13,17 +13,18 @@ from fastprune.reports.scatter import Point, draw, write_names
 
 
 def plot(summary: Mapping) -> Figure:
-    """The accuracy of every compression against its cost, with the front as a line."""
+    """The accuracy of every compression, as it is served, against its cost, with the front as a line."""
     compressions, cost = summary["compressions"], summary["cost"]
+    costs = [one["macs"] if cost == "macs" else one["judged"]["latency"] for one in compressions]
     points = [
-        Point(100 * one[cost], 100 * one["pruned"], one["label"], KEPT if one["on_front"] else MUTED)
-        for one in compressions
+        Point(100 * across, 100 * one["judged"]["metric"], one["label"], KEPT if one["on_front"] else MUTED)
+        for one, across in zip(compressions, costs)
     ]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 3.0), layout="constrained")
         axes = figure.subplots()
-        front = sorted((one[cost], one["pruned"]) for one in compressions if one["on_front"])
-        axes.plot(*([100 * value for value in values] for values in zip(*front)), color=KEPT, linewidth=1)
+        front = sorted((point.across, point.up) for point, one in zip(points, compressions) if one["on_front"])
+        axes.plot(*zip(*front), color=KEPT, linewidth=1)
         draw(axes, points)
         if summary["picked"] is not None:
             picked = points[summary["picked"]]

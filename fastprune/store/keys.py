@@ -72,10 +72,12 @@ def private_key() -> Ed25519PrivateKey | None:
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InputError(
             f"{where}: holds no private key in PEM, nor the name of its file; make one with `fastprune signing-key "
-            "FILE`"
+            f"FILE`, or unset {KEY}"
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(f"{where}: is a key of another kind than Ed25519; make one with `fastprune signing-key FILE`")
+        raise InputError(
+            f"{where}: is a key of another kind than Ed25519; make one with `fastprune signing-key FILE`, or unset {KEY}"
+        )
     return key
 
 

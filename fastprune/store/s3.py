@@ -15,11 +15,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from fastprune.deadline import Overdue, persist, seconds_of
+from fastprune.deadline import Overdue, each, persist, seconds_of
 from fastprune.errors import InputError, Unreachable
 from fastprune.store.damage import Damaged, twice
 from fastprune.store.secrets import shown
@@ -38,6 +38,9 @@ PROBE, SOON = 5.0, 1.0
 
 RATE = 1e6
 """Bytes a second that a large file must move at least: a try gets that time on top of its half of the deadline."""
+
+AT_ONCE = 16
+"""Small objects that are read at the same time."""
 
 PART = 16 * 2**20
 """Bytes of a part; a larger file goes up in several, and counts only when all have arrived."""
@@ -65,18 +68,23 @@ class S3Store:
     bucket: str
     prefix: str
     client: Any
+    _known: dict[str, tuple[str, bytes]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """By key what :meth:`read_all` has read: the ETag, which another content would change, and the content."""
 
     def check(self) -> None:
         """Some servers make a bucket for whoever writes to it: a name mistyped is found before that."""
         self._ask("", lambda: self.client.head_bucket(Bucket=self.bucket), needed=True)
 
     def read(self, key: str) -> bytes | None:
+        return self._ask(key, lambda: self._content(key))
+
+    def _content(self, key: str) -> bytes:
         def fetch() -> bytes:
             sink = io.BytesIO()
             self._fetch(key, sink)
             return sink.getvalue()
 
-        return self._ask(key, lambda: twice(fetch))
+        return twice(fetch)
 
     def create(self, key: str, content: bytes) -> bool:
         from botocore.exceptions import ClientError
@@ -135,6 +143,19 @@ class S3Store:
     def keys(self, prefix: str) -> list[str]:
         cut = len(self._key(""))
         return sorted(entry["Key"][cut:] for entry in self.objects(prefix))
+
+    def read_all(self, prefix: str) -> list[bytes]:
+        listed = {entry["Key"][len(self._key("")) :]: entry for entry in self.objects(prefix)}
+
+        def fetch(key: str) -> None:
+            self._known[key] = (listed[key]["ETag"], self._content(key))
+
+        def fetch_new() -> list[bytes]:  # a second try goes on where the first one failed
+            new = [key for key, entry in listed.items() if self._known.get(key, ("",))[0] != entry["ETag"]]
+            each(fetch, new, AT_ONCE)
+            return [self._known[key][1] for key in sorted(listed)]
+
+        return self._ask(prefix, fetch_new, needed=True, size=sum(entry["Size"] for entry in listed.values())) or []
 
     def objects(self, prefix: str) -> list[dict]:
         """Key, size and ETag of every object below a prefix."""

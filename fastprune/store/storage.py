@@ -46,6 +46,9 @@ class Store(Protocol):
     def keys(self, prefix: str) -> list[str]:
         """Every key below a prefix that ends with a slash, in order."""
 
+    def read_all(self, prefix: str) -> list[bytes]:
+        """The contents of these keys, in their order; one store reads again only what has changed, if it can tell."""
+
     def check_writable(self, prefix: str) -> None:
         """Raise InputError where no key could be written below a prefix that ends with a slash; nothing is left there.
 
@@ -132,6 +135,9 @@ class LocalStore:
             files = [Path(folder, name) for folder, _, names in os.walk(top, onerror=refuse) for name in names]
             files = [file for file in files if file.is_file() and not file.name.startswith(".")]
         return sorted(str(file.relative_to(self.root)) for file in files)
+
+    def read_all(self, prefix: str) -> list[bytes]:
+        return [self.read(key) or b"" for key in self.keys(prefix)]
 
     def check_writable(self, prefix: str) -> None:
         check_place(inside(self.root, prefix.removesuffix("/")))

@@ -89,3 +89,20 @@ def test_the_exported_model_is_a_candidate_of_its_own():
     ]
     other = Compression.of(metrics | {"exported": {**exported, "format": "openvino"}}, "1")
     assert "min_speedup: 1.667" in choose([other], "min_speedup: 2")["compressions"][0]["refused"][0]
+
+
+def test_the_front_is_of_what_is_served():
+    """The int8 form of the one loses what its PyTorch form has: the other is better, and cheaper where it is served."""
+
+    def served(macs, pruned, metric, speedup):
+        own = {"metric": "accuracy", "pruned": metric, "speedup": speedup, "standard_error": {"pruned": 0.01}}
+        own |= {"dense": 0.9, "speed": None, "megabytes": 7.5}
+        return replace(ONE, macs=macs, pruned=pruned, served=own, exported={"form": "onnx int8"})
+
+    found = [served(0.6, 0.89, 0.7, 4.0), served(0.5, 0.88, 0.87, 5.0)]
+    assert [one["on_front"] for one in choose(found)["compressions"]] == [False, True]
+    told = choose(found)["compressions"][0]["judged"]
+    assert told == {"form": "onnx int8", "metric": 0.7, "error": 0.01, "latency": 0.25}
+    assert choose(found, "max_accuracy_drop: 0")["candidates"] == [1]  # none is accepted: the most accurate, served
+    found[0] = replace(found[0], constraint="latency", latency=0.1)
+    assert [one["on_front"] for one in choose(found)["compressions"]] == [False, True]

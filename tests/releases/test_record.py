@@ -3,12 +3,15 @@
 import json
 import re
 from datetime import UTC, datetime
+from typing import get_args
 
 import pytest
 from tiny_releases import LENIENT, NAME, aliases, command
 
-from fastprune.errors import InputError
+from fastprune.errors import InputError, Refused
 from fastprune.releases import control, ledger, promotion, record, registration
+from fastprune.releases.identity import Actor
+from fastprune.releases.policy import Policy
 from fastprune.store import keys
 from fastprune.tracking import mlflow_store
 
@@ -134,3 +137,45 @@ def test_a_name_that_is_refused_leaves_nothing_behind(tmp_path, made, name):
     with pytest.raises(InputError, match="tag"):
         registration.register(uri, made / "one", NAME, metrics, tags={"owner": "ann\nann"})
     assert not list(tmp_path.iterdir())
+
+
+EVENTS = {
+    "promote": lambda store: promotion.promote(store, NAME, "3", why="?"),
+    "refused": lambda store: promotion.promote(store, NAME, "3", Policy(min_speedup=1000), why="?"),
+    "rollback": lambda store: control.rollback(store, NAME, why="?"),
+    "freeze": lambda store: control.freeze(store, NAME, why="?"),
+    "unfreeze": lambda store: control.unfreeze(store, NAME, why="?"),
+    "policy": lambda store: control.set_policy(store, NAME, "max_megabytes: 9", why="?"),
+    "approve": lambda store: control.approve(store, NAME, "3", why="?"),
+}
+"""By action what writes such an event."""
+
+
+def all_of(store):
+    client = mlflow_store.connect(store)
+    model, versions = client.get_registered_model(NAME), client.search_model_versions(f"name='{NAME}'")
+    return model.tags, model.aliases, [version.tags for version in versions], promotion.history(store, NAME)
+
+
+@pytest.mark.parametrize("missing", ["a key", "a right"])
+@pytest.mark.parametrize("action", EVENTS)
+def test_who_cannot_write_the_event_changes_nothing(store, monkeypatch, action, missing):
+    assert EVENTS.keys() == set(get_args(ledger.Event.model_fields["action"].annotation))
+    for version in "12":
+        promotion.promote(store, NAME, version, LENIENT, why=f"number {version}")
+    if action == "unfreeze":
+        control.freeze(store, NAME, why="the fair")
+    monkeypatch.setattr(control, "actor", lambda uri, by="": Actor("ann", True))
+    monkeypatch.setattr(control, "refuse_unless_manager", lambda *_: None)
+    before = all_of(store)
+
+    def refuse(self, event):
+        raise Refused("no right to write")
+
+    if missing == "a key":
+        monkeypatch.setenv(keys.KEY, "no key")
+    else:
+        monkeypatch.setattr(ledger.StoreLedger, "append", refuse)
+    with pytest.raises(InputError, match="no private key|no right to write"):
+        EVENTS[action](store)
+    assert all_of(store) == before

@@ -11,10 +11,10 @@ from matplotlib.text import Text
 
 from fastprune.reports import scatter
 from fastprune.reports.scatter import Point
-from fastprune.reports.summary import forms, plot_forms, render
+from fastprune.reports.summary import forms, plot, plot_forms, render
 
 
-def compression(macs, pruned, *, on_front=True, refused=(), exported=None):
+def compression(macs, pruned, *, on_front=True, refused=(), exported=None, judged=None):
     return {
         "label": f"MACs {macs}",
         "metric": "accuracy",
@@ -29,6 +29,7 @@ def compression(macs, pruned, *, on_front=True, refused=(), exported=None):
         "refused": list(refused),
         "standard_error": {"dense": 0.01, "pruned": 0.0123, "drop": 0.004},
         "exported": exported,
+        "judged": judged or {"form": "PyTorch", "metric": pruned, "error": 0.0123, "latency": 0.8},
     }
 
 
@@ -37,6 +38,16 @@ def test_the_page_shows_the_front_and_the_pick():
     page = render({"cost": "macs", "picked": 1, "compressions": found, "failed": []})
     assert page.count("<svg") == 2 and page.count('class="picked"') == 1
     assert "87.00 &plusmn; 1.23" in page and "90.00" in page and ">picked</td>" in page and "too bad" in page
+
+
+def test_a_compression_is_drawn_as_it_is_served():
+    int8 = {"form": "onnx int8", "metric": 0.86, "error": 0.02, "latency": 0.1}
+    found = [compression(0.7, 0.88), compression(0.4, 0.89, judged=int8)]
+    for cost, across in (("macs", [40, 70]), ("latency", [10, 80])):
+        summary = {"cost": cost, "picked": None, "compressions": found, "failed": []}
+        front = plot(summary).axes[0].lines[0].get_xydata()
+        assert sorted(front.tolist()) == [[across[0], 86], [across[1], 88]]
+    assert "onnx int8</td>" in (page := render(summary)) and "86.00 &plusmn; 2.00" in page
 
 
 def test_every_form_is_a_point_and_a_row():
