@@ -164,3 +164,50 @@ def test_many_slow_operations_cost_a_stated_time_together(monkeypatch):
     assert refused.value.exit_code == 4
     assert 0.5 < time.monotonic() - begin < 1.6  # twenty deadlines would be 2 s
     assert "waited for in all" not in told[0] and "waited for in all" in told[-1]
+
+
+def record(*etags):
+    """A store of objects with these ETags, and the keys that are read of it."""
+    asked, lock = [], threading.Lock()
+
+    def get_object(Key, **_):
+        with lock:
+            asked.append(Key)
+        body = SimpleNamespace(iter_chunks=lambda _: iter([Key.encode()]))
+        return {"ETag": "x", "Metadata": {}, "Body": body}
+
+    listed = [{"Key": f"top/r/{number}", "ETag": etag, "Size": 7} for number, etag in enumerate(etags)]
+    pages = SimpleNamespace(paginate=lambda **_: iter([{"Contents": listed}]))
+    meta = SimpleNamespace(endpoint_url="http://s3")
+    client = SimpleNamespace(get_object=get_object, get_paginator=lambda _: pages, meta=meta)
+    return s3.S3Store("bucket", "top", client), listed, asked
+
+
+def test_what_was_read_is_read_again_only_where_it_has_changed():
+    store, listed, asked = record(*"abcde")
+    whole = [f"top/r/{number}".encode() for number in range(5)]
+    assert store.read_all("r/") == whole and sorted(asked) == sorted(entry["Key"] for entry in listed)
+    listed[1]["ETag"] = "rewritten"
+    listed.append({"Key": "top/r/5", "ETag": "f", "Size": 7})
+    asked.clear()
+    assert store.read_all("r/") == [*whole, b"top/r/5"] and sorted(asked) == ["top/r/1", "top/r/5"]
+    del listed[0]
+    assert store.read_all("r/") == [*whole[1:], b"top/r/5"]
+
+
+def test_what_fails_of_many_is_raised_and_what_was_read_stays(monkeypatch):
+    monkeypatch.setattr(s3, "_lost", [])
+    store, _, asked = record(*("x" * 40))
+    whole = store.client.get_object
+
+    def refuse_one(Key, **given):
+        if Key == "top/r/7":
+            raise ClientError({"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "GET")
+        return whole(Key, **given)
+
+    store.client.get_object = refuse_one
+    with pytest.raises(InputError, match="no permission"):
+        store.read_all("r/")
+    store.client.get_object, first = whole, set(asked)
+    asked.clear()
+    assert len(store.read_all("r/")) == 40 and first.isdisjoint(asked) and len(first) + len(asked) == 40
