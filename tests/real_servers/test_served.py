@@ -19,20 +19,50 @@ NAME = "served"
 
 
 @pytest.fixture
-def two_versions(folders, tmp_path, monkeypatch):
-    """A store with two versions that have label names of their own; the first is the champion."""
+def add_version(folders, tmp_path, monkeypatch):
+    """Registers the version of a number in a store of its own, with label names that hold the number."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("FASTPRUNE_LEDGER", raising=False)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    for number in "12":
+
+    def add(uri, number):
         folder = variant(folders, tmp_path / number, number)
         config = json.loads((folder / "config.json").read_text())
         labels = {"id2label": {"0": f"rotten {number}", "1": f"fresh {number}"}}
         labels["label2id"] = {name: int(place) for place, name in labels["id2label"].items()}
         (folder / "config.json").write_text(json.dumps(config | labels))
         registration.register(uri, folder, NAME, json.loads((folder / "metrics.json").read_text()))
-    promotion.promote(uri, NAME, "1", LENIENT, why="first")
-    return uri
+
+    return add
+
+
+WRONG = [
+    ("text/csv", b'text\n"a","b","c"\nx,y\n1,2,3,4\n', "Expected 3 fields in line 4, saw 4"),
+    ("text/csv", b'text\n"never ended', "EOF inside string"),
+    ("text/csv", b"", "No columns to parse"),
+    ("text/csv", b"\xff\xfe", "valid UTF-8"),
+    ("text/csv", b"stars\n5\n", "the first column is 'stars'; the text belongs there, named 'sentence'"),
+    ("text/csv", b"text\n\nNA\n", "every row needs text"),
+    ("application/vnd.apache.parquet", b"PAR1", "valid Parquet"),
+    ("application/json", b'{"inputs": ["good"', "valid JSON"),
+    ("application/json", b'{"inputs": ["\xff"]}', "valid JSON"),
+    ("application/json", b"[3]", "Received a list"),
+    ("application/json", b'{"texts": ["good"]}', "exactly one of the input fields"),
+    ("application/json", b'{"inputs": null}', "NoneType"),
+    ("application/json", b'{"inputs": []}', "missing inputs"),
+    ("application/json", b'{"dataframe_split": {"columns": ["text"], "data": [["a", "b"]]}}', "1 columns passed"),
+    ("application/json", b'{"dataframe_records": [{"stars": 5}]}', "the first column is 'stars'"),
+    ("application/json", b'{"inputs": ["' + b"x" * 10_000, "valid JSON"),
+]
+"""What cannot be answered: its type, the bytes, and what is said of them."""
+
+
+def check_that_errors_are_one_sentence(address, log):
+    for kind, body, said in WRONG:
+        told = requests.post(address, data=body, headers={"Content-Type": kind}, timeout=30)
+        assert told.status_code == 400 and said in told.json()["message"], (body[:80], told.text)
+        assert not any(word in told.text for word in ("stack_trace", "Traceback", "site-packages")), told.text
+        assert "\n" not in told.json()["message"] and len(told.text) < 800, told.text
+    assert log.read_text().count("a request could not be read") == 4  # and the stack trace, for who serves it
 
 
 def answers_of(version, address, follower, log):
@@ -50,8 +80,10 @@ def answers_of(version, address, follower, log):
     raise AssertionError(log.read_text())
 
 
-def test_mlflows_server_follows_a_promotion_and_a_rollback_and_needs_no_home(two_versions, tmp_path):
-    uri, [port] = two_versions, free_ports(1)
+def test_mlflows_server_follows_a_promotion_and_a_rollback_and_needs_no_home(add_version, tmp_path):
+    uri, [port] = f"sqlite:///{tmp_path}/mlflow.db", free_ports(1)
+    add_version(uri, "1")
+    promotion.promote(uri, NAME, "1", LENIENT, why="first")
     nowhere, log = tmp_path / "a file", tmp_path / "log"
     nowhere.write_text("")  # even root cannot make a folder below it
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_", "TORCH"))}
@@ -68,13 +100,11 @@ def test_mlflows_server_follows_a_promotion_and_a_rollback_and_needs_no_home(two
         )
     address = f"http://127.0.0.1:{port}/invocations"
     try:
+        add_version(uri, "2")  # while the server of the first starts
         rows = answers_of("1", address, follower, log)
         assert {row["label"] for row in rows} <= {"rotten 1", "fresh 1"}
         assert json.loads(rows[0]["probabilities"]).keys() == {"rotten 1", "fresh 1"}
-        wrong = {"dataframe_split": {"columns": ["stars"], "data": [["five"]]}}
-        told = requests.post(address, json=wrong, timeout=30)
-        assert told.status_code == 400 and "the first column is 'stars'" in told.json()["message"], told.text
-        assert "stack_trace" not in told.json() and "Traceback" not in told.text
+        check_that_errors_are_one_sentence(address, log)
         promotion.promote(uri, NAME, "2", why="better")
         answers_of("2", address, follower, log)
         control.rollback(uri, NAME, why="wrong answers")
