@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fastprune.cli.group import command
+from fastprune.cli.group import Command
 from fastprune.errors import InputError
 from fastprune.tracking import mlflow_store
 
@@ -29,6 +29,19 @@ class Answer:
     told: Mapping[str, Any] | list
     words: str
     status: int = 0
+
+
+class _ReleaseCommand(Command):
+    """Answers in JSON that it was not well said, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if "--json" in given:
+                click.echo(json.dumps({"error": KINDS[error.exit_code], "message": error.format_message()}))
+            raise
 
 
 def release_command(run: Callable[..., Answer]) -> click.Command:
@@ -58,4 +71,4 @@ def release_command(run: Callable[..., Answer]) -> click.Command:
             click.echo(answer.words)
         ctx.exit(answer.status)
 
-    return command()(wrapped)
+    return click.command(cls=_ReleaseCommand)(wrapped)

@@ -359,7 +359,7 @@ class _Note:
 
 def history(uri: str, name: str) -> tuple[Event, ...]:
     """Every event of the record, oldest first; MLflow need not be there."""
-    return tuple(events(open_ledger(uri), name))
+    return tuple(events(open_ledger(uri), model_name(name)))
 
 
 def _publish(client, version, verdict: Verdict) -> None:

@@ -49,9 +49,10 @@ def version_number(version: str) -> str:
 def model_name(name: str) -> str:
     """The name of a registered model. Raises InputError for one that MLflow or the record does not take."""
     sentence(name, "the name of a registered model")
-    if name != name.strip() or set(name) & {"/", ":"} or name in (".", ".."):
+    # A quotation mark would end the name in what MLflow is asked for.
+    if name != name.strip() or set(name) & set("/:'\"`") or name in (".", ".."):
         raise InputError(
-            f"{name!r} is no name of a registered model: it may hold no '/' and no ':' and not begin or end with a "
-            "blank; correct it"
+            f"{name!r} is no name of a registered model: it may hold no '/', no ':' and no quotation mark, and not "
+            "begin or end with a blank; correct it"
         )
     return name

@@ -76,7 +76,8 @@ def private_key() -> Ed25519PrivateKey | None:
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(
-            f"{where}: is a key of another kind than Ed25519; make one with `fastprune signing-key FILE`, or unset {KEY}"
+            f"{where}: is a key of another kind than Ed25519; make one with `fastprune signing-key FILE`, or unset "
+            f"{KEY}"
         )
     return key
 

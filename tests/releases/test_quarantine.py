@@ -267,5 +267,7 @@ def test_exit_status_and_json_tell_kinds_of_refusal_apart(rolled_back, tmp_path)
 
     assert told("promote", NAME, 3, *given) == (3, "refused")
     assert told("promote", NAME, "x", *given) == (2, "misuse")
+    assert told("promote", NAME, "--json") == (2, "misuse")  # an argument is missing
+    assert told("rollback", NAME, "--json", "--too", "1") == (2, "misuse")
     assert told("promote", NAME, 9, *given) == (2, "misuse")
     assert told("rollback", NAME, "--why", "x", "--json") == (3, "refused")

@@ -88,6 +88,25 @@ def test_a_policy_may_ask_that_the_record_be_signed(store, tmp_path, monkeypatch
     assert aliases(store)["champion"] == "2"
 
 
+def test_a_process_proves_an_event_once(store, monkeypatch, tmp_path):
+    """And all the same it notices, in the same process, that one was rewritten."""
+    keys.make_key(tmp_path / "key.pem")
+    monkeypatch.setenv(keys.KEY, str(tmp_path / "key.pem"))
+    for version in "123":
+        promotion.promote(store, NAME, version, LENIENT, why=f"number {version}")
+    monkeypatch.delenv(keys.KEY)
+    told = promotion.history(store, NAME)
+    holds = keys.holds
+    monkeypatch.setattr(keys, "holds", lambda *_: pytest.fail("proved again"))
+    assert promotion.history(store, NAME) == told and len(told) == 3
+    control.rollback(store, NAME, why="worse")
+    monkeypatch.setattr(keys, "holds", holds)
+    file = tmp_path / "releases" / NAME / "00000002.json"
+    file.write_bytes(file.read_bytes().replace(b"number 2", b"number 9"))
+    with pytest.raises(InputError, match="event 2 is not what"):
+        promotion.history(store, NAME)
+
+
 def rewrite(folder, change):
     """Change the record, and chain it anew, as who may write there can."""
     told, after = [], ""
@@ -128,7 +147,7 @@ def test_a_rewritten_record_is_noticed(store, tmp_path, change):
             act()
 
 
-@pytest.mark.parametrize("name", ["a/b", "a:b", "", "..", " tiny", "a\nb"])
+@pytest.mark.parametrize("name", ["a/b", "a:b", "", "..", " tiny", "a\nb", "a'b", 'a" OR "'])
 def test_a_name_that_is_refused_leaves_nothing_behind(tmp_path, made, name):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     metrics = json.loads((made / "one" / "metrics.json").read_text())
@@ -136,6 +155,8 @@ def test_a_name_that_is_refused_leaves_nothing_behind(tmp_path, made, name):
         registration.register(uri, made / "one", name, metrics)
     with pytest.raises(InputError, match="tag"):
         registration.register(uri, made / "one", NAME, metrics, tags={"owner": "ann\nann"})
+    with pytest.raises(InputError, match="name"):
+        promotion.history(uri, name)
     assert not list(tmp_path.iterdir())
 
 
