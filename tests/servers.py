@@ -295,9 +295,11 @@ def main(folder: Path) -> None:
     """Start S3, PostgreSQL and MLflow in FOLDER, print their settings, and stop them at Ctrl-C."""
     if reason := missing():
         raise click.ClickException(reason)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # by itself it would leave the servers behind
     with everything(folder.resolve()) as settings:
         click.echo("\n".join(f"export {name}={value}" for name, value in settings.items()))
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        with suppress(KeyboardInterrupt):
+            signal.pause()
 
 
 if __name__ == "__main__":

@@ -219,10 +219,24 @@ def _follow(client, ledger: Ledger, name: str) -> State:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
                 _log.warning("%s version %s, the %s by the record, was deleted", name, version, alias)
+                if alias == PREVIOUS and alias in aliases:
+                    _drop(client, name, alias, aliases[alias])
     # Without a lock another event may have come meanwhile, and its aliases before ours.
     if len(ledger.contents(name)) > len(told):
         return _follow(client, ledger, name)
     return state
+
+
+def _drop(client, name: str, alias: str, version: str) -> None:
+    """Take an alias away that names another version than the record, whose own is gone; MLflow may not allow it."""
+    from mlflow import MlflowException
+
+    try:
+        client.delete_registered_model_alias(name, alias)
+    except MlflowException as error:
+        if error.get_http_status_code() != 403:
+            raise
+        _log.warning("%s: the alias %s stays on version %s; who manages the model may delete it", name, alias, version)
 
 
 def _check_same(name: str, told: tuple[Event, ...], model) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from mlflow import MlflowClient, MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from tiny_releases import LENIENT, NAME, aliases, command, moves
 
 from fastprune.cli.main import main
@@ -172,6 +174,25 @@ def test_a_champion_that_was_deleted_is_told_at_the_promotion(store, tmp_path):
     assert "a rollback leads to version 1 (version 2 cannot be used)" in told
     control.rollback(store, NAME, why="alarm")
     assert aliases(store)["champion"] == "1"
+
+
+def test_behind_a_deleted_champion_no_alias_names_another_version_than_the_record(store, monkeypatch, caplog):
+    for version in "12":
+        promotion.promote(store, NAME, version, LENIENT, why=f"number {version}")
+    client = mlflow_store.connect(store)
+    client.delete_registered_model_alias(NAME, "champion")
+    client.delete_model_version(NAME, "2")
+
+    def refuse(*_):
+        raise MlflowException("Permission denied", PERMISSION_DENIED)
+
+    delete = MlflowClient.delete_registered_model_alias
+    monkeypatch.setattr(MlflowClient, "delete_registered_model_alias", refuse)
+    control.rollback(store, NAME, why="2 was deleted")
+    assert aliases(store) == {"champion": "1", "previous": "1"} and "who manages the model may" in caplog.text
+    monkeypatch.setattr(MlflowClient, "delete_registered_model_alias", delete)
+    control.freeze(store, NAME, why="the next event")
+    assert aliases(store) == {"champion": "1"}
 
 
 def test_frozen_is_frozen_for_everybody(store):
