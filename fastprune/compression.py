@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from fastprune.data import Task, make_batches
 from fastprune.data.evaluation import evaluate_rows, outcomes_of, refuse_untuned
 from fastprune.data.outcomes import Outcomes
 from fastprune.data.preparation import Rows, as_table, parted, prepare_rows
-from fastprune.environment import choose_device
+from fastprune.environment import choose_device, timed
 from fastprune.errors import InputError
 from fastprune.export.served import as_served
 from fastprune.latency.lut import LatencyTable
@@ -315,6 +314,7 @@ def _prune(
             method,
             rows.validation,
             pad_token_id=pad_token_id,
+            batch_size=batch_size,
             teacher=teacher,
             served=served,
             progress=progress,
@@ -389,11 +389,3 @@ def _dense_model(
         yield checkpoint.load_dense(model, device=device, allow_untuned=allow_untuned, pooling=pooling)
     else:
         yield checkpoint.adopt(model, device, pooling)
-
-
-@contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Note the wall seconds of a ``with`` block under ``stage``."""
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start

@@ -6,6 +6,9 @@ import functools
 import hashlib
 import platform
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +30,14 @@ def choose_device(device: str) -> torch.device:
             f"device {device!r} is not available here ({str(error).splitlines()[0]}); use auto, cpu or cuda"
         ) from error
     return chosen
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note the wall seconds of a ``with`` block under ``stage``."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
 
 
 def device_name(device: torch.device) -> str:

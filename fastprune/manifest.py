@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import transformers
 
@@ -40,19 +42,19 @@ def compare_latency(
 ) -> dict:
     """Median milliseconds of both models, timed in turn, with their quartiles (``spread``), device and threads.
 
-    On one batch of the evaluation data; with a look-up table on a full batch of its shape and with its threads, beside
-    what it predicts.
+    On one batch of the evaluation data; with a look-up table on a full batch of its shape, in its precision and with
+    its threads, beside what it predicts.
     """
     if table is None:
         rows = split.select(list(range(min(LATENCY_BATCH, len(split)))))
         batch, threads = make_batches(rows, LATENCY_BATCH, pad_token_id)[0], 0
     else:
         batch, threads = full_batch(table.batch_size, table.seq_len, dense.config), table.threads
-        table.warn_unless(
-            device=device_name(dense.device),
-            dtype=str(dense.dtype).removeprefix("torch."),
-            attention=dense.config._attn_implementation,
-        )
+        table.warn_unless(device=device_name(dense.device), attention=dense.config._attn_implementation)
+        dense, pruned = (_in_precision(model, getattr(torch, table.dtype)) for model in (dense, pruned))
+        batch = {
+            name: values.to(dense.dtype) if values.is_floating_point() else values for name, values in batch.items()
+        }
     size, length = batch["attention_mask"].shape
     with torch_threads(threads):
         times = measure_latency({"dense": dense, "pruned": pruned}, batch)
@@ -62,6 +64,7 @@ def compare_latency(
         "seq_len": length,
         "device": str(dense.device),
         "threads": threads,
+        "dtype": str(dense.dtype).removeprefix("torch."),
         "device_name": device_name(dense.device),
         "spread": {name: [time.q1, time.q3] for name, time in times.items()},
     }
@@ -70,6 +73,11 @@ def compare_latency(
         latency["predicted_dense"] = table.dense_ms(dense.config.num_hidden_layers)
         latency["predicted_pruned"] = table.of_counts(*sizes_of(pruned.config))
     return latency
+
+
+def _in_precision(model: transformers.PreTrainedModel, dtype: torch.dtype) -> transformers.PreTrainedModel:
+    """A model as it will be served; a copy where that is another precision."""
+    return model if model.dtype == dtype else copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]
 
 
 def make_manifest(

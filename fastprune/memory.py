@@ -10,12 +10,13 @@ import os
 import platform
 import re
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,9 +51,50 @@ def limited(size: str | int | None) -> Iterator[None]:
 def left(device: torch.device) -> int:
     """Bytes that may still be taken on a device: of the GPU, or of the machine, its cgroup and :func:`limited`."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for the next ones
+        return torch.cuda.mem_get_info(device)[0] + kept
     limit, bounds = _limit.get(), [_machine(), *_cgroup()]
     return max(min(bounds if limit is None else [*bounds, limit - _resident()]), 0)
+
+
+Result = TypeVar("Result")
+
+
+def retreat(work: Callable[[int], Result], examples: int) -> Result:
+    """What ``work`` makes with so many examples at once, or with half as many each time a GPU's memory ends.
+
+    It begins anew each time, so that nothing is counted twice: batches come by length, the longest first, and memory
+    ends at the first of them or never. All passes over batches go through here.
+
+    Raises
+    ------
+    InputError
+        It ends with a single example.
+    """
+    while True:
+        try:
+            return work(examples)
+        except torch.OutOfMemoryError as error:
+            if examples <= 1:
+                raise InputError(
+                    "the GPU's memory ends with a single example of the longest at once; use a GPU with more memory, "
+                    "cut the texts (max_length), or use device cpu"
+                ) from error
+        # Only here, where the error with its frames is gone, are their tensors free.
+        examples = -(-examples // 2)
+        torch.cuda.empty_cache()
+        warnings.warn(f"the GPU's memory has ended; on with {examples} examples at once", stacklevel=2)
+
+
+def parts(batch: Mapping[str, Tensor], examples: int) -> list[dict[str, Tensor]]:
+    """A batch in order, at most so many examples at once."""
+    pieces = {name: values.split(examples) for name, values in batch.items()}
+    return [dict(zip(pieces, part, strict=True)) for part in zip(*pieces.values(), strict=True)]
+
+
+def smaller(batches: Sequence[Mapping[str, Tensor]], examples: int) -> list[dict[str, Tensor]]:
+    """The same batches, at most so many examples in each."""
+    return [part for batch in batches for part in parts(batch, examples)]
 
 
 def _machine() -> int:
@@ -105,9 +147,16 @@ class Tensors(Protocol):
 
 
 def tensors(size: int, device: torch.device) -> Tensors:
-    """An empty list for tensors of this many bytes in all: in memory where they are at most half of what is left."""
+    """An empty list for tensors of this many bytes in all: where they are at most half of what is left there.
+
+    That is on their device, else in the machine's memory, else on disk.
+    """
+    if device.type != "cpu":
+        if size <= left(device) // 2:
+            return []
+        return Beside() if size <= left(torch.device("cpu")) // 2 else OnDisk()
     room = left(device)
-    if device.type == "cpu" and size > room // 8:
+    if size > room // 8:
         _return_freed()
     return [] if size <= room // 2 else OnDisk()
 
@@ -125,6 +174,26 @@ def _return_freed() -> None:
 
 _MMAP_THRESHOLD = -3
 """As glibc's malloc.h has it."""
+
+
+class Beside:
+    """Tensors in the machine's memory. One comes back to the device that it was on when it is asked for."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Tensor, torch.device]] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, number: int) -> Tensor:
+        tensor, device = self._kept[number]
+        return tensor.to(device)
+
+    def append(self, tensor: Tensor) -> None:
+        self._kept.append((tensor.detach().cpu(), tensor.device))
+
+    def __setitem__(self, number: int, tensor: Tensor) -> None:
+        self._kept[number] = (tensor.detach().cpu(), tensor.device)
 
 
 class OnDisk:

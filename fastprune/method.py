@@ -20,6 +20,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from fastprune import memory
 from fastprune.data import Split
 from fastprune.data.evaluation import Evaluated, evaluate_rows
 from fastprune.data.outcomes import fall
@@ -97,6 +98,7 @@ def settle(
     validation: Split | None,
     *,
     pad_token_id: int,
+    batch_size: int = 32,
     teacher: Teacher | None = None,
     served: Served | None = None,
     progress: bool = True,
@@ -117,7 +119,7 @@ def settle(
     rows = validation
 
     def measure(model: nn.Module, dense: Evaluated | None = None) -> Evaluated:
-        return evaluate_rows(model, rows, pad_token_id=pad_token_id, dense=dense, progress=False)
+        return evaluate_rows(model, rows, pad_token_id=pad_token_id, batch_size=batch_size, dense=dense, progress=False)
 
     dense, margins = measure(encoder.model), dict[float, float]()
     latest = within = None  # tuned at the ratio just tried, and at the smallest that has passed
@@ -191,16 +193,25 @@ def tune(
     """Slice the model by binary masks and make up for what was cut, by the tuning of that name.
 
     The weights are rounded to what is saved."""
-    tuned = tuning_of(tuning).tune(
-        encoder,
-        masks,
-        batches,
-        problem,
-        keep_ratio=keep_ratio,
-        search_at=lambda ratio: search(cost, importance, ratio),
-        layout=cost.layout,
-        teacher=teacher,
-        progress=progress,
-    )
+    whole = max(len(batch["attention_mask"]) for batch in batches)
+
+    def tuned_by(examples: int) -> Tuned:
+        given, targets = batches, teacher
+        if examples < whole:  # the GPU's memory has ended
+            given = memory.smaller(batches, examples)
+            targets = teacher and make_teacher(encoder, given, tuning)
+        return tuning_of(tuning).tune(
+            encoder,
+            masks,
+            given,
+            problem,
+            keep_ratio=keep_ratio,
+            search_at=lambda ratio: search(cost, importance, ratio),
+            layout=cost.layout,
+            teacher=targets,
+            progress=progress,
+        )
+
+    tuned = memory.retreat(tuned_by, whole)
     round_as_saved(tuned.model)
     return tuned

@@ -29,6 +29,9 @@ Layout = Literal["free", "portable"]
 Estimator = Literal["per_sample", "per_batch"]
 """Of the Fisher information, see :func:`fastprune.importance.fisher.estimate_fisher`."""
 
+Precision = Literal["float32", "float16", "bfloat16"]
+"""Of a look-up table: what the model will be served in."""
+
 Effort = Literal["default", "low"]
 """From how many examples."""
 

@@ -5,11 +5,14 @@ import torch
 from tiny_models import build, random_batches, random_masks
 
 import fastprune
-from fastprune import memory
+from fastprune import memory, method
 from fastprune.errors import InputError
 from fastprune.importance import curvature
 from fastprune.importance.curvature import estimate_curvature, graph_bytes
+from fastprune.importance.fisher import estimate_fisher
+from fastprune.importance.selection import Importance
 from fastprune.model.architectures import describe
+from fastprune.search.cost import Cost
 from fastprune.tuning.layerwise import Teacher
 from fastprune.tuning.weights import reconstruct_weights
 
@@ -110,6 +113,69 @@ def test_curvature_does_not_depend_on_memory_but_for_rounding(family, monkeypatc
         for name in ("attention_inputs", "attention_gradients", "ffn_inputs", "ffn_gradients"):
             for one, other in zip(getattr(whole, name), getattr(parts, name), strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6 * float(one.abs().max()))
+
+
+def test_what_does_not_fit_onto_a_gpu_is_kept_beside_it_or_on_disk(monkeypatch):
+    room = {"cuda": 700, "cpu": 1000}
+    monkeypatch.setattr(memory, "left", lambda device: room[device.type])
+    kinds = [type(memory.tensors(size, torch.device("cuda"))) for size in (350, 500, 501)]
+    assert kinds == [list, memory.Beside, memory.OnDisk]
+    beside, given = memory.Beside(), [torch.randn(2, 3), torch.arange(4)]
+    for tensor in given:
+        beside.append(tensor)
+    given[1] = beside[1] = torch.randn(5, 1)
+    assert len(beside) == 2 and all(torch.equal(one, beside[number]) for number, one in enumerate(given))
+
+
+def test_fewer_examples_at_once_where_a_gpus_memory_ends():
+    tried = []
+
+    def work(examples):
+        tried.append(examples)
+        if examples > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return "made"
+
+    most = 2
+    with pytest.warns(UserWarning, match="the GPU's memory has ended; on with 2 examples at once"):
+        assert memory.retreat(work, 7) == "made" and tried == [7, 4, 2]
+    most = 0
+    with pytest.warns(UserWarning), pytest.raises(InputError, match="memory ends with a single example"):
+        memory.retreat(work, 2)
+
+
+@pytest.mark.filterwarnings("ignore:the GPU's memory has ended")
+@pytest.mark.parametrize("step", ["curvature", "per_sample", "per_batch", "weights", "mask"])
+def test_a_gpu_whose_memory_ends_in_the_middle_changes_nothing_but_rounding(step):
+    """In the second layer, when sums of the first have been made; they are not counted twice."""
+    model = build("bert")
+    encoder, batches = describe(model), random_batches(model, "classification", LENGTHS * 2)
+    masks, importance = random_masks(encoder), Importance(torch.rand(3, 4).double(), torch.rand(3, 24).double())
+    cost = Cost.of(encoder, 6.0, None)
+
+    def run():
+        if step == "curvature":
+            found = estimate_curvature(encoder, batches, "classification", progress=False)
+            return [*found.attention_inputs, *found.attention_gradients, *found.ffn_inputs, *found.ffn_gradients]
+        if step.startswith("per"):
+            found = estimate_fisher(encoder, batches, "classification", estimator=step, progress=False)
+            return [found.head_grads, found.filter_grads]
+        teacher = method.make_teacher(encoder, batches, step, keep=True)
+        given = (encoder, masks, importance, cost, 0.5, batches, "classification", step)
+        return list(method.tune(*given, teacher=teacher, progress=False).model.state_dict().values())
+
+    whole, sizes = run(), []
+
+    def end(_, given):
+        sizes.append(len(given[0]))
+        if len(given[0]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    encoder.layers[1].ffn.writes.register_forward_pre_hook(end)
+    parts = run()
+    assert max(sizes) > 1 and min(sizes) == 1
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * max(1.0, float(one.abs().max())))
 
 
 def test_too_little_memory_is_refused_with_what_is_needed(tmp_path, source):

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from fastprune import memory
 from fastprune.data import Split, collate, order_rows
 from fastprune.data.outcomes import Outcomes
 from fastprune.errors import InputError
@@ -102,7 +104,18 @@ def evaluate_rows(
     if device is not None:
         model.to(device)
 
-    outputs: dict[int, np.ndarray] = {}
+    in_order = memory.retreat(partial(_outputs, model, split, pad_token_id, progress), batch_size)
+    if likeness:
+        metrics, outcomes = problem.likeness(split, in_order, in_order if dense is None else dense.outputs)
+    else:
+        metrics, outcomes = problem.measure(split, in_order)
+    told = {"metric": metrics[metric], **metrics, "n": len(outcomes)}
+    return Evaluated(told, outcomes, in_order)
+
+
+def _outputs(model: nn.Module, split: Split, pad_token_id: int, progress: bool, batch_size: int) -> list[np.ndarray]:
+    """What the problem keeps of every feature, in the order of the split."""
+    problem, outputs = problem_of(split.task.problem), dict[int, np.ndarray]()
     batches = order_rows(split, batch_size)
     with _eval_mode(model):
         for rows in tqdm(batches, desc="evaluate", leave=False, disable=None if progress else True):
@@ -113,14 +126,7 @@ def evaluate_rows(
                     "the model's outputs are not finite; look for NaN in its weights, load them in float32"
                 )
             outputs |= zip(rows.tolist(), scores, strict=True)
-
-    in_order = [outputs[row] for row in range(len(split))]
-    if likeness:
-        metrics, outcomes = problem.likeness(split, in_order, in_order if dense is None else dense.outputs)
-    else:
-        metrics, outcomes = problem.measure(split, in_order)
-    told = {"metric": metrics[metric], **metrics, "n": len(outcomes)}
-    return Evaluated(told, outcomes, in_order)
+    return [outputs[row] for row in range(len(split))]
 
 
 @contextmanager

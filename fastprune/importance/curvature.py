@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from fastprune.model.finite import check_finite
 from fastprune.model.grams import add_gram, symmetric
 from fastprune.model.passes import first_token_alone
 from fastprune.model.tensors import read_tensors
+from fastprune.model.tokens import Tokens, send
 from fastprune.problem import problem_of
 
 EXAMPLES = 512
@@ -163,8 +165,23 @@ def estimate_curvature(
         Activations or gradients are NaN or too large; the layer is named. Or there is no memory for the factors.
     """
     _check_memory(encoder, batches)
-    model, layers = encoder.model.eval(), encoder.layers
     numbered = list(enumerate(evenly_spaced(batches, examples)))[shard::shards]
+    most = max((len(batch["attention_mask"]) for _, batch in numbered), default=1)
+    curvature = memory.retreat(partial(_estimate, encoder, numbered, problem, seed, progress), most)
+    curvature.check_finite()
+    return curvature
+
+
+def _estimate(
+    encoder: Encoder,
+    numbered: Sequence[tuple[int, Mapping[str, Tensor]]],
+    problem: str,
+    seed: int,
+    progress: bool,
+    most: int,
+) -> Curvature:
+    """From batches with their numbers, at most so many examples at once."""
+    model, layers = encoder.model.eval(), encoder.layers
     projections = {("attention", index): layer.attention.writes for index, layer in enumerate(layers)}
     projections |= {("ffn", index): layer.ffn.writes for index, layer in enumerate(layers)}
     inputs = {key: _square(linear.in_features, model.device) for key, linear in projections.items()}
@@ -174,19 +191,17 @@ def estimate_curvature(
     asked = problem_of(problem)
     first_alone = reads_first(model, problem)
     last = len(layers) - 1 if first_alone else None  # where only [CLS] is read on
-    pad = torch.empty(0)  # the attention mask of the batch at hand
+    real = Tokens(*torch.empty(2, 0, dtype=torch.int64))  # those of the batch at hand that are no padding
 
     def listen(key):
+        def read(values):
+            return values[:, 0] if key[1] == last else real.taken(values)  # [tokens, n]
+
         def hook(_, args, output):
-            read = torch.ones_like(pad[:, :1]) if key[1] == last else pad
-            values = args[0].detach()[read]  # [tokens, n]
+            values = read(args[0].detach())
             add_gram(inputs[key], values)
             tokens[key] += len(values)
-
-            def collect(gradient):
-                add_gram(gradients[key], gradient[read])  # [tokens, D]
-
-            output.register_hook(collect)
+            output.register_hook(lambda gradient: add_gram(gradients[key], read(gradient)))
 
         return hook
 
@@ -202,11 +217,11 @@ def estimate_curvature(
         with first_token_alone(model) if first_alone else nullcontext():
             for number, batch in tqdm(numbered, desc="curvature", unit="batch", disable=not progress):
                 generator.manual_seed(seed + number)  # a batch has the same signs in whichever shard it is
-                for part in _parts(encoder, batch):
-                    pad = part["attention_mask"].bool().to(model.device)
-                    seen += len(pad)
-                    outputs = asked.run(model, part)
-                    asked.score(outputs, part, TEMPERATURE, generator).backward()
+                for part in _parts(encoder, batch, most):
+                    real = Tokens.of(part["attention_mask"].bool(), model.device)
+                    seen += len(part["attention_mask"])
+                    there = {name: send(values, model.device) for name, values in part.items()}
+                    asked.score(asked.run(model, there), there, TEMPERATURE, generator).backward()
     finally:
         for handle in handles:
             handle.remove()
@@ -220,17 +235,14 @@ def estimate_curvature(
         # An empty shard has sums of zero, and stays at zero.
         factors[f"{kind}_inputs"] = [(symmetric(inputs[key]) / max(tokens[key], 1)).cpu() for key in keys]
         factors[f"{kind}_gradients"] = [(symmetric(gradients[key]) / max(seen, 1)).cpu() for key in keys]
-    curvature = Curvature(**factors, counts=counts)
-    curvature.check_finite()
-    return curvature
+    return Curvature(**factors, counts=counts)
 
 
-def _parts(encoder: Encoder, batch: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
+def _parts(encoder: Encoder, batch: Mapping[str, Tensor], most: int) -> list[dict[str, Tensor]]:
     """A batch, or as many examples of it at once as leave half of the memory free."""
-    examples, length = batch["attention_mask"].shape
-    rows = max(memory.left(encoder.device) // 2 // graph_bytes(encoder, length), 1)
-    pieces = {name: values.split(rows) for name, values in batch.items()}
-    return [{name: pieces[name][number] for name in batch} for number in range(-(-examples // rows))]
+    _, length = batch["attention_mask"].shape
+    fit = memory.left(encoder.device) // 2 // graph_bytes(encoder, length)
+    return memory.parts(batch, max(min(fit, most), 1))
 
 
 def _check_memory(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,10 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from fastprune import memory
 from fastprune.model.architectures import Encoder
 from fastprune.model.finite import check_finite
 from fastprune.model.masks import masked
 from fastprune.model.tensors import read_tensors
+from fastprune.model.tokens import send
 from fastprune.problem import problem_of
 from fastprune.settings import Estimator
 
@@ -92,6 +95,23 @@ def estimate_fisher(
     InputError
         Gradients are NaN or infinite; the layer is named.
     """
+    most = max(len(batch["attention_mask"]) for batch in batches)
+    fisher = memory.retreat(partial(_estimate, encoder, batches, problem, estimator, progress), most)
+    for index in reversed(range(encoder.num_layers)):  # backwards, as the gradients go
+        check_finite(fisher.filter_grads[:, index], "gradients", f"layer {index} ffn")
+        check_finite(fisher.head_grads[:, index], "gradients", f"layer {index} attention")
+    return fisher
+
+
+def _estimate(
+    encoder: Encoder,
+    batches: Sequence[Mapping[str, Tensor]],
+    problem: str,
+    estimator: Estimator,
+    progress: bool,
+    most: int,
+) -> Fisher:
+    """From at most so many examples at once; a mini-batch's mean stays that of the whole of it."""
     model, asked = encoder.model.eval(), problem_of(problem)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     head_rows: list[Tensor] = []  # of each batch [B or 1, L, H]
@@ -100,21 +120,22 @@ def estimate_fisher(
         for parameter in trainable:
             parameter.requires_grad_(False)
         for batch in tqdm(batches, desc=f"Fisher ({estimator})", unit="batch", disable=not progress):
-            size = (len(batch["attention_mask"]),) if estimator == "per_sample" else ()
-            heads = torch.ones(*size, encoder.num_layers, encoder.num_heads, device=encoder.device, requires_grad=True)
-            filters = torch.ones(
-                *size, encoder.num_layers, encoder.num_filters, device=encoder.device, requires_grad=True
-            )
-            with masked(encoder, heads, filters):
-                losses = asked.loss(asked.run(model, batch), batch)
-            loss = losses.sum() if estimator == "per_sample" else losses.mean()
-            for rows, gradient in zip((head_rows, filter_rows), torch.autograd.grad(loss, (heads, filters))):
-                rows.append(gradient.cpu() if size else gradient.cpu().unsqueeze(0))
+            made = []
+            for part in memory.parts(batch, most):
+                there = {name: send(values, encoder.device) for name, values in part.items()}
+                size = (len(part["attention_mask"]),) if estimator == "per_sample" else ()
+                masks = [
+                    torch.ones(*size, encoder.num_layers, units, device=encoder.device, requires_grad=True)
+                    for units in (encoder.num_heads, encoder.num_filters)
+                ]
+                with masked(encoder, *masks):
+                    losses = asked.loss(asked.run(model, there), there)
+                share = len(part["attention_mask"]) / len(batch["attention_mask"])
+                loss = losses.sum() if size else losses.mean() * share
+                made.append(torch.autograd.grad(loss, masks))
+            for rows, gradients in zip((head_rows, filter_rows), zip(*made)):
+                rows += gradients if estimator == "per_sample" else [torch.stack(gradients).sum(0, keepdim=True)]
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
-    fisher = Fisher(torch.cat(head_rows), torch.cat(filter_rows))
-    for index in reversed(range(encoder.num_layers)):  # backwards, as the gradients go
-        check_finite(fisher.filter_grads[:, index], "gradients", f"layer {index} ffn")
-        check_finite(fisher.head_grads[:, index], "gradients", f"layer {index} attention")
-    return fisher
+    return Fisher(torch.cat(head_rows).cpu(), torch.cat(filter_rows).cpu())

@@ -65,7 +65,7 @@ def removal_costs(encoder: Encoder, curvature: Curvature) -> tuple[Tensor, Tenso
                 steps=STEPS,
             )
         )
-    return torch.stack(heads), torch.stack(filters)
+    return torch.stack(heads).cpu(), torch.stack(filters).cpu()
 
 
 @torch.no_grad()
@@ -91,14 +91,15 @@ def removal_order(inputs: Tensor, gradients: Tensor, weight: Tensor, num_units: 
     Returns
     -------
     Tensor [num_units] float64
+        On the weight's device, which is not waited for between the first step and the last.
 
     Raises
     ------
     InputError
-        ``inputs`` is no second moment: no damping makes it positive definite.
+        ``inputs`` is no second moment: no damping makes it positive definite, or what is left of it is singular.
     """
     device = weight.device
-    costs, highest = torch.zeros(num_units, dtype=torch.float64), 0.0
+    costs, highest = torch.zeros(num_units, dtype=torch.float64, device=device), torch.zeros((), device=device)
     inputs, gradients, input_scale, gradient_scale = _scaled(inputs.to(device), gradients.to(device))
     if input_scale == 0 or gradient_scale == 0:
         return costs
@@ -107,6 +108,7 @@ def removal_order(inputs: Tensor, gradients: Tensor, weight: Tensor, num_units: 
     root = (vectors * values.clamp(min=0).sqrt()).T @ weight.double()  # G^(1/2) W [D, n]: costs are its squares
     scale = root.norm().clamp(min=torch.finfo(torch.float64).tiny)
     root = (root / scale).float()
+    failed = torch.zeros((), dtype=torch.int64, device=device)  # how often a matrix was singular
 
     columns = torch.arange(len(inputs), device=device).unflatten(0, (num_units, -1))  # [units, size]
     units = left = torch.arange(num_units, device=device)  # those in the matrices, and where among them those left are
@@ -118,22 +120,26 @@ def removal_order(inputs: Tensor, gradients: Tensor, weight: Tensor, num_units: 
         own = columns[left]  # [left, size]
         blocks = inverse[own[:, :, None], own[:, None, :]]  # P_uu [left, size, size]
         roots = root[:, own].transpose(0, 1)  # [left, D, size]
-        cost = (torch.linalg.inv(blocks.double()) * (roots.mT @ roots)).sum((1, 2))  # [left]
+        inverses, errors = torch.linalg.inv_ex(blocks.double())
+        failed += errors.count_nonzero()
+        cost = (inverses * (roots.mT @ roots)).sum((1, 2))  # [left]
         cheapest, chosen = cost.topk(min(max(1, num_units // steps), len(left)), largest=False)
-        up_to_here = cheapest.cpu().cummax(0).values.clamp(min=highest)
-        costs[units[left[chosen]].cpu()] = up_to_here
-        highest = float(up_to_here[-1])
+        up_to_here = cheapest.cummax(0).values.clamp(min=highest)
+        costs[units[left[chosen]]], highest = up_to_here, up_to_here[-1]
 
         # What is removed is not cut out of the matrices every time: its rows become zero.
         out = own[chosen].flatten()  # [o], the columns of what is removed
         across = inverse[out]  # [o, n]
-        step = torch.linalg.solve(across[:, out].double(), across.double()).float()  # (P_uu)^-1 P_u [o, n]
+        step, errors = torch.linalg.solve_ex(across[:, out].double(), across.double())  # (P_uu)^-1 P_u [o, n]
+        failed += errors
+        step = step.float()
         root.addmm_(root[:, out], step, alpha=-1)
         inverse.addmm_(across.T, step, alpha=-1)
-        stays = torch.ones(len(left), dtype=torch.bool, device=device)
-        stays[chosen] = False
-        left = left[stays]
-    return costs * float(scale) ** 2 * input_scale * gradient_scale
+        goes = torch.zeros(len(left), dtype=torch.uint8, device=device).index_fill_(0, chosen, 1)
+        left = left[goes.argsort(stable=True)[: len(left) - len(chosen)]]  # in order; how many is known here
+    if failed:
+        raise InputError(_NOT_FINITE)
+    return costs * scale.square() * input_scale * gradient_scale
 
 
 def _scaled(inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, float, float]:
@@ -141,7 +147,8 @@ def _scaled(inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, float, f
 
     Without it the inverse of a factor of very small or very large values is not a number in float32.
     """
-    input_scale, gradient_scale = (_power_of_four(float(factor.abs().max())) for factor in (inputs, gradients))
+    greatest = torch.stack([factor.abs().max() for factor in (inputs, gradients)]).tolist()
+    input_scale, gradient_scale = map(_power_of_four, greatest)
     return inputs / (input_scale or 1), gradients / (gradient_scale or 1), input_scale, gradient_scale
 
 
@@ -159,6 +166,7 @@ def damped_inverse(inputs: Tensor) -> Tensor:
         if not failed:
             return torch.cholesky_inverse(factor)
         damping *= 10  # rounding, or a shard's factors from elsewhere, made it indefinite
-    raise InputError(
-        "the second moments of a projection's inputs are not finite; measure the importance again from the sample"
-    )
+    raise InputError(_NOT_FINITE)
+
+
+_NOT_FINITE = "the second moments of a projection's inputs are not finite; measure the importance again from the sample"

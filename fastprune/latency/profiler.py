@@ -26,7 +26,7 @@ from tqdm import tqdm
 from fastprune.environment import code_version, device_name, driver_version
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable, check_batch
-from fastprune.latency.timing import Latency, full_batch, milliseconds, steady_allocator, torch_threads
+from fastprune.latency.timing import Latency, calls_together, full_batch, milliseconds, steady_allocator, torch_threads
 from fastprune.model.architectures import Encoder, auto_class, describe, layers_of, usual_attention
 from fastprune.model.images import image_tokens
 from fastprune.model.masks import Masks
@@ -279,7 +279,8 @@ class Bench:
     def __init__(self, model, batch_size: int, seq_len: int):
         self.encoder: Encoder = describe(model)
         self.batch = {
-            name: values.to(model.device) for name, values in full_batch(batch_size, seq_len, model.config).items()
+            name: values.to(model.device, model.dtype if values.is_floating_point() else None)
+            for name, values in full_batch(batch_size, seq_len, model.config).items()
         }
         self.states, self.options = layer_inputs(self.encoder, self.batch)
 
@@ -307,17 +308,18 @@ class Bench:
     def measure(self, shapes: list[tuple[int, int]], tolerance: float, bar: tqdm) -> dict[tuple[int, int], Latency]:
         """Time of layers of every shape (heads, filters), as ratios to layers of half of both."""
         device, anchor = self.encoder.device, self.sliced(*self.half)
+        together = calls_together(anchor, device)
         ratios: dict[tuple[int, int], list[float]] = {shape: [] for shape in shapes}
         for first in range(0, len(shapes), TOGETHER):
             calls = {shape: self.sliced(*shape) for shape in shapes[first : first + TOGETHER]}
             for call in (anchor, *calls.values()):
                 call()  # warm-up
             for step in range(ROUNDS[1]):
-                before = milliseconds(anchor, device)
+                before = milliseconds(anchor, device, together)
                 for shape, call in calls.items():
                     own = ratios[shape]
                     if step < ROUNDS[0] or _uncertainty(own) > tolerance / 2:
-                        now, after = milliseconds(call, device), milliseconds(anchor, device)
+                        now, after = (milliseconds(one, device, together) for one in (call, anchor))
                         own.append(2 * now / (before + after))
                         before = after
             bar.update(len(calls))
@@ -327,10 +329,10 @@ class Bench:
         """Milliseconds of the thin model without its layers, and of one layer with half of both."""
         device, layers, model = self.encoder.device, self.encoder.layers, self.encoder.model
         calls = (lambda: model(**self.batch), lambda: self.run(layers), self.sliced(*self.half))
-        times: tuple[list[float], ...] = ([], [], [])
+        together, times = calls_together(calls[2], device), ([], [], [])  # type: tuple[int, tuple[list[float], ...]]
         for step in range(-2, ROUNDS[1]):
             for own, call in zip(times, calls, strict=True):
-                elapsed = milliseconds(call, device)
+                elapsed = milliseconds(call, device, together)
                 if step >= 0:
                     own.append(elapsed)
         overhead = statistics.median(whole - inner for whole, inner in zip(*times[:2], strict=True))

@@ -13,7 +13,7 @@ from fastprune.store import storage
 
 
 def stored_table(
-    root: str, encoder: Encoder, device: torch.device, *, batch_size: int, seq_len: int
+    root: str, encoder: Encoder, device: torch.device, *, batch_size: int, seq_len: int, dtype: str = "float32"
 ) -> tuple[LatencyTable, str]:
     """The table of this device for an encoder's shape: the store's, or one measured now and stored there for others.
 
@@ -26,6 +26,8 @@ def stored_table(
     encoder : Encoder
     device : torch.device
     batch_size, seq_len : int
+    dtype : str
+        What the model will be served in.
 
     Returns
     -------
@@ -48,7 +50,7 @@ def stored_table(
             encoder.num_filters,
             batch_size,
             seq_len,
-            "float32",
+            dtype,
             config._attn_implementation,
         )
         + ".json"
@@ -57,7 +59,12 @@ def stored_table(
     content = store.read(key) if store else None
     if content is None:
         table = profile(
-            config, batch_size=batch_size, seq_len=seq_len, device=device, attention=config._attn_implementation
+            config,
+            batch_size=batch_size,
+            seq_len=seq_len,
+            device=device,
+            dtype=getattr(torch, dtype),
+            attention=config._attn_implementation,
         )
         if not store or store.create(key, table.content):
             return table, "measured now"

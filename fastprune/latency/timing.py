@@ -52,20 +52,37 @@ def steady_allocator() -> Iterator[None]:
     libc.malloc_trim(0)
 
 
-def milliseconds(call: Callable[[], object], device: torch.device) -> float:
-    """Time one call: by events on its own GPU, which need not be the current one; by the monotonic clock on a CPU."""
+SPAN_MS, MOST_CALLS = 2.0, 64
+"""Calls on a GPU are timed together until they take so long: a short one alone is timed as its launch."""
+
+
+def calls_together(call: Callable[[], object], device: torch.device) -> int:
+    """How many calls are to be timed at once on a device, by one that is timed alone; on a CPU one."""
+    if device.type != "cuda":
+        return 1
+    call()  # warm-up
+    return min(max(round(SPAN_MS / max(milliseconds(call, device), 1e-3)), 1), MOST_CALLS)
+
+
+def milliseconds(call: Callable[[], object], device: torch.device, calls: int = 1) -> float:
+    """Time a call, the mean of several one right behind the other.
+
+    By events on its own GPU, which need not be the current one; by the monotonic clock on a CPU.
+    """
     if device.type == "cuda":
         with torch.cuda.device(device):  # events belong to the device, and to its stream, that is current
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda.synchronize(device)
             start.record()
-            call()
+            for _ in range(calls):
+                call()
             end.record()
             torch.cuda.synchronize(device)
-            return start.elapsed_time(end)
+            return start.elapsed_time(end) / calls
     begin = time.perf_counter()
-    call()
-    return (time.perf_counter() - begin) * 1000
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - begin) * 1000 / calls
 
 
 @torch.inference_mode()
@@ -86,10 +103,12 @@ def measure_latency(
     times: dict[str, list[float]] = {name: [] for name in models}
     devices = {name: next(model.parameters()).device for name, model in models.items()}
     inputs = {name: inputs_of(batch, device) for name, device in devices.items()}
+    runs = {name: partial(model, **inputs[name]) for name, model in models.items()}
     with steady_allocator():
+        calls = {name: calls_together(run, devices[name]) for name, run in runs.items()}
         for repeat in range(-warmup, repeats):
-            for name, model in models.items():
-                elapsed = milliseconds(partial(model, **inputs[name]), devices[name])
+            for name, run in runs.items():
+                elapsed = milliseconds(run, devices[name], calls[name])
                 if repeat >= 0:
                     times[name].append(elapsed)
     return {name: Latency.of(values) for name, values in times.items()}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastprune.model import model_inputs
+from fastprune.model.tokens import send
 
 IGNORED = -100
 """The label of a token that has none, as transformers has it."""
@@ -19,7 +20,7 @@ LABELS = ("labels", "start_positions", "end_positions")
 def inputs_of(batch: Mapping[str, Tensor], device) -> dict[str, Tensor]:
     """The part of a batch that the model reads, without its labels, on ``device``."""
     unread = (*LABELS, "attention_mask") if "pixel_values" in batch else LABELS  # an image is read as a whole
-    return {name: value.to(device) for name, value in batch.items() if name not in unread}
+    return {name: send(value, device) for name, value in batch.items() if name not in unread}
 
 
 def stack(inputs: Mapping, pad_token_id: int) -> dict[str, Tensor]:
@@ -44,4 +45,4 @@ def class_score(logits: Tensor, temperature: float, generator: torch.Generator) 
 
 
 def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like)
+    return send((torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like.dtype), like.device)

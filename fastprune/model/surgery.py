@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastprune.model.architectures import Encoder, layers_of
 from fastprune.model.families import FAMILIES
 from fastprune.model.masks import Masks
+from fastprune.model.tokens import send
 from fastprune.settings import Layout
 
 
@@ -46,8 +47,7 @@ def slice_model(encoder: Encoder, masks: Masks, layout: Layout = "free") -> tran
         old, heads, filters = encoder.layers[number], masks.heads[number], masks.filters[number]
         columns = heads.repeat_interleave(encoder.head_size)  # of the attention's writes [H * head_size]
         for source, target, scales in ((old.attention, new.attention, columns), (old.ffn, new.ffn, filters)):
-            scales = scales.to(dense.device)
-            kept = scales.nonzero().flatten()
+            kept, scales = (send(values, dense.device) for values in (scales.nonzero().flatten(), scales))
             for name, linear in source.reads.items():
                 _cut_rows(linear, target.reads[name], source.rows(kept))
             for pair in zip(source.follows, target.follows, strict=True):

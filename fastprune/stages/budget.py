@@ -86,6 +86,7 @@ def budget(
             method,
             Split.load(sample / "validation"),
             pad_token_id=pad,
+            batch_size=batch_size,
             teacher=make_teacher(encoder, batches, tuning, keep=True),
             served=as_served(format, quantize, rows, pad),
         )

@@ -9,6 +9,7 @@ from fastprune.environment import choose_device
 from fastprune.latency.lut import LatencyTable
 from fastprune.latency.table_store import stored_table
 from fastprune.model.architectures import describe
+from fastprune.settings import Precision
 from fastprune.stages.folders import load_model, write_record
 from fastprune.store import copies
 from fastprune.store.artifacts import makes
@@ -24,6 +25,7 @@ def profile(
     lut_store: str = "",
     latency_batch_size: int = 8,
     latency_seq_len: int = 64,
+    latency_dtype: Precision = "float32",
     device: str = "auto",
 ) -> dict:
     """Get the look-up table of this device for a latency budget: the given one, the store's, or a new one.
@@ -39,6 +41,8 @@ def profile(
         A folder or an ``s3://`` prefix where tables are kept by device and shape, so that a team measures each once.
     latency_batch_size, latency_seq_len : int
         Shape of the batch to measure with, see :func:`fastprune.latency.profiler.profile`.
+    latency_dtype : str
+        The precision that the model will be served in.
     """
     begin = time.perf_counter()
     encoder = describe(load_model(model, "cpu"))
@@ -46,7 +50,12 @@ def profile(
         measured, origin = LatencyTable.load(copies.local(lut)), lut
     else:
         measured, origin = stored_table(
-            lut_store, encoder, choose_device(device), batch_size=latency_batch_size, seq_len=latency_seq_len
+            lut_store,
+            encoder,
+            choose_device(device),
+            batch_size=latency_batch_size,
+            seq_len=latency_seq_len,
+            dtype=latency_dtype,
         )
     measured.check_shape(encoder)
     with new_folder(table) as folder:

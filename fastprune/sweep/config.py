@@ -26,6 +26,7 @@ from fastprune.settings import (
     Glue,
     Layout,
     Method,
+    Precision,
     Solver,
     check_problem,
 )
@@ -101,12 +102,17 @@ class Model(Section):
 
 
 class Latency(Section):
-    """The look-up table of a latency budget: ``lut``, or one of ``lut_store``, or measured by the profiler."""
+    """The look-up table of a latency budget: ``lut``, or one of ``lut_store``, or measured by the profiler.
+
+    ``dtype`` is the precision that the pruned model will be served in. It is measured, and timed beside the dense one,
+    in that.
+    """
 
     lut: str = ""
     lut_store: str = ""
     batch_size: int = Field(8, ge=1)
     seq_len: int = Field(64, ge=1)
+    dtype: Precision = "float32"
     solver: Solver = "exact"
 
     @model_validator(mode="after")

@@ -35,6 +35,7 @@ def parameters(sweep: Sweep, model: Model, stage: Stage) -> dict:
             "solver": sweep.latency.solver,
             "latency_batch_size": sweep.latency.batch_size,
             "latency_seq_len": sweep.latency.seq_len,
+            "latency_dtype": sweep.latency.dtype,
             "shards": sweep.importance_shards,
             "format": sweep.export.format if sweep.export else "",
             "quantize": sweep.export.quantize if sweep.export else "",

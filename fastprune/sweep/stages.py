@@ -90,7 +90,7 @@ STAGES = (
         ("model",),
         ("table",),
         ("evaluate_dense",),
-        parameters=("lut", "lut_store", "latency_batch_size", "latency_seq_len", "device"),
+        parameters=("lut", "lut_store", "latency_batch_size", "latency_seq_len", "latency_dtype", "device"),
     ),
     Stage(
         "importance",

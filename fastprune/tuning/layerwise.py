@@ -24,6 +24,7 @@ from fastprune.model.architectures import Block, Encoder, layers_of, norm_of, re
 from fastprune.model.finite import check_finite
 from fastprune.model.masks import Masks
 from fastprune.model.passes import layer_inputs, units_of
+from fastprune.model.tokens import Tokens, send
 from fastprune.tuning.moments import Moments
 
 Map = Literal["query", "key", "value", "query_key_value", "attention", "ffn_input", "ffn", "head"]
@@ -49,9 +50,12 @@ class System:
     def __post_init__(self) -> None:
         """Raise InputError naming the layer and the map unless the system is finite."""
         where = f"the task head, map {self.index}" if self.kind == "head" else f"layer {self.index} {self.kind}"
-        for moments in (self.moments, self.held_back):
-            check_finite(moments.gram.diagonal(), "activations", where)  # it alone shows every input that is not
-            check_finite(moments.cross, "activations", where)
+        sums = [
+            values.sum()  # NaN and infinity stay in it; the diagonal alone shows every input that is not finite
+            for moments in (self.moments, self.held_back)
+            for values in (moments.gram.diagonal(), moments.cross)
+        ]
+        check_finite(torch.stack(sums), "activations", where)
 
 
 class Teacher:
@@ -80,10 +84,11 @@ class Teacher:
     ):
         encoder.model.eval()
         self.encoder, self.masks, self.batches = encoder, masks, batches
-        self.pads = [batch["attention_mask"].bool().to(encoder.device) for batch in batches]
+        self.pads = [batch["attention_mask"].bool().cpu() for batch in batches]
         self.options: list[list[dict]] = []
         self.state_bytes = encoder.hidden_size * encoder.model.dtype.itemsize * sum(pad.numel() for pad in self.pads)
         targets = 2 * encoder.num_layers * self.state_bytes
+
         self._keep = keep and masks is None and targets <= memory.left(encoder.device) // 4
         self._kept: dict[bool, list[list[Tensor]]] = {}  # of walks with the first token alone in the end, or with all
 
@@ -151,8 +156,8 @@ class Teacher:
         if self.masks is None:
             return None
         if block.kind == "attention":
-            return self.masks.heads[index].repeat_interleave(self.encoder.head_size).to(self.encoder.device)
-        return self.masks.filters[index].to(self.encoder.device)
+            return send(self.masks.heads[index].repeat_interleave(self.encoder.head_size), self.encoder.device)
+        return send(self.masks.filters[index], self.encoder.device)
 
 
 @torch.no_grad()
@@ -197,14 +202,13 @@ def walk(
     (``tokens x D`` each), and within a block the student's contexts, on disk where memory is short, or the kept
     filters' activations where there is memory for them; never a system's ``tokens x n`` matrix.
     """
-    pads, device = teacher.pads, teacher.encoder.device
+    device = teacher.encoder.device
     # Of the student, and of the teacher, which goes along with it.
     states, wanted = (memory.tensors(2 * teacher.state_bytes, device) for _ in range(2))
     for entry in teacher.begin():
         states.append(entry)
         wanted.append(entry)
-    numbers = torch.arange(sum(map(len, pads)), device=device).split([len(pad) for pad in pads])  # of the examples
-    examples = [_Examples(number, hold_back) for number in numbers]
+    read = _Read(teacher.pads, hold_back, device)
     spans = spans or [(number, number) for number in range(teacher.encoder.num_layers)]
     pairs = zip(spans, layers_of(student), strict=True)
     blocks = [(span, block) for span, layer in pairs for block in layer.blocks]
@@ -216,11 +220,10 @@ def walk(
     for (index, last), block in bar:
         alone, attending = (index, block.kind) in first_token, block.kind == "attention"
         width = 1 if first_alone and index == final else None  # how many of the tokens are gone on with
-        rows = [read_tokens(pad, first_token=alone) for pad in pads]  # [B, T]
         if every_map and not (attending and index == 0):
-            read = pads if attending else [chosen[:, :width] for chosen in rows]  # keys and values: of every token
             solved = {name: block.reads[name] for name in block.solved}
-            yield from _systems(index, solved, block.before, states, wanted, read, examples)
+            first = alone and not attending  # keys and values: of every token
+            yield from _systems(index, solved, block.before, states, wanted, read, first=first)
         if not attending:
             _go_on(ahead, 2 * (last - index))
         targets = next(ahead)
@@ -228,28 +231,26 @@ def walk(
         # A head's context costs far more to make again than a filter's activation.
         cached = attending or isinstance(kept, list)
         moments, apart = (Moments.zeros(block.writes, upper=every_map) for _ in range(2))
+        tokens = read.tokens(alone)
         for step, (options, target) in enumerate(zip(teacher.options, targets, strict=True)):
-            units = units_of(block, states[step], options[index])[:, :width]
-            _add(
-                moments,
-                apart,
-                rows[step][:, :width],
-                examples[step].held,
-                units,
-                target[:, :width] - states[step][:, :width],
-            )
+            state = states[step]
+            units = units_of(block, state, options[index])[:, :width]
+            for system, chosen in zip((moments, apart), tokens[step], strict=True):
+                if len(chosen):
+                    system.add(chosen.taken(units), chosen.taken(target) - chosen.taken(state))
             if cached:
                 kept.append(units)
         yield System(index, block.kind, block.writes, moments.whole(), apart.whole())
         for step, options in enumerate(teacher.options):
-            units = kept[step] if cached else units_of(block, states[step], options[index])[:, :width]
+            state = states[step]
+            units = kept[step] if cached else units_of(block, state, options[index])[:, :width]
             if cached:
                 kept[step] = _NONE
-            states[step] = block.after(block.writes(units) + states[step][:, :width])
-        del kept, units
+            states[step] = block.after(block.writes(units) + state[:, :width])
+        del kept, units, state
     next(ahead, None)  # the teacher has noted all targets when it is asked for one more
     if every_map:
-        yield from _head_systems(teacher, student, states, wanted, [chosen[:, :width] for chosen in rows], examples)
+        yield from _head_systems(teacher, student, states, wanted, read, first=alone)
 
 
 def _go_on(targets: Iterator[Iterator[Tensor]], blocks: int) -> None:
@@ -264,8 +265,9 @@ def _head_systems(
     student: transformers.PreTrainedModel,
     states: Tensors,
     wanted: Tensors,
-    rows: list[Tensor],
-    examples: list[_Examples],
+    read: _Read,
+    *,
+    first: bool,
 ) -> Iterator[System]:
     """Of the task head's linear maps, in order; what they read takes the place of the states."""
     linears, between = task_head_of(student)
@@ -273,10 +275,11 @@ def _head_systems(
     norm = norm_of(student)
     if reads_mean(student):
         for step, pad in enumerate(teacher.pads):
+            pad = send(pad, teacher.encoder.device)
             states[step], wanted[step] = (mean_of(norm(some[step]), pad) for some in (states, wanted))
-        rows, norm = [pad.new_ones(len(pad), 1) for pad in teacher.pads], nn.Identity()  # [B, 1]
+        first, norm = True, nn.Identity()  # the mean is all that is left
     for index, (linear, original) in enumerate(zip(linears, originals, strict=True)):
-        yield from _systems(index, {"head": linear}, norm, states, wanted, rows, examples)
+        yield from _systems(index, {"head": linear}, norm, states, wanted, read, first=first)
         if index < len(linears) - 1:
             for step in range(len(states)):
                 states[step] = between(linear(norm(states[step])))
@@ -288,22 +291,49 @@ TOKENS_PER_INPUT = 64
 """So many determine a map that reads the stream; those of the output projections are taken from all."""
 
 
-@dataclass(frozen=True)
-class _Examples:
-    """Numbers [B] of a batch's examples within the sample, and every how many one is held back."""
+class _Read:
+    """Which tokens of each batch go into a system, and which are held back: found once for all systems.
 
-    numbers: Tensor
-    hold_back: int | None
+    Parameters
+    ----------
+    pads : list of Tensor [B, T] bool
+        On the CPU.
+    hold_back : int, optional
+        Every how many examples one is held back.
+    device : torch.device
+    """
 
-    @property
-    def held(self) -> Tensor:
-        """Which of them [B] are held back."""
-        group = self.hold_back or 0
-        return self.numbers % group == group - 1 if group else torch.zeros_like(self.numbers, dtype=torch.bool)
+    def __init__(self, pads: list[Tensor], hold_back: int | None, device: torch.device):
+        self._pads, self._group, self._device = pads, hold_back or 0, device
+        self._numbers = torch.arange(sum(map(len, pads))).split([len(pad) for pad in pads])  # of the examples
+        self._known: dict[tuple[bool, int], list[tuple[Tokens, Tokens]]] = {}
 
-    def taken(self, every: int) -> Tensor:
-        """Which of them [B] are taken of one in so many groups, each with one that is held back."""
-        return self.numbers // (self.hold_back or 1) % every == 0
+    def count(self, first: bool) -> int:
+        """Tokens of all examples."""
+        return sum(len(pad) if first else int(pad.numpy().sum()) for pad in self._pads)
+
+    def tokens(self, first: bool, every: int = 1) -> list[tuple[Tokens, Tokens]]:
+        """Of each batch those of the system, and those held back.
+
+        Parameters
+        ----------
+        first : bool
+            The first token ([CLS]) of each example, not all that are no padding.
+        every : int
+            One in so many groups of examples, each with one that is held back.
+        """
+        if (first, every) not in self._known:
+            self._known[first, every] = [
+                self._of_batch(pad[:, :1] if first else pad, numbers, every)
+                for pad, numbers in zip(self._pads, self._numbers, strict=True)
+            ]
+        return self._known[first, every]
+
+    def _of_batch(self, pad: Tensor, numbers: Tensor, every: int) -> tuple[Tokens, Tokens]:
+        taken = numbers // (self._group or 1) % every == 0
+        held = numbers % self._group == self._group - 1 if self._group else torch.zeros_like(taken)
+        system, apart = (Tokens.of(pad & rows[:, None], self._device) for rows in (taken & ~held, taken & held))
+        return system, apart
 
 
 _NONE = torch.empty(0)
@@ -321,8 +351,9 @@ def _systems(
     norm: nn.Module,
     states: Tensors,
     wanted: Tensors,
-    rows: list[Tensor],
-    examples: list[_Examples],
+    read: _Read,
+    *,
+    first: bool,
 ) -> Iterator[System]:
     """Of linear maps that all read the norm of ``states`` where the teacher's read that of ``wanted``.
 
@@ -331,39 +362,21 @@ def _systems(
     """
     if not linears:
         return
-    first = next(iter(linears.values()))
-    moments, apart = (Moments.zeros(first, first.in_features, upper=True) for _ in range(2))
-    tokens = int(torch.stack([chosen.sum() for chosen in rows]).sum())
-    every = max(tokens // (TOKENS_PER_INPUT * first.in_features), 1)
-    for step, of_batch in enumerate(examples):
-        taken = of_batch.taken(every)
-        reads = norm(states[step][taken])
-        puts = norm(
-            wanted[step][taken][:, : reads.shape[1]]
-        )  # the student goes on with fewer tokens from its last layer
-        _add(moments, apart, rows[step][taken], of_batch.held[taken], reads, puts)
+    one = next(iter(linears.values()))
+    moments, apart = (Moments.zeros(one, one.in_features, upper=True) for _ in range(2))
+    every = max(read.count(first) // (TOKENS_PER_INPUT * one.in_features), 1)
+    for step, tokens in enumerate(read.tokens(first, every)):
+        if any(map(len, tokens)):
+            student, teacher = states[step], wanted[step]
+            for system, chosen in zip((moments, apart), tokens, strict=True):
+                if len(chosen):
+                    system.add(norm(chosen.taken(student)), norm(chosen.taken(teacher)))
     moments, apart = moments.whole(), apart.whole()
     for kind, linear in linears.items():
         if linear.out_features:
             yield System(index, kind, linear, moments.through(linear), apart.through(linear))
 
 
-def read_tokens(attention_mask: Tensor, *, first_token: bool = False) -> Tensor:
-    """Which tokens [B, T] count: all but padding, or the first ([CLS]) alone."""
-    if not first_token:
-        return attention_mask
-    rows = torch.zeros_like(attention_mask)
-    rows[:, 0] = True
-    return rows
-
-
 def mean_of(states: Tensor, attention_mask: Tensor) -> Tensor:
     """The mean over the tokens of states [B, T, D] that count [B, T], as a single token: [B, 1, D]."""
     return (states * attention_mask[..., None]).sum(1, keepdim=True) / attention_mask.sum(1)[:, None, None]
-
-
-def _add(moments: Moments, apart: Moments, rows: Tensor, held: Tensor, inputs: Tensor, targets: Tensor) -> None:
-    """Add a batch's tokens ``rows`` [B, T] to ``moments``, those of ``held`` [B] examples to ``apart``."""
-    for system, chosen in ((moments, rows & ~held[:, None]), (apart, rows & held[:, None])):
-        if chosen.any():
-            system.add(inputs[chosen], targets[chosen])

@@ -109,12 +109,16 @@ def solve_weights(
 def best_strength(moments: Moments, held_back: Moments, start: Tensor) -> float:
     """Of ``RIDGES``, that with the least error on ``held_back``: downhill from the middle, for there is one valley."""
 
+    system = _Centred(moments, start)
+
     @cache
     def error(position: int) -> float:
-        return squared_error(held_back, ridge(moments, start, RIDGES[position])).item()
+        solution, failed = system.solved(RIDGES[position])
+        found, fails = torch.stack([squared_error(held_back, solution), failed.double()]).tolist()
+        return squared_error(held_back, system.solve(RIDGES[position])).item() if fails else found
 
     position = len(RIDGES) // 2
-    if moments.gram[-1, -1] > 0 and held_back.gram[-1, -1] > 0:
+    if all(torch.stack([part.gram[-1, -1] for part in (moments, held_back)]).tolist()):
         for step in (-1, 1):
             while 0 <= position + step < len(RIDGES) and error(position + step) < error(position):
                 position += step
@@ -140,28 +144,42 @@ def ridge(moments: Moments, start: Tensor, strength: float) -> Tensor:
     InputError
         The moments are not finite.
     """
-    tokens = moments.gram[-1, -1]
-    mean_input, mean_target = moments.gram[:-1, -1] / tokens, moments.cross[-1] / tokens  # [n], [D]
-    covariance = moments.gram[:-1, :-1] - tokens * mean_input.outer(mean_input)  # [n, n]
-    cross = moments.cross[:-1] - tokens * mean_input.outer(mean_target)  # [n, D]
-    weight = start[:, :-1]
-    variance = covariance.diagonal().mean()
-    if variance > ROUNDING * moments.gram.diagonal()[:-1].mean():
-        factor = _penalised_factor(covariance, strength * variance)
-        weight = weight + torch.cholesky_solve(cross - covariance @ weight.T, factor).T  # [D, n]
-    return torch.cat([weight, (mean_target - weight @ mean_input)[:, None]], dim=1)
+    return _Centred(moments, start).solve(strength)
 
 
-def _penalised_factor(covariance: Tensor, penalty: Tensor) -> Tensor:
-    """Cholesky factor [n, n] of the covariance with a penalty on its diagonal, raised until there is one."""
-    for _ in range(TRIES):
-        penalised = covariance.clone()
-        penalised.diagonal().add_(penalty)
-        factor, failed = torch.linalg.cholesky_ex(penalised)
-        if not failed:
-            return factor
-        penalty = penalty * 10  # rounding made it indefinite: few tokens and a weak ridge
-    raise InputError("the moments of a linear map's inputs are not finite; check the model's activations on the sample")
+class _Centred:
+    """A system less its means, to be solved at several strengths of the ridge."""
+
+    def __init__(self, moments: Moments, start: Tensor):
+        tokens = moments.gram[-1, -1]
+        self._inputs, self._targets = moments.gram[:-1, -1] / tokens, moments.cross[-1] / tokens  # their means [n], [D]
+        self._covariance = moments.gram[:-1, :-1] - tokens * self._inputs.outer(self._inputs)  # [n, n]
+        cross = moments.cross[:-1] - tokens * self._inputs.outer(self._targets)  # [n, D]
+        self._weight = start[:, :-1]
+        self._lacks = cross - self._covariance @ self._weight.T  # [n, D]
+        self._variance = self._covariance.diagonal().mean()
+        self._varies = bool(self._variance > ROUNDING * moments.gram.diagonal()[:-1].mean())
+
+    def solve(self, strength: float) -> Tensor:
+        """The solution [D, n + 1], the penalty raised until there is one."""
+        for _ in range(TRIES):
+            solution, failed = self.solved(strength)
+            if not failed:
+                return solution
+            strength *= 10  # rounding made it indefinite: few tokens and a weak ridge
+        raise InputError(
+            "the moments of a linear map's inputs are not finite; check the model's activations on the sample"
+        )
+
+    def solved(self, strength: float) -> tuple[Tensor, Tensor]:
+        """The solution [D, n + 1], and a number [] that is not zero where there is none, of which nobody has asked."""
+        weight, failed = self._weight, torch.zeros((), dtype=torch.int32, device=self._weight.device)
+        if self._varies:
+            penalised = self._covariance.clone()
+            penalised.diagonal().add_(strength * self._variance)
+            factor, failed = torch.linalg.cholesky_ex(penalised)
+            weight = weight + torch.cholesky_solve(self._lacks, factor).T  # [D, n]
+        return torch.cat([weight, (self._targets - weight @ self._inputs)[:, None]], dim=1), failed
 
 
 def squared_error(moments: Moments, projection: Tensor) -> Tensor:

@@ -57,6 +57,23 @@ def test_classification(tiny_tokenizer, tiny_bert, num_labels, average):
         assert again == pytest.approx(got)
 
 
+@pytest.mark.filterwarnings("ignore:the GPU's memory has ended")
+def test_smaller_batches_where_a_gpus_memory_ends(tiny_tokenizer, tiny_bert):
+    model, sizes = tiny_bert(2), []
+    split = encode(table(30, [0, 1] * 15), tiny_tokenizer, CLASSES, model.config)
+    whole = evaluate_rows(model, split, pad_token_id=0, batch_size=8, progress=False)
+
+    def end(_, args, given):
+        sizes.append(len(given["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(end, with_kwargs=True)
+    again = evaluate_rows(model, split, pad_token_id=0, batch_size=8, progress=False)
+    assert sizes == [8, 4, *[2] * 15] and again.metrics == whole.metrics
+    np.testing.assert_allclose(np.stack(again.outputs), np.stack(whole.outputs), rtol=1e-4, atol=1e-5)
+
+
 def test_evaluates_without_dropout_and_restores_the_mode(tiny_tokenizer, tiny_bert):
     model = tiny_bert()
     split = encode(table(30, [0, 1] * 15), tiny_tokenizer, CLASSES, model.config)

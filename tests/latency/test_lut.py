@@ -9,18 +9,21 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny_models import EVERY, build
+from tiny_models import EVERY, build, random_masks
 from tiny_tables import CPU, make_table, profile_twice
 
 import fastprune
 from fastprune.cli.main import main
+from fastprune.environment import device_name
 from fastprune.errors import InputError
 from fastprune.latency import profiler, table_store
 from fastprune.latency.lut import LatencyTable
 from fastprune.latency.timing import Latency
+from fastprune.manifest import compare_latency
 from fastprune.model.architectures import describe, usual_attention
 from fastprune.model.images import image_tokens
 from fastprune.model.masks import Masks
+from fastprune.model.surgery import slice_model
 
 # The table
 
@@ -98,6 +101,19 @@ def test_another_shape_is_refused_and_another_device_warned_of():
     with pytest.warns(UserWarning, match="measured with device 'a device', and here it is 'another'"):
         table.warn_unless(device="another", attention="sdpa")
     assert table.key != make_table([1, 2, 3], [1, 2, 3]).key
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_both_models_are_timed_in_the_precision_of_the_table(family):
+    dense, dtypes = build(family), []
+    table = replace(make_table(range(1, 6), range(1, 26), hidden=16), dtype="bfloat16", batch_size=2, seq_len=7)
+    pruned = slice_model(describe(dense), random_masks(describe(dense)))
+    for model in (dense, pruned):
+        model.register_forward_hook(lambda model, _, outputs: dtypes.append(outputs.logits.dtype))
+    table = replace(table, device=device_name(dense.device), attention=dense.config._attn_implementation)
+    latency = compare_latency(dense, pruned, None, 0, table)
+    assert latency["dtype"] == "bfloat16" and set(dtypes) == {torch.bfloat16}
+    assert dense.dtype == pruned.dtype == torch.float32 and latency["predicted_dense"] == table.dense_ms(3)
 
 
 # Sampling

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fastprune.environment import device_name, driver_version
-from fastprune.latency.timing import Latency, measure_latency, milliseconds
+from fastprune.latency.timing import MOST_CALLS, Latency, calls_together, measure_latency, milliseconds
 
 
 class Sleeper(nn.Module):
@@ -58,6 +58,8 @@ def test_on_a_gpu_events_are_timed_between_synchronisations(monkeypatch, name):
         current.pop()
 
     class Event:
+        milliseconds = 1.5
+
         def __init__(self, enable_timing):
             assert enable_timing and current == [name]
 
@@ -66,7 +68,7 @@ def test_on_a_gpu_events_are_timed_between_synchronisations(monkeypatch, name):
 
         def elapsed_time(self, end):
             calls.append(("elapsed", *current))
-            return 1.5
+            return self.milliseconds
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "device", device)
@@ -74,3 +76,11 @@ def test_on_a_gpu_events_are_timed_between_synchronisations(monkeypatch, name):
     assert milliseconds(lambda: calls.append(("call", *current)), torch.device(name)) == 1.5
     order = ["synchronize", "record", "call", "record", "synchronize", "elapsed"]
     assert calls == [(call, name) for call in order] and not current
+    calls.clear()
+    order[2:3] = ["call"] * 3
+    assert milliseconds(lambda: calls.append(("call", *current)), torch.device(name), 3) == 0.5
+    assert calls == [(call, name) for call in order], "what is short is called several times between two events"
+    for took, together in ((1.5, 1), (0.1, 20), (0.0, MOST_CALLS)):
+        Event.milliseconds = took
+        assert calls_together(lambda: None, torch.device(name)) == together
+    assert calls_together(pytest.fail, torch.device("cpu")) == 1

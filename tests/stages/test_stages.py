@@ -195,6 +195,9 @@ def test_the_profiler_keeps_what_it_measures_in_the_store(tmp_path, folders):
     again = profile(model=folders["model"], table=tmp_path / "again", **store)
     assert first["settings"]["lut_from"] == "measured now" and str(kept) == again["settings"]["lut_from"]
     assert (tmp_path / "first" / "lut.json").read_bytes() == (tmp_path / "again" / "lut.json").read_bytes()
+    half = profile(model=folders["model"], table=tmp_path / "half", latency_dtype="bfloat16", **store)
+    assert half["settings"]["lut_from"] == "measured now" and len([*(tmp_path / "store").rglob("*.json")]) == 2
+    assert json.loads((tmp_path / "half" / "lut.json").read_text())["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize("options", [{}, {"selection": "fisher"}, {"selection": "fisher", "estimator": "per_batch"}])
