@@ -20,10 +20,11 @@ from fastprune.data import Task, make_batches
 from fastprune.data.evaluation import evaluate_rows, outcomes_of, refuse_untuned
 from fastprune.data.outcomes import Outcomes
 from fastprune.data.preparation import Rows, as_table, parted, prepare_rows
-from fastprune.environment import choose_device, timed
+from fastprune.environment import choose_device, timed, usable_threads
 from fastprune.errors import InputError
 from fastprune.export.served import as_served
 from fastprune.latency.lut import LatencyTable
+from fastprune.latency.timing import torch_threads
 from fastprune.manifest import compare_latency, make_manifest, size_metrics
 from fastprune.memory import limited
 from fastprune.model import checkpoint
@@ -384,8 +385,9 @@ def _prune(
 def _dense_model(
     model: str | Path | transformers.PreTrainedModel, device: torch.device, allow_untuned: bool, pooling: str | None
 ) -> Iterator[transformers.PreTrainedModel]:
-    """The model to prune, in evaluation mode on ``device``; one in memory is left as it was."""
-    if isinstance(model, (str, Path)):
-        yield checkpoint.load_dense(model, device=device, allow_untuned=allow_untuned, pooling=pooling)
-    else:
-        yield checkpoint.adopt(model, device, pooling)
+    """The model to prune, in evaluation mode on ``device``, within the CPU limit; one in memory is left as it was."""
+    with torch_threads(usable_threads()):
+        if isinstance(model, (str, Path)):
+            yield checkpoint.load_dense(model, device=device, allow_untuned=allow_untuned, pooling=pooling)
+        else:
+            yield checkpoint.adopt(model, device, pooling)

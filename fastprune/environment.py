@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import platform
 import re
 import time
@@ -38,6 +39,38 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - start
+
+
+def usable_threads() -> int:
+    """How many threads torch is to have: as now, but no more than the container's limit has CPUs, rounded up.
+
+    More of them are stopped together for the rest of each period once the limit is used up.
+    """
+    limit = _cpu_limit()
+    return torch.get_num_threads() if limit is None else min(torch.get_num_threads(), max(math.ceil(limit), 1))
+
+
+def _cpu_limit() -> float | None:
+    """CPUs that the container may use (cgroup version 2, or 1); None where nothing limits them."""
+    for files in _CPU_LIMITS:
+        try:
+            told = " ".join(file.read_text(encoding="ascii") for file in files).split()
+            quota, period = (float(value) for value in told)
+        except (OSError, ValueError):  # no such version, or "max"
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return None
+
+
+_CPU_LIMITS = (
+    (Path("/sys/fs/cgroup/cpu.max"),),
+    *(
+        (Path("/sys/fs/cgroup", folder, "cpu.cfs_quota_us"), Path("/sys/fs/cgroup", folder, "cpu.cfs_period_us"))
+        for folder in ("cpu", "cpu,cpuacct")
+    ),
+)
+"""The files that say the quota and the period, in microseconds."""
 
 
 def device_name(device: torch.device) -> str:

@@ -114,6 +114,7 @@ def make_manifest(
         "kept_heads": tuned.masks.kept_heads,
         "kept_filters": tuned.masks.kept_filters,
         "tuning_stopped": tuned.stopped,
+        "threads": torch.get_num_threads(),
         checkpoint.WEIGHTS_DIGEST: checkpoint.digest(tuned.model),
         "versions": code_version(),
     }

@@ -188,6 +188,7 @@ def compress(
         return
     click.echo(summary(compressed.metrics))
     click.echo(f"{'sample':<12}{made['sample_size']:,} rows, {made['sample_tokens']:,} tokens")
+    click.echo(f"{'threads':<12}{made['threads']}")
     if output_dir and not dry_run:
         click.echo(f"saved in {output_dir}")
 

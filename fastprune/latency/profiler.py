@@ -23,7 +23,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from fastprune.environment import code_version, device_name, driver_version
+from fastprune.environment import code_version, device_name, driver_version, usable_threads
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable, check_batch
 from fastprune.latency.timing import Latency, calls_together, full_batch, milliseconds, steady_allocator, torch_threads
@@ -82,7 +82,7 @@ def profile(
     attention : str, optional
         Implementation, as transformers calls it: ``sdpa`` or ``eager``; by default the architecture's usual one.
     threads : int, optional
-        Of torch, on a CPU; as they are by default.
+        Of torch, on a CPU; by default as many as it has, within the container's CPU limit.
     tolerance : float
         Numbers of filters are added until straight lines between those measured are nowhere off by more.
     every : bool
@@ -102,6 +102,7 @@ def profile(
         raise InputError(f"tolerance is the relative error allowed, between 0 and 1; got {tolerance}")
     attention = attention or usual_attention(config.model_type)
     begin = time.perf_counter()
+    threads = threads or usable_threads()
     with torch_threads(threads), torch.inference_mode(), steady_allocator():
         bench = Bench(thin_model(config, attention, dtype).to(device), batch_size, seq_len)
         num_heads, num_filters = bench.encoder.num_heads, bench.encoder.num_filters
@@ -140,7 +141,7 @@ def profile(
         dtype=str(dtype).removeprefix("torch."),
         attention=attention,
         device=device_name(device),
-        threads=(threads or torch.get_num_threads()) if device.type == "cpu" else 0,
+        threads=threads if device.type == "cpu" else 0,
         measured={
             name: [[count, *(half * value for value in vars(ratio).values())] for count, ratio in sorted(found.items())]
             for name, found in (("attention", heads), ("ffn", filters))

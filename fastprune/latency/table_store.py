@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fastprune.environment import device_name
+from fastprune.environment import device_name, usable_threads
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable, table_key
 from fastprune.latency.profiler import profile
@@ -44,7 +44,7 @@ def stored_table(
     key = (
         table_key(
             device_name(device),
-            torch.get_num_threads() if device.type == "cpu" else 0,
+            usable_threads() if device.type == "cpu" else 0,
             encoder.hidden_size,
             encoder.num_heads,
             encoder.num_filters,

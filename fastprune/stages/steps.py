@@ -67,6 +67,7 @@ def run_stage(
     shown = f"{name} {parameters['shard']}" if "shard" in parameters else name  # no two runs of one name
     with interruptible(), runs.stage(tracking_uri, run_id, shown) as log:
         run = getattr(import_module(stage.place), name)  # torch: its seconds are the stage's
+        _keep_to_cpu_limit()
         tracked = {"run_id": run_id, "tracking_uri": tracking_uri} if stage.releases else {}
         record = run(**paths, **parameters, **tracked)
         log.record(record)
@@ -85,6 +86,14 @@ def run_stage(
             output, file = _SHOWN[name]
             log.artifacts.append(paths[output] / file)
     return record
+
+
+def _keep_to_cpu_limit() -> None:
+    import torch
+
+    from fastprune.environment import usable_threads
+
+    torch.set_num_threads(usable_threads())
 
 
 def attempt(
