@@ -93,9 +93,7 @@ SHAPES = (
 
 
 def main() -> None:
-    print(
-        "| shape | samples x tokens | copy | reconstruction | least | curvature | operations | removal | walk |"
-    )
+    print("| shape | samples x tokens | copy | reconstruction | least | curvature | operations | removal | walk |")
     print("|---|---|---|---|---|---|---|---|---|")
     for one in SHAPES:
         sizes = (one.copy, one.reconstruction_bytes, one.least_bytes, one.curvature_bytes)

@@ -12,6 +12,7 @@ def importance(
     selection: str,
     estimator: str,
     effort: str,
+    processes: int,
     batch_size: int,
     device: str,
     tracking_uri: str,
@@ -23,7 +24,14 @@ def importance(
     attempt(
         "importance",
         {"model": model.path, "sample": sample.path, "importance": importance.path},
-        {"selection": selection, "estimator": estimator, "effort": effort, "batch_size": batch_size, "device": device},
+        {
+            "selection": selection,
+            "estimator": estimator,
+            "effort": effort,
+            "processes": processes,
+            "batch_size": batch_size,
+            "device": device,
+        },
         run_id=run.metadata["run_id"],
         tracking_uri=tracking_uri,
         retries=retries,

@@ -84,6 +84,7 @@ def compress(
     batch_size: int = 32,
     device: str = "auto",
     memory: str | int | None = None,
+    processes: int = 1,
     lut: str | Path | LatencyTable | None = None,
     output_dir: str | Path | None = None,
     allow_untuned: bool = False,
@@ -127,6 +128,8 @@ def compress(
     memory : str or int, optional
         What the process may take, such as ``8GiB``; by default what the machine or its container has left. Less is made
         up for by the disk and by more passes, see :mod:`fastprune.memory`.
+    processes : int
+        That share importance and reconstruction on this machine, each with the model and a part of the sample.
     lut : str, Path or LatencyTable, optional
         Of the device that the model will run on, for a latency budget; see :mod:`fastprune.latency.profiler`.
     output_dir : str or Path, optional
@@ -209,6 +212,7 @@ def compress(
             table=table,
             pad_token_id=tokenizer.pad_token_id,
             batch_size=batch_size,
+            processes=processes,
             seconds=seconds,
             allow_untuned=allow_untuned,
             dry_run=dry_run,
@@ -280,6 +284,7 @@ def _prune(
     table: LatencyTable | None,
     pad_token_id: int,
     batch_size: int,
+    processes: int,
     seconds: dict[str, float],
     allow_untuned: bool,
     dry_run: bool,
@@ -300,7 +305,7 @@ def _prune(
         refuse_untuned(before.metrics["metric"], rows.evaluation, dense.config.num_labels)
     batches = make_batches(rows.sample, batch_size, pad_token_id)
     with timed(seconds, "importance"):
-        information = steps.gather(encoder, batches, task.problem, method, progress=progress)
+        information = steps.gather(encoder, batches, task.problem, method, processes=processes, progress=progress)
         importance = steps.importance_of(encoder, information, method)
     sought = budget.max_accuracy_drop is not None
     with timed(seconds, "budget"):
@@ -318,6 +323,7 @@ def _prune(
             batch_size=batch_size,
             teacher=teacher,
             served=served,
+            processes=processes,
             progress=progress,
         )
     with timed(seconds, "search"):
@@ -336,6 +342,7 @@ def _prune(
             task.problem,
             "none" if dry_run else method.tuning,
             teacher=teacher,
+            processes=processes,
             progress=progress,
         )
     metrics = {

@@ -48,6 +48,12 @@ def limited(size: str | int | None) -> Iterator[None]:
         _limit.reset(token)
 
 
+def share(processes: int) -> int | None:
+    """What each of so many processes may take of the limit here; None without one."""
+    limit = _limit.get()
+    return None if limit is None else max(limit // processes, 1)
+
+
 def left(device: torch.device) -> int:
     """Bytes that may still be taken on a device: of the GPU, or of the machine, its cgroup and :func:`limited`."""
     if device.type == "cuda":

@@ -12,8 +12,11 @@ As in the paper's algorithm box::
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,11 +32,12 @@ from fastprune.importance.selection import Importance, selection_of
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
 from fastprune.model.precision import round_as_saved
+from fastprune.processes import Group, together
 from fastprune.search.accuracy_drop import Curve, smallest_keep_ratio
 from fastprune.search.cost import Cost
 from fastprune.settings import Budget, Method
 from fastprune.tuning.layerwise import Teacher
-from fastprune.tuning.method import Tuned, tuning_of
+from fastprune.tuning.method import Tuned, TuningMethod, tuning_of
 
 Batches = Sequence[Mapping[str, Tensor]]
 
@@ -62,15 +66,25 @@ def gather(
     *,
     shard: int = 0,
     shards: int = 1,
+    processes: int = 1,
     progress: bool = True,
 ) -> Any:
     """What the importance is computed from: the pass over the sample, or over a shard of its batches.
+
+    With several ``processes`` of this machine each passes over a shard of its own, and the parts are merged.
 
     Raises
     ------
     InputError
         There are fewer batches than shards.
     """
+    if processes > 1 and shards == 1 and len(batches) > 1:
+        way = selection_of(method.selection)
+        with tempfile.TemporaryDirectory() as folder:
+            size = min(processes, len(batches))
+            own = together(size, _gather_share, folder, encoder, batches, problem, method, progress)
+            others = (way.load(Path(folder, str(rank))) for rank in range(1, size))
+            return way.merge(itertools.chain([own], others))
     if shards > len(batches):
         raise InputError(
             f"importance_shards is {shards}, and the sample has {len(batches)} batches; use no more shards than batches"
@@ -80,6 +94,25 @@ def gather(
         return selection_of(method.selection).gather(
             encoder, batches, problem, method, shard=shard, shards=shards, progress=progress
         )
+
+
+def _gather_share(
+    group: Group, folder: str, encoder: Encoder, batches: Batches, problem: str, method: Method, progress: bool
+) -> Any:
+    """One process's part of :func:`gather`; those beside the first leave it in a folder."""
+    _to_own_gpu(group, encoder)
+    part = gather(
+        encoder, batches, problem, method, shard=group.rank, shards=group.size, progress=progress and not group.rank
+    )
+    if group.rank:
+        part.save(Path(folder, str(group.rank)))
+    return part
+
+
+def _to_own_gpu(group: Group, encoder: Encoder) -> None:
+    """Where there are several GPUs each process has its own."""
+    if group.rank and encoder.device.type == "cuda":
+        encoder.model.to(f"cuda:{group.rank % torch.cuda.device_count()}")  # type: ignore[arg-type]
 
 
 def importance_of(encoder: Encoder, information: Any, method: Method) -> Importance:
@@ -101,6 +134,7 @@ def settle(
     batch_size: int = 32,
     teacher: Teacher | None = None,
     served: Served | None = None,
+    processes: int = 1,
     progress: bool = True,
 ) -> tuple[float, Curve | None, Tuned | None]:
     """The keep ratio of a budget; of an accuracy drop the smallest that holds it, with the curve of what was tried.
@@ -137,6 +171,7 @@ def settle(
             rows.task.problem,
             method.tuning,
             teacher=teacher,
+            processes=processes,
             progress=progress,
         )
         tried = measure(served.of(latest.model) if served else latest.model, dense)
@@ -188,11 +223,21 @@ def tune(
     tuning: str,
     *,
     teacher: Teacher | None = None,
+    processes: int = 1,
     progress: bool = True,
 ) -> Tuned:
     """Slice the model by binary masks and make up for what was cut, by the tuning of that name.
 
-    The weights are rounded to what is saved."""
+    The weights are rounded to what is saved. With several ``processes`` of this machine each walks over a share of the
+    batches, where the tuning has a teacher; the given one is then not used.
+    """
+    size = min(processes, len(batches))
+    if size > 1 and type(tuning_of(tuning)).teacher is not TuningMethod.teacher:
+        tuned = together(
+            size, _tune_share, encoder, masks, importance, cost, keep_ratio, batches, problem, tuning, progress
+        )
+        round_as_saved(tuned.model)
+        return tuned
     whole = max(len(batch["attention_mask"]) for batch in batches)
 
     def tuned_by(examples: int) -> Tuned:
@@ -200,18 +245,53 @@ def tune(
         if examples < whole:  # the GPU's memory has ended
             given = memory.smaller(batches, examples)
             targets = teacher and make_teacher(encoder, given, tuning)
-        return tuning_of(tuning).tune(
-            encoder,
-            masks,
-            given,
-            problem,
-            keep_ratio=keep_ratio,
-            search_at=lambda ratio: search(cost, importance, ratio),
-            layout=cost.layout,
-            teacher=targets,
-            progress=progress,
-        )
+        return _tune(encoder, masks, importance, cost, keep_ratio, given, problem, tuning, targets, progress)
 
     tuned = memory.retreat(tuned_by, whole)
     round_as_saved(tuned.model)
     return tuned
+
+
+def _tune_share(
+    group: Group,
+    encoder: Encoder,
+    masks: Masks,
+    importance: Importance,
+    cost: Cost,
+    keep_ratio: float,
+    batches: Batches,
+    problem: str,
+    tuning: str,
+    progress: bool,
+) -> Tuned:
+    """One process's part of :func:`tune`."""
+    _to_own_gpu(group, encoder)
+    teacher = tuning_of(tuning).teacher(encoder, batches, group=group)
+    return _tune(
+        encoder, masks, importance, cost, keep_ratio, batches, problem, tuning, teacher, progress and not group.rank
+    )
+
+
+def _tune(
+    encoder: Encoder,
+    masks: Masks,
+    importance: Importance,
+    cost: Cost,
+    keep_ratio: float,
+    batches: Batches,
+    problem: str,
+    tuning: str,
+    teacher: Teacher | None,
+    progress: bool,
+) -> Tuned:
+    return tuning_of(tuning).tune(
+        encoder,
+        masks,
+        batches,
+        problem,
+        keep_ratio=keep_ratio,
+        search_at=lambda ratio: search(cost, importance, ratio),
+        layout=cost.layout,
+        teacher=teacher,
+        progress=progress,
+    )

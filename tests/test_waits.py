@@ -34,7 +34,7 @@ def counted(step, *, layers=2, rounds=1, problem="classification", family="bert"
 
 
 @pytest.mark.parametrize("problem", ["classification", "question-answering", "token-classification"])
-@pytest.mark.parametrize("step, launches", [("curvature", 90), ("fisher", 60), ("walk", 100)])
+@pytest.mark.parametrize("step, launches", [("curvature", 90), ("fisher", 60), ("walk", 180)])
 def test_batches_are_not_waited_for(step, launches, problem):
     """What is read grows with the layers and not with the batches, and so much is launched for a layer and batch."""
     few, many = (counted(step, rounds=rounds, problem=problem) for rounds in (1, 3))

@@ -116,6 +116,12 @@ from fastprune.store.output import check_output
 @click.option("--batch-size", type=click.IntRange(min=1), default=32)
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--memory", help="What it may take, such as 8GiB; by default what the machine or container has left.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    help="That share importance and reconstruction on this machine; each holds the model and a part of the sample.",
+)
 @click.option("--output-dir", type=click.Path(path_type=Path), help="Folder to make for the pruned model.")
 @click.option(
     "--allow-untuned", is_flag=True, help="Go on although the dense model does no better than the majority class."

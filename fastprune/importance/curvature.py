@@ -8,7 +8,7 @@ costs to zero a unit, this also tells what it costs once the other units have ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from fastprune import memory
 from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder, reads_first
 from fastprune.model.finite import check_finite
-from fastprune.model.grams import add_gram, symmetric
+from fastprune.model.grams import add_gram, from_upper, symmetric, upper_of
 from fastprune.model.passes import first_token_alone
 from fastprune.model.tensors import read_tensors
 from fastprune.model.tokens import Tokens, send
@@ -60,28 +60,29 @@ class Curvature:
     counts: dict[str, list[int]]
 
     @classmethod
-    def merge(cls, parts: Sequence[Curvature]) -> Curvature:
-        """That of all the parts' examples; parts without any do not count.
+    def merge(cls, parts: Iterable[Curvature]) -> Curvature:
+        """That of all the parts' examples, added up as they come; parts without any do not count.
 
         Raises
         ------
         InputError
             No part has any examples, or a factor is not finite.
         """
-        counts = {name: [sum(layer) for layer in zip(*(part.counts[name] for part in parts))] for name in _FACTORS}
-        if not all(total for totals in counts.values() for total in totals):
+        counts: dict[str, list[int]] = {}
+        factors: dict[str, list[Tensor]] = {}
+        for part in parts:
+            for name in _FACTORS:
+                # The mean [n, n] or [D, D] of the parts' means, each with the weight of its tokens or examples.
+                before, own = counts.get(name) or [0] * len(part.counts[name]), part.counts[name]
+                counts[name] = [one + other for one, other in zip(before, own, strict=True)]
+                new = getattr(part, name)
+                old = factors.get(name) or new
+                factors[name] = [
+                    one if not more else other if not some else one + (other - one) * (more / (some + more))
+                    for one, other, some, more in zip(old, new, before, own, strict=True)
+                ]
+        if not (counts and all(total for totals in counts.values() for total in totals)):
             raise InputError("none of the parts of the curvature has any examples; make them again from the sample")
-        factors = {
-            name: [
-                sum(  # [n, n] or [D, D]: the mean of the parts' means, each with the weight of its tokens or examples
-                    getattr(part, name)[layer] * (part.counts[name][layer] / total)
-                    for part in parts
-                    if part.counts[name][layer]
-                )
-                for layer, total in enumerate(totals)
-            ]
-            for name, totals in counts.items()
-        }
         merged = cls(**factors, counts=counts)
         merged.check_finite()
         return merged
@@ -105,7 +106,7 @@ class Curvature:
         save_file(
             counts
             | {
-                f"{name}.{layer}": factor.contiguous()
+                f"{name}.{layer}": upper_of(factor)  # half of the bytes; float32 would move the costs by up to 4e-4
                 for name in _FACTORS
                 for layer, factor in enumerate(getattr(self, name))
             },
@@ -117,7 +118,10 @@ class Curvature:
         tensors = read_tensors(path)
         try:
             counts = {name: tensors[f"counts.{name}"].tolist() for name in _FACTORS}
-            factors = {name: [tensors[f"{name}.{layer}"] for layer in range(len(counts[name]))] for name in _FACTORS}
+            factors = {
+                name: [symmetric(from_upper(tensors[f"{name}.{layer}"])) for layer in range(len(counts[name]))]
+                for name in _FACTORS
+            }
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}: holds no whole curvature ({error}); make it again from the sample") from error
         return cls(counts=counts, **factors)

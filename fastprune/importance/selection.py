@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -75,8 +75,8 @@ class Selection(ABC):
         """The pass over the sample, or over one shard of its batches: every ``shards``-th from number ``shard``."""
 
     @abstractmethod
-    def merge(self, parts: Sequence[Any]) -> Any:
-        """The information of all shards."""
+    def merge(self, parts: Iterable[Any]) -> Any:
+        """The information of all shards, which come one after the other."""
 
     @abstractmethod
     def load(self, path: str | Path) -> Any:

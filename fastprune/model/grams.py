@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 BLOCK = 256
@@ -13,6 +16,21 @@ def add_gram(gram: Tensor, values: Tensor) -> None:
     for first in range(0, len(gram), BLOCK):
         rows = slice(first, first + BLOCK)
         gram[rows, first:] += values[:, rows].T @ values[:, first:]  # [BLOCK, n - first]
+
+
+def upper_of(gram: Tensor) -> Tensor:
+    """Its upper triangle [n (n + 1) / 2], row by row: all that there is to keep or to send of a symmetric matrix."""
+    rows, columns = torch.triu_indices(len(gram), len(gram), device=gram.device)
+    return gram[rows, columns]
+
+
+def from_upper(values: Tensor) -> Tensor:
+    """The matrix [n, n] of :func:`upper_of`, without what is below its diagonal."""
+    size = math.isqrt(2 * len(values))  # of n (n + 1) / 2 values
+    rows, columns = torch.triu_indices(size, size, device=values.device)
+    gram = values.new_zeros(size, size)
+    gram[rows, columns] = values
+    return gram
 
 
 def symmetric(gram: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ def budget(
     solver: Solver = "exact",
     tuning: str = "weights",
     layout: Layout = "free",
+    processes: int = 1,
     batch_size: int = 32,
     device: str = "auto",
     format: str = "",
@@ -59,6 +60,8 @@ def budget(
         rows that the prepare stage set apart.
     solver, tuning, layout : str
         See :class:`fastprune.settings.Method`.
+    processes : int
+        That share each tuning that an accuracy drop tries.
     format, quantize : str
         Of the export that follows, if one does: an accuracy drop is that of the model as it will be served.
     """
@@ -87,6 +90,7 @@ def budget(
             Split.load(sample / "validation"),
             pad_token_id=pad,
             batch_size=batch_size,
+            processes=processes,
             teacher=make_teacher(encoder, batches, tuning, keep=True),
             served=as_served(format, quantize, rows, pad),
         )

@@ -28,6 +28,7 @@ def importance(
     selection: str = "surgeon",
     estimator: Estimator = "per_sample",
     effort: Effort = "default",
+    processes: int = 1,
     batch_size: int = 32,
     device: str = "auto",
 ) -> dict:
@@ -41,10 +42,12 @@ def importance(
         rearranges, what that needs in ``information.safetensors``.
     selection, estimator, effort : str
         See :class:`fastprune.settings.Method`.
+    processes : int
+        That share the pass over the sample.
     """
     begin, method = time.perf_counter(), Method(selection, estimator, effort=effort)
     split, encoder, batches = load_sample(model, sample, device, batch_size)
-    information = gather(encoder, batches, split.task.problem, method)
+    information = gather(encoder, batches, split.task.problem, method, processes=processes)
     return _save(importance, encoder, split, information, begin, method)
 
 
@@ -105,7 +108,7 @@ def merge_importance(
     begin, method = time.perf_counter(), Method(selection, estimator, effort=effort)
     split, encoder, _ = load_sample(model, sample, device, batch_size)
     way = selection_of(selection)
-    information = way.merge([way.load(folder / INFORMATION) for folder in part])
+    information = way.merge(way.load(folder / INFORMATION) for folder in part)
     return _save(importance, encoder, split, information, begin, method)
 
 

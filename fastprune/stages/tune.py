@@ -28,6 +28,7 @@ def tune(
     tuned: Path,
     table: Path | None = None,
     tuning: str = "weights",
+    processes: int = 1,
     batch_size: int = 32,
     device: str = "auto",
 ) -> dict:
@@ -42,6 +43,8 @@ def tune(
         Output: ``masks.safetensors``, with the scales that are folded into the model.
     tuning : str
         See :class:`fastprune.settings.Method`.
+    processes : int
+        That share the walk over the sample.
     """
     begin = time.perf_counter()
     split, encoder, batches = load_sample(model, sample, device, batch_size)
@@ -55,6 +58,7 @@ def tune(
         batches,
         split.task.problem,
         tuning,
+        processes=processes,
     )
     origin = read_json(model / RECORD)["settings"]
     manifest = make_manifest(

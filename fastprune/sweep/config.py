@@ -237,6 +237,8 @@ class Sweep(Section):
     ----------
     importance_shards : int
         The importance is measured in this number of parts of the sample, side by side.
+    processes : int
+        That share the importance (where it is in one part) and every tuning, within the task.
     cluster.parallelism : int
         How many budgets (or shards) of a model run side by side.
     """
@@ -255,6 +257,7 @@ class Sweep(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     allow_untuned: bool = False
     importance_shards: int = Field(1, ge=1, le=64)
+    processes: int = Field(1, ge=1, le=64)
     latency: Latency = Latency()
     tracking: Tracking = Tracking()
     export: Export | None = None

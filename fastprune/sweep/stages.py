@@ -98,7 +98,7 @@ STAGES = (
         ("model", "sample"),
         ("importance",),
         ("evaluate_dense", "profile"),
-        _MEASURES,
+        (*_MEASURES, "processes"),
         module="importance",
     ),
     Stage(
@@ -124,7 +124,7 @@ STAGES = (
         "budget",
         ("model", "sample", "importance", "table"),
         ("chosen",),
-        parameters=("solver", "tuning", "layout", "format", "quantize", *_RUNS),
+        parameters=("solver", "tuning", "layout", "format", "quantize", "processes", *_RUNS),
     ),
     Stage("search", "budget", ("importance", "table", "chosen"), ("searched",)),
     Stage("rearrange", "budget", ("importance", "table", "chosen", "searched"), ("rearranged",)),
@@ -133,7 +133,7 @@ STAGES = (
         "budget",
         ("model", "sample", "evaluation", "importance", "table", "chosen", "rearranged"),
         ("pruned", "tuned"),
-        parameters=("tuning", *_RUNS),
+        parameters=("tuning", "processes", *_RUNS),
     ),
     Stage(
         "evaluate_pruned",

@@ -25,6 +25,7 @@ from fastprune.model.finite import check_finite
 from fastprune.model.masks import Masks
 from fastprune.model.passes import layer_inputs, units_of
 from fastprune.model.tokens import Tokens, send
+from fastprune.processes import ALONE, Group
 from fastprune.tuning.moments import Moments
 
 Map = Literal["query", "key", "value", "query_key_value", "attention", "ffn_input", "ffn", "head"]
@@ -71,6 +72,8 @@ class Teacher:
     keep : bool
         Keep the targets of all layers, so that the next walk over the same sample does not run the teacher again;
         only done without masks, and where there is memory for them.
+    group : Group
+        The processes that walk together: the batches are those of the whole sample, and this one runs its share.
     """
 
     @torch.no_grad()
@@ -81,10 +84,14 @@ class Teacher:
         masks: Masks | None = None,
         *,
         keep: bool = False,
+        group: Group = ALONE,
     ):
         encoder.model.eval()
-        self.encoder, self.masks, self.batches = encoder, masks, batches
-        self.pads = [batch["attention_mask"].bool().cpu() for batch in batches]
+        self.encoder, self.masks, self.batches, self.group = encoder, masks, group.share(batches), group
+        pads = [batch["attention_mask"].bool().cpu() for batch in batches]
+        numbers = torch.arange(sum(map(len, pads))).split([len(pad) for pad in pads])
+        self.pads, self.numbers = group.share(pads), group.share(numbers)  # of the examples
+        self.examples, self.tokens = sum(map(len, pads)), sum(int(pad.numpy().sum()) for pad in pads)  # of the sample
         self.options: list[list[dict]] = []
         self.state_bytes = encoder.hidden_size * encoder.model.dtype.itemsize * sum(pad.numel() for pad in self.pads)
         targets = 2 * encoder.num_layers * self.state_bytes
@@ -208,7 +215,7 @@ def walk(
     for entry in teacher.begin():
         states.append(entry)
         wanted.append(entry)
-    read = _Read(teacher.pads, hold_back, device)
+    read = _Read(teacher, hold_back)
     spans = spans or [(number, number) for number in range(teacher.encoder.num_layers)]
     pairs = zip(spans, layers_of(student), strict=True)
     blocks = [(span, block) for span, layer in pairs for block in layer.blocks]
@@ -218,6 +225,7 @@ def walk(
     _go_on(ahead, 2 * spans[0][0])
     bar = tqdm(blocks, "tuning", unit="block", disable=not progress)
     for (index, last), block in bar:
+        bar.set_postfix_str(teacher.group.told, refresh=False)
         alone, attending = (index, block.kind) in first_token, block.kind == "attention"
         width = 1 if first_alone and index == final else None  # how many of the tokens are gone on with
         if every_map and not (attending and index == 0):
@@ -240,7 +248,7 @@ def walk(
                     system.add(chosen.taken(units), chosen.taken(target) - chosen.taken(state))
             if cached:
                 kept.append(units)
-        yield System(index, block.kind, block.writes, moments.whole(), apart.whole())
+        yield System(index, block.kind, block.writes, *Moments.over_all(teacher.group, moments, apart))
         for step, options in enumerate(teacher.options):
             state = states[step]
             units = kept[step] if cached else units_of(block, state, options[index])[:, :width]
@@ -296,21 +304,15 @@ class _Read:
 
     Parameters
     ----------
-    pads : list of Tensor [B, T] bool
-        On the CPU.
+    teacher : Teacher
+        With the sample.
     hold_back : int, optional
         Every how many examples one is held back.
-    device : torch.device
     """
 
-    def __init__(self, pads: list[Tensor], hold_back: int | None, device: torch.device):
-        self._pads, self._group, self._device = pads, hold_back or 0, device
-        self._numbers = torch.arange(sum(map(len, pads))).split([len(pad) for pad in pads])  # of the examples
+    def __init__(self, teacher: Teacher, hold_back: int | None):
+        self.teacher, self._group = teacher, hold_back or 0
         self._known: dict[tuple[bool, int], list[tuple[Tokens, Tokens]]] = {}
-
-    def count(self, first: bool) -> int:
-        """Tokens of all examples."""
-        return sum(len(pad) if first else int(pad.numpy().sum()) for pad in self._pads)
 
     def tokens(self, first: bool, every: int = 1) -> list[tuple[Tokens, Tokens]]:
         """Of each batch those of the system, and those held back.
@@ -325,14 +327,15 @@ class _Read:
         if (first, every) not in self._known:
             self._known[first, every] = [
                 self._of_batch(pad[:, :1] if first else pad, numbers, every)
-                for pad, numbers in zip(self._pads, self._numbers, strict=True)
+                for pad, numbers in zip(self.teacher.pads, self.teacher.numbers, strict=True)
             ]
         return self._known[first, every]
 
     def _of_batch(self, pad: Tensor, numbers: Tensor, every: int) -> tuple[Tokens, Tokens]:
         taken = numbers // (self._group or 1) % every == 0
         held = numbers % self._group == self._group - 1 if self._group else torch.zeros_like(taken)
-        system, apart = (Tokens.of(pad & rows[:, None], self._device) for rows in (taken & ~held, taken & held))
+        device = self.teacher.encoder.device
+        system, apart = (Tokens.of(pad & rows[:, None], device) for rows in (taken & ~held, taken & held))
         return system, apart
 
 
@@ -364,14 +367,15 @@ def _systems(
         return
     one = next(iter(linears.values()))
     moments, apart = (Moments.zeros(one, one.in_features, upper=True) for _ in range(2))
-    every = max(read.count(first) // (TOKENS_PER_INPUT * one.in_features), 1)
+    whole = read.teacher.examples if first else read.teacher.tokens
+    every = max(whole // (TOKENS_PER_INPUT * one.in_features), 1)
     for step, tokens in enumerate(read.tokens(first, every)):
         if any(map(len, tokens)):
             student, teacher = states[step], wanted[step]
             for system, chosen in zip((moments, apart), tokens, strict=True):
                 if len(chosen):
                     system.add(norm(chosen.taken(student)), norm(chosen.taken(teacher)))
-    moments, apart = moments.whole(), apart.whole()
+    moments, apart = Moments.over_all(read.teacher.group, moments, apart)
     for kind, linear in linears.items():
         if linear.out_features:
             yield System(index, kind, linear, moments.through(linear), apart.through(linear))

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
+from fastprune.processes import ALONE, Group
 from fastprune.settings import TUNINGS, Layout
 from fastprune.tuning.layerwise import Teacher
 
@@ -40,11 +41,12 @@ class TuningMethod(ABC):
     """A way to make up for what was cut."""
 
     def teacher(
-        self, encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], *, keep: bool = False
+        self, encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], *, keep: bool = False, group: Group = ALONE
     ) -> Teacher | None:
         """The dense model on the sample, which several budgets may share; None where the way needs none.
 
-        With ``keep`` it remembers its targets, where they fit into memory.
+        With ``keep`` it remembers its targets, where they fit into memory. What has a teacher can be done by a group of
+        processes.
         """
         return None
 

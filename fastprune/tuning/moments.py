@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastprune.model.grams import add_gram, symmetric
+from fastprune.model.grams import add_gram, from_upper, symmetric, upper_of
+from fastprune.processes import Group
 
 
 @dataclass
@@ -52,6 +53,18 @@ class Moments:
         inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)  # [tokens, n + 1]
         self.gram += inputs.T @ inputs
         self.cross += inputs.T @ targets
+
+    @classmethod
+    def over_all(cls, group: Group, *parts: Moments) -> list[Moments]:
+        """Whole ones, each summed over the processes of a group."""
+        if group.size == 1:
+            return [part.whole() for part in parts]
+        packed = [values for one in parts for values in (upper_of(one.gram) if one.upper else one.gram, one.cross)]
+        sums = iter(group.add_up(packed))
+        return [
+            cls(symmetric(from_upper(gram)) if one.upper else gram, cross)
+            for one, gram, cross in zip(parts, sums, sums, strict=True)
+        ]
 
     def whole(self) -> Moments:
         return Moments(symmetric(self.gram), self.cross) if self.upper else self

@@ -228,7 +228,7 @@ def test_a_profile_is_of_the_layers_as_they_are_run(family, monkeypatch):
 def test_the_overhead_is_what_the_model_takes_beside_its_layers(monkeypatch):
     bench = profiler.Bench(build().eval(), 2, 8)
     times = itertools.cycle([5.0, 3.0, 6.0])
-    monkeypatch.setattr(profiler, "milliseconds", lambda call, device: next(times))
+    monkeypatch.setattr(profiler, "milliseconds", lambda call, device, calls: next(times))
     with torch.inference_mode():
         assert bench.level() == (2.0, 6.0 / bench.encoder.num_layers)
         times = itertools.cycle([2.9, 3.0, 6.0])  # a busy machine

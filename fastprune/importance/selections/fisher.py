@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -34,8 +34,8 @@ class FisherSelection(Selection):
     ) -> Fisher:
         return estimate_fisher(encoder, batches[shard::shards], problem, estimator=method.estimator, progress=progress)
 
-    def merge(self, parts: Sequence[Fisher]) -> Fisher:
-        return Fisher.merge(parts)
+    def merge(self, parts: Iterable[Fisher]) -> Fisher:
+        return Fisher.merge(list(parts))
 
     def load(self, path: str | Path) -> Fisher:
         return Fisher.load(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -35,7 +35,7 @@ class Surgeon(Selection):
             encoder, batches, problem, examples=examples, shard=shard, shards=shards, progress=progress
         )
 
-    def merge(self, parts: Sequence[Curvature]) -> Curvature:
+    def merge(self, parts: Iterable[Curvature]) -> Curvature:
         return Curvature.merge(parts)
 
     def load(self, path: str | Path) -> Curvature:

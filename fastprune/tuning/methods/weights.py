@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastprune.model.architectures import Encoder
 from fastprune.model.masks import Masks
+from fastprune.processes import ALONE, Group
 from fastprune.settings import Layout
 from fastprune.tuning.layerwise import Teacher
 from fastprune.tuning.method import Tuned, TuningMethod
@@ -17,8 +18,10 @@ from fastprune.tuning.weights import reconstruct_weights
 class WeightReconstruction(TuningMethod):
     """Ridge regression of every linear map towards what the dense model puts out."""
 
-    def teacher(self, encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], *, keep: bool = False) -> Teacher:
-        return Teacher(encoder, batches, keep=keep)
+    def teacher(
+        self, encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], *, keep: bool = False, group: Group = ALONE
+    ) -> Teacher:
+        return Teacher(encoder, batches, keep=keep, group=group)
 
     def tune(
         self,
