@@ -62,7 +62,8 @@ def encode_images(source: Source, rows: np.ndarray) -> pa.Table:
     if not (stored or pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
         raise InputError(
             f"{source.name}: row 1 of column {name!r} is {str(column[0].as_py())[:80]!r}, not an image; give a Dataset "
-            "with an Image column, a Parquet file of one, or a folder with a folder of images for each class"
+            "with an Image column, a Parquet file of one, or a folder with a folder of images for each class; arrays "
+            "of pixels become images by PIL.Image.fromarray"
         )
     parts = []
     for first in range(0, len(rows), ROWS_AT_ONCE):

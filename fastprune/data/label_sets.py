@@ -19,12 +19,14 @@ def read_label_sets(
     """Which of the model's labels each row has, float32 lists [rows][labels] of 0 and 1.
 
     A column of lists as long as the model has labels, of nothing but 0 and 1, tells of each label whether the row has
-    it. Other lists, and texts parted by commas, hold names or numbers, by the rules of :mod:`fastprune.data.labels`.
+    it. Other lists, and texts parted by commas, hold names or numbers, by the rules of :mod:`fastprune.data.labels`, a
+    number once a row: lists of 0 and 1 that are too short or too long are none of these.
 
     Raises
     ------
     InputError
-        A row has no list, or a label that is not the model's; or the lists can be read in both ways.
+        A row has no list, the same number twice, or a label that is not the model's; or the lists can be read in both
+        ways.
     """
     names, kind = class_names(config), table.features[column]
     rows = [
@@ -39,6 +41,12 @@ def read_label_sets(
                 "write the names of the labels"
             )
         return pa.array([[float(value) for value in row] for row in rows], pa.list_(pa.float32()))
+    for number, row in enumerate(rows, start=1):
+        if not any(isinstance(value, str) for value in row) and len(set(map(str, row))) < len(row):
+            raise InputError(
+                f"{source}: row {number} of column {column!r} has a number twice, {str(row)[:60]}; lists of 0 and 1 "
+                f"hold one for each of the model's {count} labels, other lists each label once"
+            )
     flat = [value for row in rows for value in row]
     places = [number for number, row in enumerate(rows, start=1) for _ in row]
     numbers = read_values(flat, getattr(kind, "feature", None), places, column, config, source)

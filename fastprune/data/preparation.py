@@ -85,6 +85,8 @@ def prepare_rows(
     """
     apart = None
     if set_apart:
+        if validation is None:
+            _check_validation(dataset, task)
         dataset, apart = (dataset, validation) if validation is not None else hold_back(dataset, seed)
     problem = problem_of(task.problem)
     labelled = selection_of(selection).reads_labels and problem.loss_reads_labels
@@ -106,6 +108,16 @@ def prepare_rows(
     )
     _warn_of_overlap(dataset, evaluation, task)
     return rows
+
+
+def _check_validation(dataset: datasets.Dataset, task: Task) -> None:
+    """Raise InputError where rows that a drop is to be measured on, a part of the training rows, have no labels."""
+    if task.metric == AGREEMENT or not task.label_column or task.label_column in dataset.column_names:
+        return
+    raise InputError(
+        f"{dataset.info.dataset_name or 'the table'}: no column {task.label_column!r}, and the drop of {task.metric} "
+        "is measured on labelled rows: give them apart (validation, --validation-file), or that column"
+    )
 
 
 def _warn_of_overlap(dataset: datasets.Dataset, evaluation: datasets.Dataset, task: Task) -> None:

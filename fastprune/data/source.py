@@ -63,7 +63,10 @@ class Source:
                 raise InputError(f"{source}: row {row} has no text in column {name!r}; fill or drop it")
             kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
             if kind not in (pa.string(), pa.large_string(), pa.string_view()):
-                raise InputError(f"{source}: row 1 of column {name!r} is {column[0].as_py()!r}, not text; quote it")
+                plain = not (pa.types.is_nested(kind) or pa.types.is_binary(kind))
+                remedy = "quote it" if plain else "the model reads texts: name a column of them"
+                shown = str(column[0].as_py())[:80]
+                raise InputError(f"{source}: row 1 of column {name!r} is {shown}, not text; {remedy}")
             columns.append(column.cast(pa.string()))
             empty = pc.equal(pc.utf8_trim_whitespace(columns[-1]), "").to_numpy()
             blank = blank | empty if each else blank & empty

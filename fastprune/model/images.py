@@ -49,9 +49,16 @@ class ImageReader:
         Raises
         ------
         InputError
-            They have another shape than the model reads.
+            They have another shape than the model reads, or not all of them one shape.
         """
-        pixels = pixels_of(self.processor, config, images)
+        try:
+            pixels = pixels_of(self.processor, config, images)
+        except ValueError as error:
+            raise InputError(
+                f"the image processor makes no array of the images ({str(error).splitlines()[0]}); it must bring all "
+                "of them to the size and channels of the model: correct do_resize, size, image_mean and image_std in "
+                "preprocessor_config.json"
+            ) from error
         if (shape := pixels.shape[1:]) != image_shape(config):
             raise InputError(
                 f"the image processor makes images of {list(shape)} (channels, height, width), and the model reads "

@@ -156,6 +156,9 @@ def test_empty_and_null_texts(tiny_tokenizer, config):
         encode_pair(["film", None])
     with pytest.raises(InputError, match="row 1 of column 'second' is 3, not text"):
         encode_pair([3, 4])
+    for other in ([["a", "film"], ["b"]], [b"a", b"b"], [{"bytes": b"png", "path": None}] * 2):
+        with pytest.raises(InputError, match="not text; the model reads texts: name a column of them"):
+            encode_pair(other)
 
 
 def test_tokenizer_of_another_model(tiny_tokenizer):

@@ -167,6 +167,15 @@ def test_an_image_column_in_memory_in_parquet_and_as_bytes(digits, table, tmp_pa
     assert torch.equal(batch["pixel_values"], want) and batch["attention_mask"].shape == (2, 17)
 
 
+def test_pixels_are_those_that_the_processor_makes(digits, table, tmp_path):
+    """One that neither rescales nor normalizes hands on bytes: the model reads 0 to 255, and so it is evaluated."""
+    config, size = checkpoint.load_config(digits / "model"), {"height": 8, "width": 8}
+    plain = transformers.ViTImageProcessor(size=size, do_rescale=False, do_normalize=False)
+    found = np.array(encode(table, ImageReader(plain), TASK, config).features["pixel_values"][:])
+    want = plain(list(table["image"]), return_tensors="np")["pixel_values"]
+    assert want.dtype == np.uint8 and (found == want).all() and found.max() > 100
+
+
 def test_what_is_no_image_is_refused(digits, table, tmp_path):
     config, reader = checkpoint.load_config(digits / "model"), checkpoint.load_tokenizer(digits / "model")
 
@@ -175,6 +184,7 @@ def test_what_is_no_image_is_refused(digits, table, tmp_path):
             encode(datasets.Dataset.from_dict({"image": rows, "label": [0] * len(rows)}), reader, TASK, config)
 
     refused(["a text", "another"], "row 1 of column 'image' is 'a text', not an image")
+    refused([np.zeros((4, 4), np.uint8)] * 2, "not an image.*become images by PIL.Image.fromarray")
     refused([png(np.zeros((4, 4), np.uint8)), b"broken"], "row 2 of column 'image' cannot be read as an image")
     refused([png(np.zeros((4, 4), np.uint8)), None], "row 2 of column 'image' has no image")
     (tmp_path / "empty" / "class").mkdir(parents=True)
@@ -188,6 +198,11 @@ def test_what_is_no_image_is_refused(digits, table, tmp_path):
     other = transformers.ViTImageProcessor(size={"height": 6, "width": 6}, image_mean=[0.5], image_std=[0.5])
     with pytest.raises(InputError, match=r"makes images of \[1, 6, 6\].*reads \[1, 8, 8\]"):
         encode(table, ImageReader(other), TASK, config)
+    pair = [png(np.zeros(shape, np.uint8)) for shape in ((8, 8), (8, 9))]
+    for options in ({"do_resize": False}, {"image_mean": [0.5] * 3}):
+        other = transformers.ViTImageProcessor(**{"size": {"height": 8, "width": 8}, "image_mean": [0.5]} | options)
+        with pytest.raises(InputError, match="makes no array of the images .*correct do_resize, size, image_mean"):
+            encode(datasets.Dataset.from_dict({"image": pair, "label": [0, 1]}), ImageReader(other), TASK, config)
     (digits / "model" / "preprocessor_config.json").rename(tmp_path / "away.json")
     try:
         with pytest.raises(InputError, match="no preprocessor_config.json"):

@@ -1,4 +1,4 @@
-"""Embeddings, rerankers and images from the file of a sweep to what MLflow serves: the answers that were evaluated."""
+"""Every problem of a served answer its own, from the file of a sweep to what MLflow serves: what was evaluated."""
 
 import base64
 import json
@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+from sklearn.metrics import f1_score
 from tiny_sentences import sentence_folder, texts, write_rows
 
 from fastprune.cli.main import main
@@ -66,12 +67,63 @@ def of_images(folder, tokenizer, tiny_bert):
     return model | {"text_columns": ["image"], "label_column": "label"}
 
 
-MADE = {"vectors": of_embeddings, "scores": of_pairs, "images": of_images}
+def of_tags(folder, tokenizer, tiny_bert):
+    """A tag for each word, in JSON lines."""
+    names = dict(enumerate(("O", "B-WHO", "I-WHO", "B-IT")))
+    config = tiny_bert(4, id2label=names, label2id={name: number for number, name in names.items()}).config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.BertForTokenClassification(config).save_pretrained(folder / "tagged")
+    tokenizer.save_pretrained(folder / "tagged")
+    draw = np.random.default_rng(0)
+    words = [text.split() for text in texts(60)]
+    rows = [{"tokens": of, "tags": [names[number] for number in draw.integers(0, 4, len(of))]} for of in words]
+    columns = {"text_columns": ["tokens"], "label_column": "tags", "metric": "accuracy"}
+    return labelled(folder, "tags", folder / "tagged", rows) | columns
+
+
+def of_topics(folder, tokenizer, tiny_bert):
+    """Any number of labels for each text, as lists of names in JSON lines."""
+    names = dict(enumerate(("dull", "good", "long")))
+    ids = {name: number for number, name in names.items()}
+    model = tiny_bert(3, problem_type="multi_label_classification", id2label=names, label2id=ids)
+    model.save_pretrained(folder / "topical")
+    tokenizer.save_pretrained(folder / "topical")
+    draw = np.random.default_rng(0)
+    rows = [{"text": text, "label": [names[n] for n in np.flatnonzero(draw.integers(0, 2, 3))]} for text in texts(60)]
+    return labelled(folder, "topics", folder / "topical", rows) | {"text_columns": ["text"], "label_column": "label"}
+
+
+def of_inference(folder, tokenizer, tiny_bert):
+    """Labels that the model was never trained on."""
+    names = {0: "contradiction", 1: "neutral", 2: "entailment"}
+    model = tiny_bert(3, id2label=names, label2id={name: number for number, name in names.items()})
+    model.save_pretrained(folder / "inferring")
+    tokenizer.save_pretrained(folder / "inferring")
+    rows = [{"text": text, "label": ("dull", "good", "long")[row % 3]} for row, text in enumerate(texts(60))]
+    columns = {"text_columns": ["text"], "label_column": "label"}
+    return labelled(folder, "hypotheses", folder / "inferring", rows) | columns | {"problem": "zero-shot"}
+
+
+def labelled(folder, name, source, rows):
+    """Two thirds of the rows to prune on, the others to evaluate on."""
+    train, held = write_rows(folder / f"{name}.jsonl", rows[:40]), write_rows(folder / f"{name}-held.jsonl", rows[40:])
+    return {"source": str(source), "train_file": str(train), "eval_file": str(held)}
+
+
+MADE = {
+    "vectors": of_embeddings,
+    "scores": of_pairs,
+    "images": of_images,
+    "tags": of_tags,
+    "topics": of_topics,
+    "hypotheses": of_inference,
+}
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, tiny_tokenizer, tiny_bert):
-    """All three in one run, registered; then each under a policy of its own and promoted."""
+    """All of them in one run, registered; then each under a policy of its own and promoted."""
     root, own = tmp_path_factory.mktemp("released"), pytest.MonkeyPatch()
     own.setenv("FASTPRUNE_CACHE", str(root / "cache"))
     uri = f"sqlite:///{root}/mlflow.db"
@@ -150,3 +202,39 @@ def test_images_are_served_the_classes_that_were_evaluated(ran):
             champion.predict(pandas.DataFrame({"image": [files[0].read_bytes(), bad]}))
     with pytest.raises(mlflow.MlflowException, match="the first column is 'file'; the image belongs there"):
         champion.predict(pandas.DataFrame({"file": encoded}))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_words_are_served_the_tags_that_were_evaluated(ran):
+    champion, metrics = served(ran, "tags")
+    rows = read_table(ran / "tags-held.jsonl")
+    answers = champion.predict([" ".join(words) for words in rows["tokens"]])
+    told = [word["tag"] for row in answers["words"] for word in json.loads(row)]
+    right = np.mean([one == other for one, other in zip(told, sum(rows["tags"][:], []), strict=True)])
+    assert metrics["metric"] == "accuracy" and right == pytest.approx(metrics["pruned"]) and len(set(told)) > 1
+    [entity, *_] = [one for row in answers["entities"] for one in json.loads(row)]
+    assert entity["type"] in ("WHO", "IT")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_texts_are_served_the_labels_that_were_evaluated(ran):
+    champion, metrics = served(ran, "topics")
+    rows, names = read_table(ran / "topics-held.jsonl"), ("dull", "good", "long")
+    answers = champion.predict(rows["text"][:])
+    found, wanted = (
+        [[name in row for name in names] for row in labels]
+        for labels in (map(json.loads, answers["labels"]), rows["label"])
+    )
+    assert metrics["metric"] == "micro_f1" and 0 < metrics["pruned"] < 1
+    assert f1_score(wanted, found, average="micro") == pytest.approx(metrics["pruned"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_labels_that_come_with_the_text_are_told_as_was_evaluated(ran):
+    import pandas
+
+    champion, metrics = served(ran, "hypotheses")
+    rows = read_table(ran / "hypotheses-held.jsonl")
+    answers = champion.predict(pandas.DataFrame({"text": rows["text"][:], "labels": "dull|good|long"}))
+    assert np.mean(answers["label"].to_numpy() == rows["label"][:]) == pytest.approx(metrics["pruned"])
+    assert len(set(answers["label"])) > 1

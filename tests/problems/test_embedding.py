@@ -321,6 +321,24 @@ def test_the_smallest_model_that_is_like_the_dense_one(models, files, tmp_path):
     assert 0.9 <= tried[metrics["keep_ratio"]] < 1
 
 
+def test_a_drop_is_measured_on_labelled_rows(models, files, tmp_path):
+    given = ["--train-file", files["train"], "--text-column", "text", "--eval-file", files["pairs"]]
+    pairs = ["--text-column", "first", "--text-column-b", "second", "--label-column", "score"]
+    command_line = [
+        "compress",
+        models["mean"],
+        *given,
+        *pairs,
+        "--max-accuracy-drop",
+        0.1,
+        "--output-dir",
+        tmp_path / "out",
+    ]
+    result = CliRunner().invoke(main, list(map(str, command_line)))
+    assert result.exit_code == 2
+    assert "no column 'score', and the drop of spearman is measured on labelled rows: give them apart" in result.output
+
+
 def test_a_score_without_rows_to_measure_on(models, files, tmp_path):
     result = command(models["mean"], files, tmp_path / "out", "--metric", "mrr_at_10")
     assert (

@@ -53,6 +53,8 @@ def test_labels_of_every_form(tiny_tokenizer, three, labels):
         ([0, 1], "row 1 of column 'label' is '0', and the model gives any number of labels"),
         (["good", None], "row 2 of column 'label' is 'None'"),
         ([["good"], [None]], "row 2 has no label"),
+        ([[1, 0], [0, 0]], "row 2 of column 'label' has a number twice, .*hold one for each of the model's 3 labels"),
+        ([[False, True], [True, True]], "row 2 of column 'label' has a number twice"),
     ],
 )
 def test_labels_that_do_not_fit(tiny_tokenizer, three, labels, message):
