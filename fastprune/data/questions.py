@@ -167,7 +167,8 @@ def best_threshold(gains: np.ndarray, differences: np.ndarray, lacking: int) -> 
     differences : ndarray [questions with a span]
         By how much the score of no answer is above that of the span; a question is answered up to the threshold.
     lacking : int
-        Of the questions those without an answer: the score of never answering, whose threshold is told as 0.
+        Of the questions those without an answer: the score of never answering. The official code tells 0 as its
+        threshold, by which questions with a difference below it are answered; here it is one below all differences.
 
     Returns
     -------
@@ -178,7 +179,8 @@ def best_threshold(gains: np.ndarray, differences: np.ndarray, lacking: int) -> 
     order = np.argsort(differences, kind="stable")
     sums = np.concatenate([[0.0], np.cumsum(gains[order])])
     best = int(sums.argmax())
-    return lacking + float(sums[best]), float(differences[order[best - 1]]) if best else 0.0
+    never = float(differences.min(initial=1.0)) - 1
+    return lacking + float(sums[best]), float(differences[order[best - 1]]) if best else never
 
 
 def _normalise(answer: str) -> str:

@@ -12,7 +12,7 @@ import fastprune
 from fastprune.data import Task, encode, glue_task, read_table
 from fastprune.data.evaluation import evaluate_rows
 from fastprune.data.preparation import table_task
-from fastprune.data.questions import squad_v2_scores
+from fastprune.data.questions import best_threshold, squad_v2_scores
 from fastprune.errors import InputError
 from fastprune.model import checkpoint
 from fastprune.problem import problem_of
@@ -106,6 +106,13 @@ def test_the_best_threshold_is_that_of_the_official_evaluation(tiny_tokenizer, t
     sure = [{**feature, "null_score_diff_threshold": threshold} for feature in split.features]
     again = problem.measure(replace(split, features=Dataset.from_list(sure)), outputs)[0]
     assert again[name] == pytest.approx(want)
+
+
+def test_the_threshold_of_never_answering_answers_nothing():
+    wrong = np.array([-1.0, -1.0, -1.0])
+    assert best_threshold(wrong, np.array([2.0, -3.0, 0.0]), 3) == (3.0, -4.0)
+    assert best_threshold(wrong, np.array([2.0, 3.0, 4.0]), 3) == (3.0, 0.0)
+    assert best_threshold(wrong[:0], wrong[:0], 2) == (2.0, 0.0)
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1e9], ids=["zero", "never answers"])
