@@ -117,7 +117,7 @@ def test_every_configuration_of_the_pages_is_accepted(block, tmp_path):
     document = {"name": "x", "models": [{"name": "x", "source": "s3://x/m", "task": "sst2"}]}
     document |= {"budgets": [{"keep_ratio": 0.5}]} | yaml.safe_load(block)
     (tmp_path / "policy.yaml").write_text("max_accuracy_drop: 0.02\n")
-    for name in ("train.tsv", "dev.tsv"):
+    for name in ("train.tsv", "dev.tsv", "texts.jsonl", "pairs.jsonl"):
         (tmp_path / name).write_text("text\tlabel\n")
     here = "s3://" not in block
     assert parse_config(yaml.safe_dump(document), tmp_path / "sweep.yaml", here=here).models
