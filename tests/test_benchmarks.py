@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tiny_config import write_config
 from tiny_tables import make_table
 
-from benchmarks import ablation, accuracy, algorithms, inference, latency, orchestration, picture, stages
+from benchmarks import ablation, accuracy, algorithms, inference, latency, orchestration, picture, served, stages
 
 SHAPE = ["--layers", "2", "--heads", "4", "--hidden", "32", "--filters", "64", "--tokens", "8"]
 
@@ -138,6 +138,32 @@ def test_accuracy(tmp_path, material, capsys):
     assert [row["method"] for row in rows[:3]] == ["default, exact", "default, piecewise", "default, macs"]
     assert all(row["latency_predicted"] <= 0.5 * (1 + 1e-9) and row["latency_measured"] > 0 for row in rows)
     assert "default, exact" in capsys.readouterr().out
+
+
+def test_served(material, tmp_path, capsys):
+    """Every form of a model is a folder and a line, of what compress gives for the same settings."""
+    from reviews import compress
+
+    arguments = ["--model", material / "model", "--train-file", material / "train.tsv", "--text-column", "text"]
+    arguments += ["--eval-file", material / "eval.tsv", "--label-column", "label", "--keep-ratio", 0.5, "--seed", 1]
+    arguments += ["--num-samples", 64, "--batches", 2, "--form", "int8", "--work", tmp_path / "work"]
+    served.main([*map(str, arguments), "--output", str(tmp_path / "lines.jsonl")], standalone_mode=False)
+    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    assert [(line["keep_ratio"], line["form"], line["what"]) for line in lines] == [
+        ("dense", "pytorch", "PyTorch"),
+        ("dense", "int8", "ONNX Runtime int8"),
+        ("0.5", "pytorch", "PyTorch"),
+        ("0.5", "int8", "ONNX Runtime int8"),
+    ]
+    assert lines[0]["agreement"] == 1 and all(line["batch"]["8"]["speedup"] > 0 for line in lines)
+    want = compress(material, num_samples=64, seed=1, selection="surgeon", tuning="weights").metrics
+    assert (lines[0]["metric"]["value"], lines[2]["metric"]["value"]) == (want["dense"], want["pruned"])
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [
+        "dense-int8",
+        "free-1-0.5",
+        "free-1-0.5-int8",
+    ]
+    assert "seed 1" in capsys.readouterr().out
 
 
 def test_ablation(material):

@@ -41,5 +41,6 @@ def bench(folders: tuple[str, ...], as_json: bool, html: Path | None, **settings
     record = measured.bench(folders, **settings)
     if html is not None:
         text = render(record)
+        html.parent.mkdir(parents=True, exist_ok=True)
         write_or_keep(html, lambda place: place.write_text(text, encoding="utf-8"))
     click.echo(json.dumps(record) if as_json else measured.words(record))

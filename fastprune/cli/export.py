@@ -51,7 +51,10 @@ def export(
     check_output(output_dir)
     if trim_vocabulary and not train_file:
         raise InputError("--trim-vocabulary keeps the pieces of --train-file's texts: give that too")
-    task = rows.task_of(model, text_columns, label_column, metric, max_length) if eval_file or train_file else None
+    task = None
+    if eval_file or train_file:
+        judged = eval_file is not None
+        task = rows.task_of(model, text_columns, label_column, metric, max_length, judged=judged)
     with tempfile.TemporaryDirectory() as scratch:
         source, told = model, {}
         if trim_vocabulary and train_file and task:

@@ -13,6 +13,7 @@ from fastprune.errors import InputError
 from fastprune.export import measure, rows
 from fastprune.export.runtimes import load_candidate
 from fastprune.model import checkpoint
+from fastprune.problem import fits
 
 
 def bench(
@@ -56,16 +57,19 @@ def bench(
     Raises
     ------
     InputError
-        A folder of no model, the same one twice, or rows that do not fit.
+        A folder of no model, or of one for another problem, the same one twice, or rows that do not fit.
     """
     names = [str(folder) for folder in folders]
-    if not names or len(set(names)) < len(names):
+    if not names or len({Path(name).resolve() for name in names}) < len(names):
         raise InputError(f"{', '.join(names) or 'no folder'}: name folders to measure, each once")
     if cpu_time and threads > 1:
         raise InputError(f"the processor's time counts all threads, and there are {threads}: use one")
     candidates = {name: load_candidate(name, threads=threads) for name in names}
     known = next((name for name in names if (Path(name) / checkpoint.MANIFEST).is_file()), names[0])
     task = rows.task_of(known, text_columns, label_column, metric, max_length)
+    for name, one in candidates.items():
+        if not fits(task.problem, one.config):
+            raise InputError(f"{name}: is no model for {task.problem}, as {known} is; measure models of one problem")
     # Each by its own tokenizer: a vocabulary may have been trimmed.
     splits = {name: rows.read_rows(name, eval_file, task) for name in names}
     pads = {name: checkpoint.load_tokenizer(name).pad_token_id for name in names}

@@ -22,7 +22,7 @@ from fastprune.errors import InputError
 from fastprune.export import measure, quantization
 from fastprune.export.onnx_file import OPSET, check_opset, input_names, write_onnx
 from fastprune.export.quantization import QUANTIZATIONS
-from fastprune.export.runtimes import RECORD, load_model, load_runtime, megabytes_of
+from fastprune.export.runtimes import RECORD, load_model, load_runtime, megabytes_of, weight_files
 from fastprune.model import checkpoint
 from fastprune.model.tokenizer_files import POINTERS, save_tokenizer
 from fastprune.store import storage
@@ -123,7 +123,7 @@ def export_model(
     ``origin`` has its ``source``, and of a pruned model what its rows are; ``megabytes`` are those of the source.
     """
     pad = tokenizer.pad_token_id
-    file, left = write_form(model, made, format, quantize, opset, sample, pad)
+    file, left, bits = write_form(model, made, format, quantize, opset, sample, pad)
     write_config(model, made)
     save_tokenizer(tokenizer, made)
     runtime = load_runtime(file, model.config)
@@ -140,10 +140,12 @@ def export_model(
         "quantize": quantize or None,
         "opset": opset,
         "file": file.name,
+        "sha256": {one.name: storage.sha256_of(one) for one in weight_files(made)},
         "inputs": input_names(model.config),
         **origin,
         "weights_sha256": checkpoint.digest(model),
         "left_in_float32": left,
+        **({"weight_bits": bits} if quantize == "int8" else {}),
         "max_difference": apart,
         "megabytes": {"source": megabytes, "exported": megabytes_of(made)},
         **_figures(model, runtime, evaluation, pad),
@@ -253,32 +255,37 @@ def write_form(
     opset: int,
     sample: Split | None,
     pad_token_id: int,
-) -> tuple[Path, list[str]]:
-    """The model's file, and the weights that were left in float32."""
-    left: list[str] = []
+) -> tuple[Path, list[str], int]:
+    """The model's file, the weights that were left in float32, and the bits that the others take of their 8."""
+    left, bits = [], 8
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch, "float32.onnx")
         write_onnx(model, plain, opset)
         target = made / "model.onnx" if format == "onnx" else Path(scratch, "model.onnx")
         if quantize == "int8":
+            batches = measure.probes(model.config)
             if sample is not None:
                 batches = measure.real_batches(sample, 8, SAMPLE_ROWS // 8, pad_token_id)
-                left = quantization.weights_that_hurt(
-                    plain, Path(scratch), lambda file: _outputs(load_runtime(file, model.config), batches)
-                )
-            quantization.quantize_int8(plain, target, left)
+
+            def run(tried: Path) -> np.ndarray:
+                return _outputs(load_runtime(tried, model.config), batches)
+
+            bits = quantization.bits_that_hold(plain, Path(scratch), run)
+            if sample is not None:
+                left = quantization.weights_that_hurt(plain, Path(scratch), run, bits=bits)
+            quantization.quantize_int8(plain, target, left, bits=bits)
         elif quantize == "fp16" and format == "onnx":
             quantization.halve(plain, target)
         else:
             target.write_bytes(plain.read_bytes())
         if format == "onnx":
-            return target, left
+            return target, left, bits
         import openvino
 
         openvino.save_model(
             openvino.convert_model(str(target)), str(made / "model.xml"), compress_to_fp16=quantize == "fp16"
         )
-        return made / "model.xml", left
+        return made / "model.xml", left, bits
 
 
 def _outputs(runtime: nn.Module, batches: Sequence[measure.Batch]) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fastprune.errors import InputError
 from fastprune.model.architectures import reads_mean
+from fastprune.model.images import image_tokens
 from fastprune.model.model_inputs import MODEL_INPUTS
 from fastprune.model.passes import first_token_alone
 
@@ -23,6 +24,9 @@ OPSET = 18
 """What is written by default: the oldest that torch's exporter writes, and so the one that most runtimes read."""
 
 NEWEST_OPSET = 23
+
+LARGEST = 2**31 - 2**20
+"""Bytes of weights in one ONNX file: its format ends at 2 GiB, and the graph is in it too."""
 
 ATTENTION = "eager"
 """Of the exported graph: ONNX Runtime is a tenth faster on it than on what sdpa becomes."""
@@ -38,9 +42,10 @@ def write_onnx(model: transformers.PreTrainedModel, file: Path, opset: int = OPS
     Raises
     ------
     InputError
-        The opset cannot be written.
+        The opset cannot be written, or the model cannot: one of images, or one of more than 2 GB.
     """
     check_opset(opset)
+    check_model(model)
     names = input_names(model.config)
     example = _example(names)
     with torch.no_grad():
@@ -77,6 +82,20 @@ def check_opset(opset: int) -> None:
         raise InputError(
             f"opset {opset} cannot be written: torch's exporter writes {OPSET} and newer, and ONNX Runtime is tried up "
             f"to {NEWEST_OPSET}; use one between them"
+        )
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise InputError for a model that cannot be written."""
+    if image_tokens(model.config):
+        raise InputError(
+            f"a {type(model).__name__} reads images, and models of texts alone are exported; leave the export out"
+        )
+    size = 4 * sum(weight.numel() for weight in model.parameters())
+    if size > LARGEST:
+        raise InputError(
+            f"the model has {size / 1e9:.1f} GB of weights in float32, and an ONNX file holds at most 2 GB; keep less "
+            "of it, or trim its vocabulary (`fastprune export --trim-vocabulary`)"
         )
 
 

@@ -12,6 +12,7 @@ from fastprune.data.tasks import Task
 from fastprune.errors import InputError
 from fastprune.export.runtimes import RECORD, read_config
 from fastprune.model import checkpoint
+from fastprune.problem import problem_for, problem_of
 
 
 def task_of(
@@ -20,19 +21,36 @@ def task_of(
     label_column: str | None,
     metric: str | None = None,
     max_length: int | None = None,
+    *,
+    judged: bool = True,
 ) -> Task:
-    """What a table is for: of a pruned model by its own record, of any other as when it is pruned."""
+    """What a table is for: of a pruned model by its own record, of any other as when it is pruned.
+
+    Rows that are not ``judged`` need no label.
+    """
     files = [file for name in (checkpoint.MANIFEST, RECORD) if (file := Path(folder, name)).is_file()]
     known = checkpoint.read_object(files[0]) if files else {}
     if not files or (files[0].name == RECORD and "problem" not in known):  # exported from a dense model
-        return table_task(str(folder), text_columns, label_column, metric, max_length)
+        usual = None if judged else without_labels(problem_for(checkpoint.load_config(str(folder))))
+        return table_task(str(folder), text_columns, label_column, metric or usual, max_length)
     try:
         problem, columns, length = known["problem"], tuple(known["text_columns"]), known["max_length"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{files[0]}: names no problem and no text columns; prune the model again") from error
+    usual = None if judged else without_labels(problem)
     return judged_task(
-        known.get("task", "table"), problem, text_columns or columns, label_column, metric, max_length or length
+        known.get("task", "table"),
+        problem,
+        text_columns or columns,
+        label_column,
+        metric or usual,
+        max_length or length,
     )
+
+
+def without_labels(problem: str | None) -> str | None:
+    """The metric of a problem that reads no labels, where it has one."""
+    return problem_of(problem).unlabelled if problem else None
 
 
 def texts_of(file: str | Path, task: Task) -> Iterator[str]:

@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 from fastprune.errors import InputError
 from fastprune.model import checkpoint, sentence
 from fastprune.model.model_inputs import longest_input
+from fastprune.store import storage
 from fastprune.store.bounded import read_json
 
 RECORD = "export.json"
@@ -92,6 +93,7 @@ def load_candidate(folder: str | Path, *, threads: int = 1) -> Candidate:
         name = record.get("file")
         if not isinstance(name, str) or not (path / name).is_file() or Path(name).name != name:
             raise InputError(f"{path / RECORD}: names no file of the folder; export the model again")
+        check_files(path, record)
         model = load_runtime(path / name, read_config(path), threads=threads)
         kind = "OpenVINO" if record.get("format") == "openvino" else "ONNX Runtime"
         what = " ".join(filter(None, (kind, record.get("quantize"))))
@@ -99,8 +101,20 @@ def load_candidate(folder: str | Path, *, threads: int = 1) -> Candidate:
     return Candidate(str(folder), "PyTorch", path, load_model(folder), megabytes_of(path))
 
 
+def check_files(folder: Path, record: Mapping) -> None:
+    """Raise InputError for a file of an export that is not the one that was written."""
+    for name, digest in record.get("sha256", {}).items():
+        file = folder / Path(name).name
+        if not file.is_file() or storage.sha256_of(file) != digest:
+            raise InputError(f"{file}: is not the file that was exported (SHA-256); copy it or export the model again")
+
+
 def load_model(folder: str | Path) -> transformers.PreTrainedModel:
-    """A model of torch, pruned or dense."""
+    """A model of torch, pruned or dense, from a folder of this machine."""
+    if not Path(folder).is_dir():
+        raise InputError(
+            f"{folder}: there is no such folder; give one with a model (of the hub or of s3:// fetch it first)"
+        )
     config = Path(folder) / "config.json"
     if config.is_file():
         raw = read_json(config)
@@ -114,6 +128,8 @@ def load_model(folder: str | Path) -> transformers.PreTrainedModel:
 
 def read_config(folder: Path) -> transformers.PreTrainedConfig:
     """The configuration of a folder of any kind, with what sentence-transformers has beside a dense one."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: there is no config.json; copy the whole folder, or make it again")
     checkpoint.read_object(folder / "config.json")
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if not sentence.embedding_of(config):
@@ -166,5 +182,9 @@ def _openvino(file: Path, threads: int) -> tuple[list[str], Call]:
 
 def megabytes_of(folder: Path) -> float:
     """Of the files with weights in a folder."""
-    kinds = (".safetensors", ".onnx", ".xml", ".bin")
-    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in kinds) / 1e6
+    return sum(file.stat().st_size for file in weight_files(folder)) / 1e6
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files with weights in a folder."""
+    return sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".onnx", ".xml", ".bin"))

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from fastprune.errors import InputError
-from fastprune.export.runtimes import RECORD
+from fastprune.export.runtimes import RECORD, check_files
 from fastprune.model import checkpoint
 from fastprune.store.output import check_output, new_folder
 
@@ -47,6 +47,7 @@ def write_repository(folder: str | Path, repository: str | Path, name: str, *, m
     record = checkpoint.read_object(source / RECORD) if (source / RECORD).is_file() else {}
     if record.get("format") != "onnx" or not (source / "model.onnx").is_file():
         raise InputError(f"{source}: is no export for ONNX Runtime; make one with `fastprune export --format onnx`")
+    check_files(source, record)
     text = config_of(source / "model.onnx", name, max_batch_size)
     Path(repository).mkdir(parents=True, exist_ok=True)
     check_output(place)

@@ -7,6 +7,7 @@ are all kept, so that any other word is spelled by shorter pieces; what the toke
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -78,7 +79,9 @@ def trim(
                 file.unlink()
         settings = checkpoint.read_object(Path(scratch) / "tokenizer_config.json")
         if decoder := settings.pop("added_tokens_decoder", None):
-            settings["added_tokens_decoder"] = {str(numbers[int(old)]): token for old, token in decoder.items()}
+            settings["added_tokens_decoder"] = {
+                str(numbers[int(old)]): token for old, token in decoder.items() if int(old) in numbers
+            }
             (Path(scratch) / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
         trimmed = transformers.AutoTokenizer.from_pretrained(scratch, trust_remote_code=False)
     _cut_embeddings(model, kept, numbers)
@@ -93,6 +96,8 @@ def _wanted(tokenizer: Any, document: dict, texts: Iterable[str], rows: int) -> 
     wanted |= {token["id"] for token in document["added_tokens"]}
     prefix = document["model"].get("continuing_subword_prefix") or ""
     wanted |= {number for piece, number in vocabulary.items() if len(piece.removeprefix(prefix)) <= 1}
+    if document["model"].get("byte_fallback"):  # what no piece spells is spelled by its bytes
+        wanted |= {number for piece, number in vocabulary.items() if re.fullmatch("<0x[0-9A-F]{2}>", piece)}
     some: list[str] = []
     for text in texts:
         some.append(text)
@@ -132,6 +137,8 @@ def _cut(document: dict, numbers: dict[int, int]) -> None:
             for merge in model["merges"]
             if all(piece in model["vocab"] for piece in (*_pair(merge), "".join(_pair(merge))))
         ]
+    # A tokenizer may have more tokens than the model has rows: a text with one of them could not be answered.
+    document["added_tokens"] = [token for token in document["added_tokens"] if token["id"] in numbers]
     for token in document["added_tokens"]:
         token["id"] = numbers[token["id"]]
     if document.get("padding"):

@@ -84,7 +84,13 @@ def one_folder(model_dir: Path, exported: Path | None, artifact: Artifact) -> It
             inside = name.removeprefix(f"{EXPORTED}/")
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model_dir / name if inside == name else exported / inside, place / name)
-        yield place
+        try:
+            yield place
+        except InputError as error:
+            if type(error) is not InputError:
+                raise
+            told = str(error).replace(str(place / EXPORTED), str(exported)).replace(str(place), str(model_dir))
+            raise InputError(told) from error  # the copy is gone when it is read
 
 
 def folder_of(model_dir: Path, serves: str) -> Path:
@@ -116,6 +122,11 @@ def check_export(model_dir: Path, metrics: Mapping, weights_sha256: str) -> None
     record, told = checkpoint.read_object(folder / RECORD), metrics.get("exported")
     if record.get("format") != "onnx" or record.get("file") != FILE:
         raise InputError(f"{folder / RECORD}: is not of a model for ONNX Runtime; export it with --format onnx")
+    if "vocabulary" in record:
+        raise InputError(
+            f"{folder}: has a trimmed vocabulary, and a version answers as its pruned model does on every text; "
+            "register an export with the whole vocabulary, and serve this one by itself"
+        )
     if record.get("weights_sha256") != weights_sha256:
         raise InputError(f"{folder}: was exported from other weights than those of {model_dir}; export these")
     if not isinstance(told, Mapping) or "sha256" not in told:

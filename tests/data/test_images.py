@@ -91,6 +91,14 @@ def test_a_command_prunes_a_folder_of_images(digits, tmp_path, monkeypatch):
         registration.read_manifest(out)
 
 
+def test_an_export_of_images_is_refused_before_the_work(digits, tmp_path):
+    given = [digits / "model", "--train-file", digits / "train", "--eval-file", digits / "test", "--keep-ratio", 0.5]
+    given += ["--export", "onnx", "--output-dir", tmp_path / "out"]
+    done = CliRunner().invoke(main, ["compress", *map(str, given)])
+    assert done.exit_code == 2 and "models of texts alone are exported" in done.output, done.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_images_without_labels(digits, tmp_path):
     """A folder of images alone: agreement with the dense model, on a fifth of them."""
     given = [digits / "model", "--train-file", digits / "train", "--metric", "agreement", "--keep-ratio", 0.5]

@@ -75,7 +75,7 @@ def test_bench_holds_all_kinds_against_the_first(material, folders, tmp_path):
             "--cpu-time",
             "--json",
             "--html",
-            tmp_path / "bench.html",
+            tmp_path / "pages" / "bench.html",
         ),
     )
     assert done.exit_code == 0, done.output
@@ -84,7 +84,7 @@ def test_bench_holds_all_kinds_against_the_first(material, folders, tmp_path):
     assert told[0]["agreement"] == 1 and all(0.3 < one["agreement"] <= 1 for one in told)
     assert all(set(one["batch"]) == {"1", "8"} for one in told) and told[0]["batch"]["8"]["speedup"] == 1
     assert all(one["batch"]["1"]["p50_ms"] <= one["batch"]["1"]["p95_ms"] for one in told)
-    page = (tmp_path / "bench.html").read_text()
+    page = (tmp_path / "pages" / "bench.html").read_text()
     assert "ONNX Runtime int8" in page and page.count("<tr>") == 4 and "<svg" in page
 
 
@@ -96,6 +96,7 @@ def test_a_model_of_another_kind_of_folder_is_refused(material, folders, tmp_pat
     (tmp_path / "empty").mkdir()
     for source, words in (
         (tmp_path / "missing", "there is no such folder"),
+        ("someone/something", "there is no such folder; give one with a model (of the hub or of s3:// fetch it first)"),
         (tmp_path / "empty", "cannot be read as a model"),
         (damaged, "truncated or damaged"),
         (folder / "int8", "cannot be read as a model"),
@@ -111,7 +112,37 @@ def test_a_model_of_another_kind_of_folder_is_refused(material, folders, tmp_pat
     assert done.exit_code == 2 and "there are 2: use one" in done.output
     done = call("bench", folder / "pruned", folder / "pruned", "--eval-file", material / "eval.tsv", "-Y", "label")
     assert done.exit_code == 2 and "each once" in done.output
+    again = folder / "int8" / ".." / "pruned"
+    done = call("bench", folder / "pruned", again, "--eval-file", material / "eval.tsv", "-Y", "label")
+    assert done.exit_code == 2 and "each once" in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_export_is_refused(material, folders, tmp_path):
+    """One byte of the weights is another; there is no configuration."""
+    for name, words in (
+        ("model.onnx", "is not the file that was exported"),
+        ("config.json", "there is no config.json"),
+    ):
+        folder = shutil.copytree(folders[0] / "int8", tmp_path / name)
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).unlink()
+        if name == "model.onnx":
+            (folder / name).write_bytes(content)
+        done = call("bench", folder, "--eval-file", material / "eval.tsv", "--label-column", "label")
+        assert done.exit_code == 2 and words in done.output, done.output
+
+
+def test_rows_to_quantise_by_need_no_labels(material, folders, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("fastprune.export.exporting.export", lambda *given, sample, **more: seen.append(sample) or {})
+    monkeypatch.setattr("fastprune.cli.export.summary", str)
+    (tmp_path / "texts.tsv").write_text("text\nthe film was good\ndull\n")
+    for model, more in ((folders[0] / "pruned", ()), (material / "model", ("-A", "text"))):
+        given = ("--quantize", "int8", "--train-file", tmp_path / "texts.tsv", *more)
+        done = call("export", model, *given, "--output-dir", tmp_path / "out")
+        assert done.exit_code == 0 and len(seen.pop()) == 2, done.output
 
 
 def test_a_target_that_is_not_installed_is_named(folders, tmp_path, monkeypatch):

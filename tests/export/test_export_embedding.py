@@ -5,6 +5,7 @@ import json
 import onnxruntime
 import pytest
 from click.testing import CliRunner
+from safetensors import safe_open
 from tiny_sentences import PAIRS, sentence_folder, texts, write_rows
 
 from fastprune.cli.main import main
@@ -48,6 +49,43 @@ def test_the_folder_is_what_text_embeddings_inference_reads(made):
     assert session.get_outputs()[0].name == "last_hidden_state"
 
 
+def test_a_portable_folder_has_the_weights_that_text_embeddings_inference_asks_for(made, tmp_path):
+    """By its own source (its Candle BERT): these fields, and these names and shapes with or without ``bert.``."""
+    given = ("--train-file", made / "texts.jsonl", "--text-column", "text", "--keep-ratio", 0.4)
+    call("compress", made / "dense", *given, "--layout", "portable", "--output-dir", tmp_path / "out")
+    folder = tmp_path / "out"
+    config = json.loads((folder / "config.json").read_text())
+    fields = ("hidden_dropout_prob", "initializer_range", "layer_norm_eps", "pad_token_id", "hidden_act")
+    assert all(config[name] is not None for name in fields) and config["model_type"] == "bert"
+    hidden, filters, layers = (config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    wanted = {
+        "embeddings.word_embeddings.weight": [config["vocab_size"], hidden],
+        "embeddings.position_embeddings.weight": [config["max_position_embeddings"], hidden],
+        "embeddings.token_type_embeddings.weight": [config["type_vocab_size"], hidden],
+        "embeddings.LayerNorm.weight": [hidden],
+    }
+    for layer in range(layers):
+        for name, shape in {
+            "attention.self.query": [hidden, hidden],
+            "attention.self.key": [hidden, hidden],
+            "attention.self.value": [hidden, hidden],
+            "attention.output.dense": [hidden, hidden],
+            "intermediate.dense": [filters, hidden],
+            "output.dense": [hidden, filters],
+        }.items():
+            wanted[f"encoder.layer.{layer}.{name}.weight"] = shape
+            wanted[f"encoder.layer.{layer}.{name}.bias"] = shape[:1]
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            wanted |= dict.fromkeys((f"encoder.layer.{layer}.{name}.{part}" for part in ("weight", "bias")), [hidden])
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    assert filters < 24 and wanted.items() <= found.items()
+    assert json.loads((folder / "1_Pooling" / "config.json").read_text())["pooling_mode_mean_tokens"]
+    assert json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"] == 32
+    assert (folder / "modules.json").is_file() and (folder / "tokenizer.json").is_file()
+    assert not list(folder.glob("*.py"))
+
+
 @pytest.mark.parametrize("model", ["dense", "pruned"])
 def test_an_export_is_judged_on_pairs_or_on_texts_alone(made, tmp_path, model):
     pairs = ("--eval-file", made / "pairs.jsonl", "-A", "first", "-A", "second")
@@ -61,6 +99,16 @@ def test_an_export_is_judged_on_pairs_or_on_texts_alone(made, tmp_path, model):
         plain, exported = record["metric"]["pytorch"], record["metric"]["exported"]
         assert plain["name"] == name and exported["value"] == pytest.approx(plain["value"], abs=1e-5)
         assert record["agreement"] == pytest.approx(1, abs=1e-5)
+
+
+def test_bench_takes_models_of_one_problem(made, material, tmp_path):
+    given = ("--eval-file", made / "texts.jsonl", "--text-column", "text")
+    folders = [str(one) for one in (made / "pruned", made / "pruned" / "onnx", material / "model")]
+    done = CliRunner().invoke(main, ["bench", *folders, *map(str, given)])
+    assert done.exit_code == 2 and f"{folders[2]}: is no model for embedding, as {folders[0]} is" in done.output
+    given = ("--eval-file", material / "eval.tsv", "--text-column", "text", "--label-column", "label")
+    done = CliRunner().invoke(main, ["bench", folders[2], folders[1], *map(str, given)])
+    assert done.exit_code == 2 and f"{folders[1]}: is no model for classification" in done.output, done.output
 
 
 def test_bench_needs_no_labels(made):

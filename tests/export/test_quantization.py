@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fastprune.errors import InputError
-from fastprune.export.quantization import halve, quantize_int8, weights_of, weights_that_hurt
+from fastprune.export.quantization import bits_that_hold, halve, quantize_int8, weights_of, weights_that_hurt
 
 
 def chain(tmp_path, spike):
@@ -38,9 +38,9 @@ def outputs(file):
 def test_only_the_weight_that_hurts_stays_in_float32(tmp_path):
     file = chain(tmp_path, spike=2000.0)
     assert weights_of(file) == ["layer.first", "layer.second"]
-    left = weights_that_hurt(file, tmp_path, outputs)
+    left = weights_that_hurt(file, tmp_path, outputs, bits=7)
     assert left == ["layer.second"]
-    quantize_int8(file, tmp_path / "int8.onnx", left)
+    quantize_int8(file, tmp_path / "int8.onnx", left, bits=7)
     kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
     assert kinds.count("MatMulInteger") == 1 and kinds.count("MatMul") == 1
     exact, moved = outputs(file), outputs(tmp_path / "int8.onnx")
@@ -49,8 +49,35 @@ def test_only_the_weight_that_hurts_stays_in_float32(tmp_path):
 
 def test_where_int8_does_no_harm_everything_is_quantised(tmp_path):
     file = chain(tmp_path, spike=0.0)
-    assert weights_that_hurt(file, tmp_path, outputs) == []
+    assert weights_that_hurt(file, tmp_path, outputs, bits=7) == []  # 7: right on every processor
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chain.onnx"]
+
+
+@pytest.mark.parametrize("overflows, bits", [(True, 7), (False, 8)])
+def test_weights_take_7_bits_where_the_processor_overflows(tmp_path, overflows, bits):
+    """Stands in for the processor: products of weights beyond 7 bits are wrong, or nothing is."""
+    file = chain(tmp_path, spike=0.0)
+
+    def run(tried):
+        weights = [numpy_helper.to_array(one) for one in onnx.load(tried).graph.initializer]
+        large = any(one.dtype == np.int8 and np.abs(one.astype(int)).max() > 64 for one in weights)
+        return outputs_by_weights(tried) + (100.0 if overflows and large else 0.0)
+
+    def outputs_by_weights(tried):
+        graph = onnx.load(tried).graph
+        found = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+        if "first" in found:
+            return found["first"].astype("float64")
+        scale = found["first_scale"]
+        return found["first_quantized"].astype("float64") * scale
+
+    assert bits_that_hold(file, tmp_path, run) == bits
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chain.onnx"]
+    for wanted, most in ((8, 127), (7, 64)):
+        quantize_int8(file, tmp_path / f"{wanted}.onnx", bits=wanted)
+        weights = [numpy_helper.to_array(one) for one in onnx.load(tmp_path / f"{wanted}.onnx").graph.initializer]
+        largest = max(np.abs(one.astype(int)).max() for one in weights if one.dtype == np.int8 and one.ndim == 2)
+        assert most * 0.9 < largest <= most
 
 
 def test_a_weight_too_large_for_float16_is_refused(tmp_path):

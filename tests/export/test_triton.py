@@ -1,5 +1,7 @@
 """An exported model in a model repository of Triton."""
 
+import json
+
 import pytest
 from click.testing import CliRunner
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
@@ -77,11 +79,20 @@ def test_the_configuration_is_of_the_published_schema_and_tells_the_models_own_t
         write_repository(exported, repository, "reviews")
 
 
+def of_before(folder):
+    """A damaged export of a version that wrote no digest."""
+    record = json.loads((folder / "export.json").read_text())
+    del record["sha256"]
+    (folder / "export.json").write_text(json.dumps(record))
+    (folder / "model.onnx").write_bytes(b"none")
+
+
 @pytest.mark.parametrize(
     "harm, name, words",
     [
         (lambda folder: (folder / "export.json").unlink(), "reviews", "no export for ONNX Runtime"),
-        (lambda folder: (folder / "model.onnx").write_bytes(b"none"), "reviews", "cannot be loaded"),
+        (lambda folder: (folder / "model.onnx").write_bytes(b"none"), "reviews", "is not the file that was exported"),
+        (of_before, "reviews", "cannot be loaded"),
         (lambda folder: None, "../reviews", "no name of a model in Triton"),
     ],
 )

@@ -69,6 +69,24 @@ def test_a_folder_is_trimmed_and_another_script_stays_readable(material, tmp_pat
     assert torch.equal(logits(model, tokenizer, text), logits(*whole, text))
 
 
+def test_bytes_are_kept_and_tokens_without_a_row_are_not(tiny_bert):
+    """A Unigram tokenizer that spells the unknown by its bytes, with a token more than the model has rows."""
+    pieces = ["<pad>", "<unk>", "<cls>", "<sep>", "▁film", "▁good", "▁", "f", "i", "l", "m"]
+    pieces += [f"<0x{number:02X}>" for number in range(256)]
+    given = [(piece, -float(place)) for place, piece in enumerate(pieces)]
+    tokenizer = Tokenizer(models.Unigram(given, unk_id=1, byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<cls>", "sep_token": "<sep>"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    tokenizer.add_tokens(["<more>"])
+    model = tiny_bert(vocab_size=len(pieces), num_hidden_layers=1)
+    before = {text: tokenizer.tokenize(text) for text in ("film", "ж film", "é")}
+    trimmed, kept = trim(model, tokenizer, ["film"])
+    assert "<0xD0>" in before["ж film"] and len(kept) == len(pieces) - 1 == model.config.vocab_size
+    assert {text: trimmed.tokenize(text) for text in before} == before
+    assert max(trimmed(["film <more> good ж"])["input_ids"][0]) < len(kept)
+
+
 def test_a_slow_tokenizer_is_refused(tiny_bert):
     class Slow:
         is_fast = False

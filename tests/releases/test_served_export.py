@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,12 @@ def other_weights(folder, metrics):
     (folder / "export.json").write_text(json.dumps(record | {"weights_sha256": "0" * 64}))
 
 
+def trimmed(folder, metrics):
+    record = json.loads((folder / "export.json").read_text())
+    vocabulary = {"vocabulary": {"kept": 20, "of": 90}, "weights_sha256": "0" * 64}
+    (folder / "export.json").write_text(json.dumps(record | vocabulary))
+
+
 def other_file(folder, metrics):
     with open(folder / "model.onnx", "ab") as file:
         file.write(b"\n")
@@ -207,6 +214,7 @@ def named_code(folder, metrics):
     "harm, words",
     [
         (other_weights, "other weights than those"),
+        (trimmed, "has a trimmed vocabulary"),
         (other_file, "is not the file that the metrics are of"),
         (named_code, "auto_map names code"),
         (lambda folder, metrics: metrics.pop("exported"), "no figures of an exported model"),
@@ -220,8 +228,9 @@ def test_an_export_that_is_not_the_models_is_refused(store, compressed, tmp_path
     (folder / "artifact.json").unlink()
     metrics = json.loads((compressed["report"] / "metrics.json").read_text())
     harm(folder, metrics)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=words) as refused:
         registration.register(store, compressed["pruned"], "other", metrics, exported=folder)
+    assert str(Path(tempfile.gettempdir(), "tmp")) not in str(refused.value), "a copy is named, which is gone"
 
 
 def test_an_export_of_another_compression_is_refused(store, compressed, tmp_path):
