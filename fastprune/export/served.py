@@ -33,7 +33,7 @@ def as_served(format: str, quantize: str, sample: Split, pad_token_id: int) -> S
     InputError
         The rows are images, whose models are not exported: told before the work.
     """
-    if format and "pixel_values" in sample.features.column_names:
+    if format and sample and "pixel_values" in sample.features.column_names:
         raise InputError("the model reads images, and models of texts alone are exported; leave the export out")
     if not quantize:
         return None
