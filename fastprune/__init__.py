@@ -6,7 +6,7 @@ __version__ = "0.2.0"
 
 _HOME = {
     "Budget": "settings",
-    "Compressed": "compression",
+    "Compressed": "result",
     "InputError": "errors",
     "Method": "settings",
     "Problem": "problem",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +16,6 @@ import transformers
 from fastprune import method as steps
 from fastprune.data import Task, make_batches
 from fastprune.data.evaluation import evaluate_rows, outcomes_of, refuse_untuned
-from fastprune.data.outcomes import Outcomes
 from fastprune.data.preparation import Rows, as_table, parted, prepare_rows
 from fastprune.environment import choose_device, timed, usable_threads
 from fastprune.errors import InputError
@@ -29,44 +26,15 @@ from fastprune.manifest import compare_latency, make_manifest, size_metrics
 from fastprune.memory import limited
 from fastprune.model import checkpoint
 from fastprune.model.architectures import describe
-from fastprune.model.card import write_card
 from fastprune.model.images import reader_of
-from fastprune.model.masks import Masks
 from fastprune.model.refusals import check_tokenizer
+from fastprune.result import Compressed, write
 from fastprune.search.cost import Cost
 from fastprune.settings import Budget, Method, settings_of
-from fastprune.store import keys, signatures
-from fastprune.store.copies import local
-from fastprune.store.output import check_output, write_or_keep
+from fastprune.store import keys
+from fastprune.store.output import check_output
 
 Table: TypeAlias = str | Path | datasets.Dataset
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """A pruned model and the record of how it was made.
-
-    Attributes
-    ----------
-    model : PreTrainedModel
-        The smaller dense model, in evaluation mode.
-    masks : Masks
-        What was kept, with the scales that are folded into the model.
-    metrics : dict
-        ``metric``, ``dense``, ``pruned``, their ``standard_error``, ``macs_kept``, ``params_kept``, ``latency_ms``,
-        ``seconds`` by stage: as in the ``metrics.json`` of a pipeline.
-    manifest : dict
-        Source and data digests, seed, budget, kept heads and filters per layer, MACs, library versions.
-    outcomes : Outcomes
-        What the dense, the pruned and the exported model made of every evaluation row; of the dense model alone after a
-        dry run.
-    """
-
-    model: transformers.PreTrainedModel
-    masks: Masks
-    metrics: dict
-    manifest: dict
-    outcomes: Outcomes
 
 
 def compress(
@@ -134,7 +102,8 @@ def compress(
         Of the device that the model will run on, for a latency budget; see :mod:`fastprune.latency.profiler`.
     output_dir : str or Path, optional
         Must not exist. Gets the model, ``manifest.json`` and ``metrics.json``. Where it cannot be written any more when
-        all is done, the result is kept elsewhere, and the InputError says where.
+        all is done, the result is kept elsewhere, and the InputError says where. Where the export fails, the model is
+        there without it, and the error says so.
     allow_untuned : bool
         Go on although the dense model does no better than the majority class.
     pooling : {"mean", "cls", "max"}, optional
@@ -220,39 +189,55 @@ def compress(
             origin={"source": source, "seed": seed},
             served=as_served(export or "", quantize or "", rows.sample, tokenizer.pad_token_id),
         )
-        served = tempfile.TemporaryDirectory() if export and not dry_run else nullcontext("")
-        with served as folder:
-            if export and folder:
-                from fastprune.export.exporting import export_beside  # onnx, where it is asked for alone
-
-                made = Path(folder, export)
-                made.mkdir()
-                with timed(seconds, "export"):
-                    result.metrics["exported"], outcomes = export_beside(
-                        made,
-                        export,
-                        quantize or "",
-                        result.model,
-                        dense,
-                        tokenizer,
-                        rows.sample,
-                        rows.evaluation,
-                        result.manifest,
-                    )
-                result = replace(result, outcomes=result.outcomes | outcomes)
-            if output_dir is not None and not dry_run:
-                write_or_keep(
-                    Path(output_dir),
-                    lambda place: checkpoint.save(
-                        place,
-                        result.model,
-                        tokenizer,
-                        result.manifest,
-                        beside=functools.partial(_write_beside, result, folder),
-                        metrics=result.metrics,
-                    ),
-                )
+        if output_dir is not None and not dry_run:
+            with _exported(result, export, quantize, dense, tokenizer, rows) as (result, folder, failed):
+                write(result, tokenizer, Path(output_dir), folder)
+            if failed is not None:
+                kept = f"the pruned model is in {output_dir} without its export; make that with `fastprune export`"
+                if isinstance(failed, InputError):
+                    raise InputError(f"{failed}; {kept}") from failed
+                failed.add_note(kept)
+                raise failed
     return result
+
+
+@contextmanager
+def _exported(
+    result: Compressed,
+    export: str | None,
+    quantize: str | None,
+    dense: transformers.PreTrainedModel,
+    tokenizer: Any,
+    rows: Rows,
+) -> Iterator[tuple[Compressed, Path | None, Exception | None]]:
+    """The result with what is told of its export, the folder of that, and what went wrong: the pruning is not lost."""
+    if not export:
+        yield result, None, None
+        return
+    from fastprune.export.exporting import export_beside  # onnx, where it is asked for alone
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, export)
+        made.mkdir()
+        failed = None
+        try:
+            with timed(result.metrics["seconds"], "export"):
+                result.metrics["exported"], outcomes = export_beside(
+                    made,
+                    export,
+                    quantize or "",
+                    result.model,
+                    dense,
+                    tokenizer,
+                    rows.sample,
+                    rows.evaluation,
+                    result.manifest,
+                )
+        except Exception as error:
+            failed = error
+        else:
+            result = replace(result, outcomes=result.outcomes | outcomes)
+        yield result, None if failed else Path(folder), failed
 
 
 def _check_export(export: str | None, quantize: str | None, output_dir: str | Path | None) -> None:
@@ -264,15 +249,6 @@ def _check_export(export: str | None, quantize: str | None, output_dir: str | Pa
     from fastprune.export.exporting import check_choices
 
     check_choices(export, quantize or "")
-
-
-def _write_beside(result: Compressed, exported: str, folder: Path) -> None:
-    """Into the model's folder: its card, the outcomes of the evaluation rows, an exported model, who has measured."""
-    write_card(folder, local(result.manifest["source_model"]), result.manifest, result.metrics)
-    result.outcomes.save(folder)
-    if exported:
-        shutil.copytree(exported, folder, dirs_exist_ok=True)
-    signatures.sign(folder, result.metrics, folder)
 
 
 def _prune(

@@ -6,6 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from fastprune.cli.main import main
+from fastprune.errors import InputError
+from fastprune.export import exporting
 from fastprune.export.runtimes import load_candidate
 from fastprune.model import checkpoint
 from fastprune.problem import Problem
@@ -62,3 +64,20 @@ def test_a_problem_that_compares_no_two_models_is_exported_all_the_same(material
     assert done.exit_code == 0 and "agreement" not in done.output, done.output
     exported = json.loads((tmp_path / "out" / "metrics.json").read_text())["exported"]
     assert exported["agreement"] is None and exported["metric"] > 0
+
+
+@pytest.mark.parametrize("kind", [InputError, RuntimeError])
+def test_an_export_that_fails_does_not_cost_the_pruned_model(material, tmp_path, monkeypatch, kind):
+    def fail(model, tokenizer, made, **_):
+        (made / "model.onnx").write_bytes(b"half of it")
+        raise kind("the exporter gave up")
+
+    monkeypatch.setattr(exporting, "export_model", fail)
+    done = compress(material, "--export", "onnx", "--output-dir", tmp_path / "out")
+    told = done.output if kind is InputError else " ".join([str(done.exception), *done.exception.__notes__])
+    assert done.exit_code == (2 if kind is InputError else 1)
+    assert "the exporter gave up" in told and f"the pruned model is in {tmp_path / 'out'} without its export" in told
+    assert not (tmp_path / "out" / "onnx").exists() and [path.name for path in tmp_path.iterdir()] == ["out"]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "exported" not in metrics and metrics["pruned"] > 0
+    assert checkpoint.load(tmp_path / "out").config.architectures
