@@ -10,10 +10,10 @@ with contextlib.suppress(ImportError):  # Airflow's own interpreter has no torch
 
     tune = method.tune
 
-    def killed(encoder, masks, importance, cost, keep_ratio, *rest):
+    def killed(encoder, masks, importance, cost, keep_ratio, *rest, **options):
         if keep_ratio == {keep_ratio}:
             os.kill(os.getpid(), signal.SIGKILL)
-        return tune(encoder, masks, importance, cost, keep_ratio, *rest)
+        return tune(encoder, masks, importance, cost, keep_ratio, *rest, **options)
 
     method.tune = killed
 """

@@ -138,6 +138,27 @@ def figures_of(metrics: Mapping, serves: str = "pytorch") -> dict[str, Any]:
     }
 
 
+def numbers_of(evidence: Evidence) -> dict[str, float]:
+    """The figures that MLflow shows as metrics of a version, by the names that they have in ``metrics.json``."""
+    errors = evidence.standard_error or {}
+    found = {"dense": evidence.dense, "speedup": evidence.speedup, "standard_error.dense": errors.get("dense")}
+    if evidence.serves == "onnx":
+        found |= {
+            "exported.metric": evidence.pruned,
+            "exported.megabytes": evidence.megabytes,
+            "exported.standard_error": errors.get("pruned"),
+            "exported.standard_error_of_drop": errors.get("drop"),
+        }
+    else:
+        found |= {
+            "pruned": evidence.pruned,
+            "megabytes": evidence.megabytes,
+            "standard_error.pruned": errors.get("pruned"),
+            "standard_error.drop": errors.get("drop"),
+        }
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
 def _figures_of_export(metrics: Mapping) -> dict[str, Any]:
     exported = metrics["exported"]
     times = exported["latency_ms"][f"batch_{TIMED}"]

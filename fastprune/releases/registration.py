@@ -22,7 +22,7 @@ from fastprune.errors import InputError
 from fastprune.model import card, checkpoint
 from fastprune.problem import problem_of
 from fastprune.releases import forms, serving
-from fastprune.releases.evidence import Evidence, Probe, figures_of
+from fastprune.releases.evidence import Evidence, Probe, figures_of, numbers_of
 from fastprune.releases.tags import LINEAGE, ORIGIN, WORKFLOW, check_tags, facts_of, tags_of
 from fastprune.releases.words import model_name, sentence
 from fastprune.store import artifacts, storage
@@ -294,14 +294,6 @@ def probe(model, folder: Path, manifest: Mapping, texts: list[list[str]] | None 
         texts = problem_of(manifest["problem"]).probes(manifest["text_columns"])
     tokenizer = checkpoint.load_tokenizer(folder)
     return Probe(texts=texts, logits=serving.logits(model, tokenizer, texts, manifest))
-
-
-def numbers_of(evidence: Evidence) -> dict[str, float]:
-    """The figures that MLflow shows as metrics of a version."""
-    errors = evidence.standard_error or {}
-    named = {name: getattr(evidence, name) for name in ("dense", "pruned", "speedup", "megabytes")}
-    found = named | {f"standard_error.{name}": value for name, value in errors.items()}
-    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def find_version(client, name: str, artifact_sha256: str) -> str:

@@ -262,6 +262,7 @@ def test_a_local_run_prunes_tracks_registers_and_promotes(ran, tmp_path):
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
     assert parent.data.metrics["pruned"] == metrics["pruned"]
+    assert parent.data.metrics["exported.metric"] == metrics["exported"]["metric"]
     assert parent.data.params["keep_ratio"] == "0.5" and parent.data.params["num_samples"] == "48"
     assert children["importance"].data.metrics["macs"] > 0
     for run in children.values():

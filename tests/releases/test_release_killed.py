@@ -41,6 +41,8 @@ def killed(uri, folder, action, target, when):
         owner, name = {target.rpartition(".")[0]}, {target.rpartition(".")[2]!r}
         done = getattr(owner, name)
         def die(*given, **named):
+            if name == "append" and given[1].number == 1:  # it is there: the right to write is asked for
+                return done(*given, **named)
             if {when == "after"}:
                 done(*given, **named)
             os.kill(os.getpid(), signal.SIGKILL)
