@@ -84,6 +84,6 @@ bench: $(VENV)/installed
 	@$(BIN)/python -m benchmarks.stages $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(AIRFLOW) .cache demo runs local_outputs mlruns mlflow.db releases *.egg-info build dist \
+	rm -rf $(VENV) $(AIRFLOW) .cache demo runs local_outputs mlruns mlflow.db .mlflow.db.lock releases *.egg-info build dist \
 		.pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
