@@ -38,7 +38,7 @@ def main(config: Path, repeat: int) -> None:
     medians = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
     print(f"{len(nodes(sweep))} steps, seed {sweep.seed}, median of {repeat}")
     for name, seconds in medians.items():
-        print(f"{name:<40}{seconds:8.1f} s{100 * seconds / medians['the library']:8.1f} % of the library")
+        print(f"{name:<40}{seconds:8.2f} s{100 * seconds / medians['the library']:8.1f} % of the library")
 
 
 def tracked(sweep: Sweep, uri: str) -> Sweep:

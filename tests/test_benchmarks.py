@@ -92,7 +92,7 @@ def test_orchestration(tmp_path, source):
     )
     found = re.findall(r"^([a-zA-Z ]{40}) *([\d.]+) s", done.stdout, re.MULTILINE)
     seconds = {name.strip(): float(value) for name, value in found}
-    assert len(seconds) == 6 and min(seconds.values()) >= 0 and seconds["its stages"] > 0
+    assert len(seconds) == 6 and min(seconds.values()) > 0
     parts = [value for name, value in seconds.items() if name not in ("the library", "the pipeline")]
     assert abs(sum(parts) - seconds["the pipeline"]) < 0.5, "every second has its place"
 
