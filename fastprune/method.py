@@ -231,11 +231,10 @@ def tune(
     The weights are rounded to what is saved. With several ``processes`` of this machine each walks over a share of the
     batches, where the tuning has a teacher; the given one is then not used.
     """
+    work = _Tuning(encoder, masks, importance, cost, keep_ratio, problem, tuning)
     size = min(processes, len(batches))
     if size > 1 and type(tuning_of(tuning)).teacher is not TuningMethod.teacher:
-        tuned = together(
-            size, _tune_share, encoder, masks, importance, cost, keep_ratio, batches, problem, tuning, progress
-        )
+        tuned = together(size, _tune_share, work, batches, progress)
         round_as_saved(tuned.model)
         return tuned
     whole = max(len(batch["attention_mask"]) for batch in batches)
@@ -245,53 +244,41 @@ def tune(
         if examples < whole:  # the GPU's memory has ended
             given = memory.smaller(batches, examples)
             targets = teacher and make_teacher(encoder, given, tuning)
-        return _tune(encoder, masks, importance, cost, keep_ratio, given, problem, tuning, targets, progress)
+        return work.over(given, targets, progress)
 
     tuned = memory.retreat(tuned_by, whole)
     round_as_saved(tuned.model)
     return tuned
 
 
-def _tune_share(
-    group: Group,
-    encoder: Encoder,
-    masks: Masks,
-    importance: Importance,
-    cost: Cost,
-    keep_ratio: float,
-    batches: Batches,
-    problem: str,
-    tuning: str,
-    progress: bool,
-) -> Tuned:
+@dataclass(frozen=True)
+class _Tuning:
+    """What :func:`tune` is asked for, but for the batches: those may be parted."""
+
+    encoder: Encoder
+    masks: Masks
+    importance: Importance
+    cost: Cost
+    keep_ratio: float
+    problem: str
+    name: str
+
+    def over(self, batches: Batches, teacher: Teacher | None, progress: bool) -> Tuned:
+        return tuning_of(self.name).tune(
+            self.encoder,
+            self.masks,
+            batches,
+            self.problem,
+            keep_ratio=self.keep_ratio,
+            search_at=lambda ratio: search(self.cost, self.importance, ratio),
+            layout=self.cost.layout,
+            teacher=teacher,
+            progress=progress,
+        )
+
+
+def _tune_share(group: Group, work: _Tuning, batches: Batches, progress: bool) -> Tuned:
     """One process's part of :func:`tune`."""
-    _to_own_gpu(group, encoder)
-    teacher = tuning_of(tuning).teacher(encoder, batches, group=group)
-    return _tune(
-        encoder, masks, importance, cost, keep_ratio, batches, problem, tuning, teacher, progress and not group.rank
-    )
-
-
-def _tune(
-    encoder: Encoder,
-    masks: Masks,
-    importance: Importance,
-    cost: Cost,
-    keep_ratio: float,
-    batches: Batches,
-    problem: str,
-    tuning: str,
-    teacher: Teacher | None,
-    progress: bool,
-) -> Tuned:
-    return tuning_of(tuning).tune(
-        encoder,
-        masks,
-        batches,
-        problem,
-        keep_ratio=keep_ratio,
-        search_at=lambda ratio: search(cost, importance, ratio),
-        layout=cost.layout,
-        teacher=teacher,
-        progress=progress,
-    )
+    _to_own_gpu(group, work.encoder)
+    teacher = tuning_of(work.name).teacher(work.encoder, batches, group=group)
+    return work.over(batches, teacher, progress and not group.rank)

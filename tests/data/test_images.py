@@ -101,12 +101,12 @@ def test_an_export_of_images_is_refused_before_the_work(digits, tmp_path):
 
 def test_images_without_labels(digits, tmp_path):
     """A folder of images alone: agreement with the dense model, on a fifth of them."""
-    given = [digits / "model", "--train-file", digits / "train", "--metric", "agreement", "--keep-ratio", 0.5]
+    given = [digits / "model", "--train-file", digits / "train", "--metric", "agreement", "--keep-ratio", 0.35]
     done = CliRunner().invoke(main, ["compress", *map(str, [*given, "--output-dir", tmp_path / "out"])])
     assert done.exit_code == 0, done.output
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (metrics["metric"], metrics["dense"], metrics["rows"]) == ("agreement", 1.0, TRAINED // 5)
-    assert 0.85 < metrics["pruned"] <= 1 and metrics["divergence"] > 0
+    assert 0.85 < metrics["pruned"] < 1 and metrics["divergence"] > 0
 
 
 def test_a_long_file_is_compared_by_a_small_copy():
