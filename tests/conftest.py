@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceCl
 
 from fastprune.data import encode, make_batches, read_table
 
-pytest_plugins = ("tiny_stages", "tiny_releases", "faults", "listening")
+pytest_plugins = ("tiny_stages", "tiny_releases", "tiny_images", "faults", "listening")
 
 # On models this small a second thread only waits, for a long time where other programs want the cores.
 torch.set_num_threads(1)

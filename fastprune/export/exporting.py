@@ -20,7 +20,8 @@ from fastprune.data.outcomes import Outcomes, standard_error
 from fastprune.environment import code_version, device_name
 from fastprune.errors import InputError
 from fastprune.export import measure, quantization
-from fastprune.export.onnx_file import OPSET, check_opset, input_names, write_onnx
+from fastprune.export.inputs import Batch, inputs_for
+from fastprune.export.onnx_file import OPSET, check_opset, write_onnx
 from fastprune.export.quantization import QUANTIZATIONS
 from fastprune.export.runtimes import RECORD, load_model, load_runtime, megabytes_of, weight_files
 from fastprune.model import checkpoint
@@ -62,8 +63,8 @@ def export(
     folder : str or Path
         Of a pruned model, or a dense one.
     output_dir : str or Path
-        Must not exist. Gets ``model.onnx`` (or ``model.xml`` and ``model.bin``), configuration, tokenizer and
-        ``export.json``.
+        Must not exist. Gets ``model.onnx`` (or ``model.xml`` and ``model.bin``), configuration, tokenizer or image
+        processor, and ``export.json``.
     format : {"onnx", "openvino"}
     quantize : {"", "int8", "fp16"}
     opset : int
@@ -128,7 +129,7 @@ def export_model(
     save_tokenizer(tokenizer, made)
     runtime = load_runtime(file, model.config)
     real = [] if evaluation is None else measure.real_batches(evaluation, 8, 4, pad)
-    apart = measure.difference(model, runtime, [*measure.probes(model.config), *real])
+    apart = measure.difference(model, runtime, [*inputs_for(model.config).probes(), *real])
     if not quantize and not apart <= PARITY:
         raise InputError(
             f"{origin['source']}: the exported model's outputs differ by {apart:.3g} from PyTorch's, more than "
@@ -141,7 +142,7 @@ def export_model(
         "opset": opset,
         "file": file.name,
         "sha256": {one.name: storage.sha256_of(one) for one in weight_files(made)},
-        "inputs": input_names(model.config),
+        "inputs": list(inputs_for(model.config).names),
         **origin,
         "weights_sha256": checkpoint.digest(model),
         "left_in_float32": left,
@@ -263,7 +264,7 @@ def write_form(
         write_onnx(model, plain, opset)
         target = made / "model.onnx" if format == "onnx" else Path(scratch, "model.onnx")
         if quantize == "int8":
-            batches = measure.probes(model.config)
+            batches = inputs_for(model.config).probes()
             if sample is not None:
                 batches = measure.real_batches(sample, 8, SAMPLE_ROWS // 8, pad_token_id)
 
@@ -288,7 +289,7 @@ def write_form(
         return made / "model.xml", left, bits
 
 
-def _outputs(runtime: nn.Module, batches: Sequence[measure.Batch]) -> np.ndarray:
+def _outputs(runtime: nn.Module, batches: Sequence[Batch]) -> np.ndarray:
     """All outputs on batches, [numbers] or [rows, classes]."""
     found = [value for batch in batches for value in measure.run(runtime, batch).values()]
     if all(value.ndim == 2 and value.shape[1] == found[0].shape[1] for value in found):
@@ -312,18 +313,20 @@ def task_settings(folder: Path) -> dict:
     return {name: known[name] for name in _ROWS if name in known}
 
 
-def _figures(model: nn.Module, runtime: nn.Module, evaluation: Split | None, pad_token_id: int) -> dict:
+def _figures(
+    model: transformers.PreTrainedModel, runtime: nn.Module, evaluation: Split | None, pad_token_id: int
+) -> dict:
     """Metric, agreement and milliseconds of both forms."""
-    models = {"pytorch": model, "exported": runtime}
+    models: dict[str, nn.Module] = {"pytorch": model, "exported": runtime}
     figures: dict = {}
     if evaluation is not None:
         judged = measure.judge(models, dict.fromkeys(models, evaluation), dict.fromkeys(models, pad_token_id))
         figures["metric"] = {name: one["metric"] for name, one in judged.items()}
         figures["agreement"] = judged["exported"]["agreement"]
-    figures["latency"] = {"threads": 1, "device": device_name(model.device)}  # type: ignore[arg-type]
+    figures["latency"] = {"threads": 1, "device": device_name(model.device)}
     for size in LATENCY_BATCHES:
         batches = (
-            [{name: value.repeat(size, 1) for name, value in measure.probes(model.config)[1].items()}] * 10
+            [{name: value.repeat_interleave(size, 0) for name, value in inputs_for(model.config).row().items()}] * 10
             if evaluation is None
             else measure.real_batches(evaluation, size, 20, pad_token_id)
         )

@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from fastprune.data import Split, collate
 from fastprune.data.evaluation import Evaluated, evaluate_rows
 from fastprune.data.outcomes import standard_error
+from fastprune.export.inputs import Batch
 from fastprune.latency.timing import steady_allocator, torch_threads
 from fastprune.model.losses import inputs_of
-from fastprune.model.model_inputs import longest_input
 from fastprune.problem import problem_of
-
-Batch = dict[str, Tensor]
 
 
 @torch.inference_mode()
@@ -44,23 +42,6 @@ def difference(one: nn.Module, other: nn.Module, batches: Sequence[Batch]) -> fl
             apart = np.abs(values - found[name]) / np.maximum(1.0, np.abs(values))
             worst = max(worst, float(apart.max()) if np.isfinite(apart).all() else float("inf"))
     return worst
-
-
-def probes(config) -> list[Batch]:
-    """Batches of one token, of unlike lengths with padding, and of all the positions that the model has."""
-    most, generator = longest_input(config), torch.Generator().manual_seed(0)
-    batches = []
-    for lengths in ([1], [min(7, most)], [min(size, most) for size in (12, 3, 9)], [most, min(5, most)]):
-        ids = torch.randint(0, config.vocab_size, (len(lengths), max(lengths)), generator=generator)
-        mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
-        padding = getattr(config, "pad_token_id", None) or 0
-        ids[ids == padding] = (padding + 1) % config.vocab_size
-        ids[mask == 0] = padding
-        batch = {"input_ids": ids, "attention_mask": mask}
-        if getattr(config, "type_vocab_size", 1) > 1:
-            batch["token_type_ids"] = torch.zeros_like(ids)
-        batches.append(batch)
-    return batches
 
 
 def judge(models: Mapping[str, nn.Module], splits: Mapping[str, Split], pads: Mapping[str, int]) -> dict[str, dict]:
@@ -131,7 +112,7 @@ def time_in_turn(
         interrupted more often than a short one.
     """
     inputs = {name: [inputs_of(batch, "cpu") for batch in batches[name]] for name in models}
-    counts = [len(batch["input_ids"]) for batch in inputs[next(iter(models))]]
+    counts = [len(batch["attention_mask"]) for batch in batches[next(iter(models))]]
     times: dict[str, list[float]] = {name: [] for name in models}
     clock = time.process_time if cpu_time else time.perf_counter
     with steady_allocator(), torch_threads(threads), torch.inference_mode():

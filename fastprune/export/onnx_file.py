@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -15,9 +15,8 @@ import transformers
 from torch import Tensor, nn
 
 from fastprune.errors import InputError
+from fastprune.export.inputs import inputs_for
 from fastprune.model.architectures import reads_mean
-from fastprune.model.images import image_tokens
-from fastprune.model.model_inputs import MODEL_INPUTS
 from fastprune.model.passes import first_token_alone
 
 OPSET = 18
@@ -31,41 +30,43 @@ LARGEST = 2**31 - 2**20
 ATTENTION = "eager"
 """Of the exported graph: ONNX Runtime is a tenth faster on it than on what sdpa becomes."""
 
+_CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification")
+
 
 def write_onnx(model: transformers.PreTrainedModel, file: Path, opset: int = OPSET) -> None:
     """Export a dense or a pruned model.
 
-    Inputs are ``input_ids``, ``attention_mask`` and, where the model tells types apart, ``token_type_ids``: int64
-    [batch, length]. Outputs have the names of transformers. A classifier's last layer is computed for the first token
-    alone, which is all that is read of it.
+    Inputs are those of :func:`fastprune.export.inputs.inputs_for`. Outputs have the names of transformers. A
+    classifier's last layer is computed for the first token alone, which is all that is read of it.
 
     Raises
     ------
     InputError
-        The opset cannot be written, or the model cannot: one of images, or one of more than 2 GB.
+        The opset cannot be written, or the model has more than 2 GB.
     """
     check_opset(opset)
     check_model(model)
-    names = input_names(model.config)
-    example = _example(names)
+    inputs = inputs_for(model.config)
+    example = inputs.example()
+    example = {name: example[name] for name in inputs.names}
     with torch.no_grad():
         outputs = [name for name, value in model(**example).items() if isinstance(value, Tensor)]
     implementation = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION)
-    classifier = type(model).__name__.endswith("ForSequenceClassification") and not reads_mean(model)
+    classifier = type(model).__name__.endswith(_CLASSIFIERS) and not reads_mean(model)
     try:
         with first_token_alone(model) if classifier else nullcontext(), _quiet():
             torch.onnx.export(
-                _Positional(model, names, outputs).eval(),
+                _Positional(model, inputs.names, outputs).eval(),
                 tuple(example.values()),
                 str(file),
                 dynamo=True,
                 external_data=False,
                 verbose=False,
                 opset_version=opset,
-                input_names=names,
+                input_names=list(inputs.names),
                 output_names=outputs,
-                dynamic_shapes={"values": tuple({0: "batch", 1: "length"} for _ in names)},
+                dynamic_shapes={"values": (inputs.axes,) * len(inputs.names)},
             )
     finally:
         model.set_attn_implementation(implementation)
@@ -87,10 +88,6 @@ def check_opset(opset: int) -> None:
 
 def check_model(model: nn.Module) -> None:
     """Raise InputError for a model that cannot be written."""
-    if image_tokens(model.config):
-        raise InputError(
-            f"a {type(model).__name__} reads images, and models of texts alone are exported; leave the export out"
-        )
     size = 4 * sum(weight.numel() for weight in model.parameters())
     if size > LARGEST:
         raise InputError(
@@ -99,25 +96,10 @@ def check_model(model: nn.Module) -> None:
         )
 
 
-def input_names(config: transformers.PreTrainedConfig) -> list[str]:
-    """What the model reads, in order."""
-    typed = getattr(config, "type_vocab_size", 1) > 1
-    return [name for name in MODEL_INPUTS if typed or name != "token_type_ids"]
-
-
-def _example(names: list[str]) -> dict[str, Tensor]:
-    """Two rows of unlike lengths: with a mask of ones alone, none would be in the graph."""
-    ids = torch.arange(12).reshape(2, 6) % 3 + 3
-    mask = torch.ones_like(ids)
-    mask[1, 4:] = 0
-    values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    return {name: values[name] for name in names}
-
-
 class _Positional(nn.Module):
     """Takes the inputs by place and gives the named outputs as a tuple, which is what exporters know."""
 
-    def __init__(self, model: nn.Module, inputs: list[str], outputs: list[str]):
+    def __init__(self, model: nn.Module, inputs: Sequence[str], outputs: Sequence[str]):
         super().__init__()
         self.model, self.inputs, self.outputs = model, inputs, outputs
 
@@ -130,7 +112,7 @@ def _name_weights(written: onnx.ModelProto) -> None:
     """Call every node that reads a weight by the module that it comes from, such as ``bert.pooler.dense``."""
     weights = {weight.name for weight in written.graph.initializer}
     for node in written.graph.node:
-        if node.op_type in ("MatMul", "Gemm", "Gather") and weights & set(node.input):
+        if node.op_type in ("MatMul", "Gemm", "Gather", "Conv") and weights & set(node.input):
             scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith("name_scopes")), "")
             modules = [scope for scope in ast.literal_eval(scopes or "[]")[1:-1] if "." in scope]
             if modules:

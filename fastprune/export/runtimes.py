@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from fastprune.errors import InputError
+from fastprune.export.inputs import inputs_for
 from fastprune.model import checkpoint, sentence
-from fastprune.model.model_inputs import longest_input
 from fastprune.store import storage
 from fastprune.store.bounded import read_json
 
@@ -33,21 +33,12 @@ class Runtime(nn.Module):
     def __init__(self, config: transformers.PreTrainedConfig, names: list[str], call: Call):
         super().__init__()
         self.config, self.names, self.call = config, names, call
+        self.inputs = inputs_for(config)
         self.nothing = nn.Parameter(torch.empty(0))  # it runs on the CPU
 
     def forward(self, **inputs: Tensor) -> ModelOutput:
-        batch, length = inputs["input_ids"].shape
-        if not batch or not length:
-            raise InputError(f"a batch of {batch} rows of {length} tokens cannot be run; give at least one of each")
-        if length > longest_input(self.config):
-            raise InputError(
-                f"the batch has {length} tokens, and the model has positions for {longest_input(self.config)}; cut the "
-                "texts there (the tokenizer's truncation=True)"
-            )
-        given = {name: inputs[name] for name in self.names if name in inputs}
-        if "token_type_ids" in self.names:
-            given.setdefault("token_type_ids", torch.zeros_like(inputs["input_ids"]))
-        outputs = self.call({name: value.numpy() for name, value in given.items()})
+        given = self.inputs.complete(inputs)
+        outputs = self.call({name: given[name].numpy() for name in self.names})
         return ModelOutput({name: torch.from_numpy(np.asarray(value)) for name, value in outputs.items()})
 
 

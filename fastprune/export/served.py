@@ -9,7 +9,6 @@ import transformers
 from torch import nn
 
 from fastprune.data import Split
-from fastprune.errors import InputError
 from fastprune.method import Served
 
 
@@ -27,14 +26,7 @@ def as_served(format: str, quantize: str, sample: Split, pad_token_id: int) -> S
     -------
     Served or None
         None where nothing is quantised: an export that does not answer as the model itself is refused.
-
-    Raises
-    ------
-    InputError
-        The rows are images, whose models are not exported: told before the work.
     """
-    if format and sample and "pixel_values" in sample.features.column_names:
-        raise InputError("the model reads images, and models of texts alone are exported; leave the export out")
     if not quantize:
         return None
 

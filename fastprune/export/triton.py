@@ -18,7 +18,8 @@ _TYPES = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32", "tensor(f
 def write_repository(folder: str | Path, repository: str | Path, name: str, *, max_batch_size: int = 32) -> Path:
     """Put an exported model into a model repository, which may hold others.
 
-    The tokenizer and ``config.json`` lie beside ``config.pbtxt``, for whoever asks: Triton takes tokens.
+    The tokenizer, or the image processor, and ``config.json`` lie beside ``config.pbtxt``, for whoever asks: Triton
+    takes tokens, or pixels.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def write_repository(folder: str | Path, repository: str | Path, name: str, *, m
     with new_folder(place) as made:
         (made / "1").mkdir()
         shutil.copyfile(source / "model.onnx", made / "1" / "model.onnx")
-        for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
             if (source / file).is_file():
                 shutil.copyfile(source / file, made / file)
         (made / "config.pbtxt").write_text(text, encoding="utf-8")

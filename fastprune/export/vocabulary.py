@@ -20,6 +20,7 @@ from torch import nn
 from fastprune.errors import InputError
 from fastprune.export.runtimes import load_model
 from fastprune.model import checkpoint
+from fastprune.model.images import ImageReader
 from fastprune.store.output import new_folder
 
 KINDS = ("WordPiece", "WordLevel", "BPE", "Unigram")
@@ -39,9 +40,11 @@ def trim_folder(folder: str | Path, texts: Iterable[str], output_dir: str | Path
     Raises
     ------
     InputError
-        A tokenizer that cannot be cut, or a folder of no model.
+        A tokenizer that cannot be cut, a model of images, or a folder of no model.
     """
     model, tokenizer = load_model(folder), checkpoint.load_tokenizer(folder)
+    if isinstance(tokenizer, ImageReader):
+        raise InputError(f"{folder}: reads images and has no vocabulary to trim; leave --trim-vocabulary out")
     before = model.config.vocab_size
     trimmed, kept = trim(model, tokenizer, texts)
     manifest = Path(folder) / checkpoint.MANIFEST

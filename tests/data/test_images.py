@@ -11,7 +11,7 @@ import torch
 import transformers
 from click.testing import CliRunner
 from PIL import Image
-from sklearn.datasets import load_digits
+from tiny_images import TRAINED
 from tiny_models import build
 from tiny_stages import run_stages
 
@@ -23,49 +23,10 @@ from fastprune.model import checkpoint
 from fastprune.model.images import ImageReader
 from fastprune.problem import problem_of
 from fastprune.releases import registration
+from fastprune.stages.export import export
+from fastprune.store.artifacts import RECORD
 
 TASK = Task("table", "image-classification", "accuracy", ("image",), "label")
-TRAINED, TESTED = 1000, 400
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """A ViT that has learnt scikit-learn's digits, its image processor, and the digits in folders of their classes."""
-    folder, found = tmp_path_factory.mktemp("digits"), load_digits()
-    order = np.random.default_rng(0).permutation(len(found.images))[: TRAINED + TESTED]
-    images, labels = (found.images[order] * 15.9375).astype(np.uint8), found.target[order]
-    for row, (pixels, label) in enumerate(zip(images, labels, strict=True)):
-        place = folder / ("train" if row < TRAINED else "test") / f"digit {label}"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place / f"{row}.png")
-    names = {number: f"digit {number}" for number in range(10)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = transformers.ViTForImageClassification(
-            transformers.ViTConfig(
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                intermediate_size=64,
-                image_size=8,
-                patch_size=2,
-                num_channels=1,
-                id2label=names,
-                label2id={name: number for number, name in names.items()},
-            )
-        )
-        pixels, targets = torch.tensor(images / 127.5 - 1, dtype=torch.float32)[:, None], torch.tensor(labels)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-        for _ in range(12):
-            for rows in torch.randperm(TRAINED).split(32):
-                loss = model(pixel_values=pixels[rows], labels=targets[rows]).loss
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-    model.save_pretrained(folder / "model")
-    size = {"height": 8, "width": 8}
-    transformers.ViTImageProcessor(size=size, image_mean=[0.5], image_std=[0.5]).save_pretrained(folder / "model")
-    return folder
 
 
 def test_a_command_prunes_a_folder_of_images(digits, tmp_path, monkeypatch):
@@ -89,14 +50,6 @@ def test_a_command_prunes_a_folder_of_images(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(type(problem_of("image-classification")), "answers", None)
     with pytest.raises(InputError, match="a model for image-classification cannot be registered"):
         registration.read_manifest(out)
-
-
-def test_an_export_of_images_is_refused_before_the_work(digits, tmp_path):
-    given = [digits / "model", "--train-file", digits / "train", "--eval-file", digits / "test", "--keep-ratio", 0.5]
-    given += ["--export", "onnx", "--output-dir", tmp_path / "out"]
-    done = CliRunner().invoke(main, ["compress", *map(str, given)])
-    assert done.exit_code == 2 and "models of texts alone are exported" in done.output, done.output
-    assert not (tmp_path / "out").exists()
 
 
 def test_images_without_labels(digits, tmp_path):
@@ -140,6 +93,10 @@ def test_stages_give_what_the_command_gives(digits, tmp_path):
     )
     assert checkpoint.digest(fastprune.load(folders["pruned"])) == checkpoint.digest(whole.model)
     assert Split.load(folders["sample"]).mean_length == 17  # 16 patches and the class token
+    inputs = {name: folders[name] for name in ("model", "sample", "evaluation", "pruned")}
+    export(**inputs, exported=tmp_path / "exported", quantize="int8")
+    told = json.loads((tmp_path / "exported" / RECORD).read_text())["settings"]["exported"]
+    assert told["metric"] == pytest.approx(whole.metrics["pruned"], abs=0.02) and told["seq_len"] == 17
 
 
 def png(pixels):
