@@ -10,9 +10,9 @@ import fastprune
 from fastprune.latency.lut import LatencyTable
 from fastprune.pipelines.kubeflow import COMPONENTS
 from fastprune.settings import Budget
-from fastprune.sweep.graph import parameters, run_of
+from fastprune.sweep.graph import parameters, run_of, stages_of_sweep
 from fastprune.sweep.reading import read_config
-from fastprune.sweep.stages import STAGES, stages_of
+from fastprune.sweep.stages import STAGES
 
 TRACKED = {"tracking_uri", "retries"}
 OWN = {
@@ -59,6 +59,7 @@ def sweep(tmp_path, source):
             batch_size=16,
             importance_shards=2,
             release={"policy": "policy.yaml"},
+            export={"format": "onnx", "quantize": "int8"},
         )
     )
 
@@ -69,7 +70,7 @@ def test_their_functions(tmp_path, sweep, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     [model], [budget] = sweep.models, sweep.budgets
     made, run = {}, dsl.Artifact(uri=str(tmp_path / "no-run"), metadata={"run_id": ""})
-    for stage in stages_of(latency=True, shards=2, policy=True):
+    for stage in stages_of_sweep(sweep):
         function = COMPONENTS[stage.name].python_func
         tracked = {} if stage.name == "conclude" else {"tracking_uri": "", "retries": 0}
         own = {
@@ -94,6 +95,8 @@ def test_their_functions(tmp_path, sweep, monkeypatch):
                 made.setdefault(name, []).append(outputs[name])
     assert 0 < made["measured"][0].metadata["pruned"] <= 1 and made["pruned"][0].metadata["macs_kept"] < 1
     assert len(made["model"][0].metadata["sha256"]) == 64
+    exported = json.loads((tmp_path / "report-0" / "metrics.json").read_text())["exported"]
+    assert made["exported"][0].metadata["exported_metric"] == exported["metric"] and exported["quantize"] == "int8"
     summary = json.loads((tmp_path / "summary-0" / "summary.json").read_text())
     assert summary["picked"] == 0 and summary["compressions"][0]["label"].startswith("latency 0.6")
     verdict = json.loads((tmp_path / "verdict-0" / "verdict.json").read_text())

@@ -16,7 +16,7 @@ from fastprune.pipelines.__main__ import main
 from fastprune.releases import promotion
 from fastprune.stages.run_node import run_node
 from fastprune.stages.tries import NODE
-from fastprune.sweep.graph import nodes
+from fastprune.sweep.graph import nodes, parameters
 from fastprune.sweep.reading import parse_config, read_config
 from fastprune.tracking import mlflow_store
 
@@ -26,6 +26,7 @@ models: [{name: one, source: org/one, task: sst2}]
 budgets: [{keep_ratio: 0.5}]
 """
 GATED = SWEEP + "release: {policy: policy.yaml}\ntracking: {uri: postgresql://mlflow}\n"
+GATED += "export: {format: onnx, quantize: int8}\n"
 
 
 @pytest.fixture(params=[SINGLE, SWEEP, GATED], ids=["single", "sweep", "gated"])
@@ -105,8 +106,23 @@ def _maker(spec, task, output):
     return task, output
 
 
+def told(spec):
+    """What each task gets from the configuration: {task: {parameter: value}}."""
+    return {
+        name: {
+            key: value["runtimeValue"]["constant"]
+            for key, value in task.get("inputs", {}).get("parameters", {}).items()
+            if "runtimeValue" in value
+        }
+        for dag in dags(spec)
+        for name, task in dag["dag"]["tasks"].items()
+    }
+
+
 def test_it_has_the_stages_and_edges_of_the_graph(sweep, tmp_path):
-    found = edges(compiled(sweep, tmp_path)[0])
+    """And each task is told what its stage takes from the configuration."""
+    spec = compiled(sweep, tmp_path)[0]
+    found, given = edges(spec), told(spec)
     numbered = {model.name: "" if number == 0 else f"-{number + 1}" for number, model in enumerate(sweep.models)}
 
     def task(stage, model):
@@ -119,7 +135,10 @@ def test_it_has_the_stages_and_edges_of_the_graph(sweep, tmp_path):
             name: (task(by_name[makers[0][0]].stage.name, by_name[makers[0][0]].model.name), makers[0][1])
             for name, makers in node.inputs.items()
         }
+        settings = parameters(sweep, node.model, node.stage)
+        assert settings.items() <= given[task(node.stage.name, node.model.name)].items()
     assert found == expected
+    assert len([name for name in found if name.startswith("export")]) == (len(sweep.models) if sweep.export else 0)
 
 
 def test_loops_have_an_item_for_every_shard_and_budget(tmp_path):
