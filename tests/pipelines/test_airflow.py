@@ -11,7 +11,10 @@ import yaml
 from airflow_home import REPOSITORY, needed, write_config
 
 import fastprune
+from fastprune.model import checkpoint
 from fastprune.model.masks import Masks
+from fastprune.releases import verification
+from fastprune.store import storage
 from fastprune.sweep.graph import nodes
 from fastprune.sweep.reading import read_config
 from tests import servers
@@ -175,7 +178,10 @@ def test_without_configs_the_dag_file_is_an_import_error(described):
 
 
 def test_airflow_runs_a_sweep_from_start_to_end(airflow, source, tmp_path):
-    """Every stage but the profiler, the Fisher in two shards: masks, weights and metrics are those of the one call."""
+    """Every stage but the profiler, the Fisher in two shards: masks, weights and metrics are those of the one call.
+
+    What is exported is that model, and the version serves it.
+    """
     import mlflow
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -188,6 +194,7 @@ def test_airflow_runs_a_sweep_from_start_to_end(airflow, source, tmp_path):
             importance_shards=2,
             tracking={"uri": uri},
             release={"model_name": "tiny", "policy": "../policy.yaml"},
+            export={"format": "onnx", "quantize": "int8"},
         )
     )
     done, states = airflow.run_dag("whole")
@@ -215,6 +222,10 @@ def test_airflow_runs_a_sweep_from_start_to_end(airflow, source, tmp_path):
     metrics = json.loads((root / "report-tiny-macs-0-5" / "report" / "metrics.json").read_text())
     same = ("dense", "pruned", "macs_kept", "params_kept", "heads", "filters")
     assert {name: metrics[name] for name in same} == {name: want.metrics[name] for name in same}
+    exported = root / "export-tiny-macs-0-5" / "exported"
+    record = json.loads((exported / "export.json").read_text())
+    assert record["weights_sha256"] == checkpoint.digest(want.model) and record["quantize"] == "int8"
+    assert metrics["exported"]["sha256"] == storage.sha256_of(exported / "model.onnx")
 
     client = mlflow.MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("fastprune").experiment_id])
@@ -222,7 +233,10 @@ def test_airflow_runs_a_sweep_from_start_to_end(airflow, source, tmp_path):
     assert model.data.tags["airflow.dag_id"] == "whole" and model.data.tags["airflow.task_id"] == "prepare-tiny"
     assert model.data.tags["airflow.dag_run_id"] == root.name
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert client.get_model_version_by_alias("tiny", "champion").run_id == model.info.run_id
+    champion = client.get_model_version_by_alias("tiny", "champion")
+    assert champion.run_id == model.info.run_id
+    assert verification.read_evidence(client, "tiny", champion.version).serves == "onnx"
+    assert model.data.metrics["exported.metric"] == metrics["exported"]["metric"]
 
 
 def untuned(tmp_path: Path, source: dict) -> dict:
