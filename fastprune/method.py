@@ -16,6 +16,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from fastprune import memory
 from fastprune.data import Split
-from fastprune.data.evaluation import Evaluated, evaluate_rows
+from fastprune.data.evaluation import evaluate_rows
 from fastprune.data.outcomes import fall
 from fastprune.errors import InputError
 from fastprune.importance.selection import Importance, selection_of
@@ -150,12 +151,9 @@ def settle(
         return cost.settle(budget), None, None
     if validation is None:
         raise InputError("max_accuracy_drop needs validation rows to measure on")
-    rows = validation
-
-    def measure(model: nn.Module, dense: Evaluated | None = None) -> Evaluated:
-        return evaluate_rows(model, rows, pad_token_id=pad_token_id, batch_size=batch_size, dense=dense, progress=False)
-
-    dense, margins = measure(encoder.model), dict[float, float]()
+    measure = partial(evaluate_rows, split=validation, pad_token_id=pad_token_id, progress=False)
+    dense, margins = measure(encoder.model, batch_size=batch_size), dict[float, float]()
+    problem = validation.task.problem
     latest = within = None  # tuned at the ratio just tried, and at the smallest that has passed
 
     def metric_at(keep_ratio: float) -> float:
@@ -168,13 +166,16 @@ def settle(
             cost,
             keep_ratio,
             batches,
-            rows.task.problem,
+            problem,
             method.tuning,
             teacher=teacher,
             processes=processes,
             progress=progress,
         )
-        tried = measure(served.of(latest.model) if served else latest.model, dense)
+        if served:  # by as many rows as an export is evaluated: int8 answers by the rest of the batch
+            tried = measure(served.of(latest.model), dense=dense)
+        else:
+            tried = measure(latest.model, dense=dense, batch_size=batch_size)
         if budget.confidence is not None:
             lost = fall(dense.outcomes, tried.outcomes, budget.confidence)
             margins[keep_ratio] = lost.upper - lost.mean
