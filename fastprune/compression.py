@@ -187,7 +187,7 @@ def compress(
             dry_run=dry_run,
             progress=progress,
             origin={"source": source, "seed": seed},
-            served=as_served(export or "", quantize or "", rows.sample, tokenizer.pad_token_id),
+            served=as_served(export or "", quantize or "", rows.sample, tokenizer.pad_token_id, dense),
         )
         if output_dir is not None and not dry_run:
             with _exported(result, export, quantize, dense, tokenizer, rows) as (result, folder, failed):

@@ -116,15 +116,17 @@ def export_model(
     opset: int = OPSET,
     evaluation: Split | None = None,
     sample: Split | None = None,
+    dense: transformers.PreTrainedModel | None = None,
     origin: Mapping,
     megabytes: float,
 ) -> dict:
     """:func:`export` of a model in memory, on the CPU, into a folder that is there.
 
-    ``origin`` has its ``source``, and of a pruned model what its rows are; ``megabytes`` are those of the source.
+    ``dense`` is what it was pruned from, on the CPU, by which int8 is judged where it is at hand. ``origin`` has its
+    ``source``, and of a pruned model what its rows are; ``megabytes`` are those of the source.
     """
     pad = tokenizer.pad_token_id
-    file, left, bits = write_form(model, made, format, quantize, opset, sample, pad)
+    file, left, bits = write_form(model, made, format, quantize, opset, sample, pad, dense)
     write_config(model, made)
     save_tokenizer(tokenizer, made)
     runtime = load_runtime(file, model.config)
@@ -185,6 +187,7 @@ def export_beside(
         quantize=quantize,
         evaluation=evaluation,
         sample=sample if quantize == "int8" else None,
+        dense=dense,
         origin={"source": "..", **{name: manifest[name] for name in _ROWS if name in manifest}},
         megabytes=checkpoint.saved_bytes(pruned) / 1e6,
     )
@@ -256,8 +259,12 @@ def write_form(
     opset: int,
     sample: Split | None,
     pad_token_id: int,
+    dense: transformers.PreTrainedModel | None,
 ) -> tuple[Path, list[str], int]:
-    """The model's file, the weights that were left in float32, and the bits that the others take of their 8."""
+    """The model's file, the weights that were left in float32, and the bits that the others take of their 8.
+
+    ``dense`` is what the model was pruned from, on the CPU, where that is at hand.
+    """
     left, bits = [], 8
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch, "float32.onnx")
@@ -273,7 +280,8 @@ def write_form(
 
             bits = quantization.bits_that_hold(plain, Path(scratch), run)
             if sample is not None:
-                left = quantization.weights_that_hurt(plain, Path(scratch), run, bits=bits)
+                before = None if dense is None else _outputs(dense, batches)
+                left = quantization.weights_that_hurt(plain, Path(scratch), run, before, bits=bits)
             quantization.quantize_int8(plain, target, left, bits=bits)
         elif quantize == "fp16" and format == "onnx":
             quantization.halve(plain, target)
@@ -289,9 +297,9 @@ def write_form(
         return made / "model.xml", left, bits
 
 
-def _outputs(runtime: nn.Module, batches: Sequence[Batch]) -> np.ndarray:
+def _outputs(model: nn.Module, batches: Sequence[Batch]) -> np.ndarray:
     """All outputs on batches, [numbers] or [rows, classes]."""
-    found = [value for batch in batches for value in measure.run(runtime, batch).values()]
+    found = [value for batch in batches for value in measure.run(model, batch).values()]
     if all(value.ndim == 2 and value.shape[1] == found[0].shape[1] for value in found):
         return np.concatenate(found)
     return np.concatenate([value.ravel() for value in found])

@@ -17,6 +17,9 @@ QUANTIZATIONS = ("int8", "fp16")
 HURTS = 0.05
 """How far int8 may move the outputs on the sample, as a fraction of their own spread (root mean squares)."""
 
+OF_PRUNING = 0.5
+"""Or as a fraction of how far pruning has moved them, where that is more: as squares add up, 12% further in all."""
+
 _MAPS = ("MatMul", "Gemm")
 _TABLES = ("Gather",)
 
@@ -64,9 +67,9 @@ def weights_of(source: Path) -> list[str]:
 
 
 def weights_that_hurt(
-    source: Path, folder: Path, run: Callable[[Path], np.ndarray], most: float = HURTS, *, bits: int = 8
+    source: Path, folder: Path, run: Callable[[Path], np.ndarray], dense: np.ndarray | None = None, *, bits: int = 8
 ) -> list[str]:
-    """The fewest weights that must stay in float32 for the outputs to move by no more than ``most``.
+    """The fewest weights that must stay in float32 for the outputs to move by no more than ``HURTS``.
 
     Each weight is quantised alone. What several do adds up as squares do, so the worst are left out until the sum of
     the rest is within the bound. Where all together move the outputs by less, none is tried.
@@ -79,9 +82,14 @@ def weights_that_hurt(
         For files in between.
     run : callable
         The outputs of a file on the sample.
+    dense : ndarray, optional
+        The dense model's on the same, where the model is pruned: it counts in ``OF_PRUNING`` how far they are.
     """
     exact = run(source)
     spread = float(np.sqrt(np.mean((exact - exact.mean(0)) ** 2))) or 1.0
+    most = HURTS
+    if dense is not None:
+        most = max(most, OF_PRUNING * float(np.sqrt(np.mean((exact - dense) ** 2))) / spread)
 
     def moved(**chosen) -> float:
         tried = folder / "tried.onnx"

@@ -12,7 +12,9 @@ from fastprune.data import Split
 from fastprune.method import Served
 
 
-def as_served(format: str, quantize: str, sample: Split, pad_token_id: int) -> Served | None:
+def as_served(
+    format: str, quantize: str, sample: Split, pad_token_id: int, dense: transformers.PreTrainedModel
+) -> Served | None:
     """What :func:`fastprune.export.exporting.export` makes of a model, to be run and not kept.
 
     Parameters
@@ -21,6 +23,8 @@ def as_served(format: str, quantize: str, sample: Split, pad_token_id: int) -> S
         As there; empty where nothing is exported.
     sample : Split
         Rows on which the weights that int8 hurts are found, as there.
+    dense : PreTrainedModel
+        What the models are pruned from.
 
     Returns
     -------
@@ -33,10 +37,10 @@ def as_served(format: str, quantize: str, sample: Split, pad_token_id: int) -> S
     def of(model: transformers.PreTrainedModel) -> nn.Module:
         from fastprune.export import exporting  # onnx, where it is asked for alone
 
-        rows = sample if quantize == "int8" else None
+        rows, before = (sample, exporting.on_cpu(dense)) if quantize == "int8" else (None, None)
         with tempfile.TemporaryDirectory() as made:
             file, *_ = exporting.write_form(
-                exporting.on_cpu(model), Path(made), format, quantize, exporting.OPSET, rows, pad_token_id
+                exporting.on_cpu(model), Path(made), format, quantize, exporting.OPSET, rows, pad_token_id, before
             )
             return exporting.load_runtime(file, model.config)
 

@@ -92,7 +92,7 @@ def budget(
             batch_size=batch_size,
             processes=processes,
             teacher=make_teacher(encoder, batches, tuning, keep=True),
-            served=as_served(format, quantize, rows, pad),
+            served=as_served(format, quantize, rows, pad, encoder.model),
         )
         metrics = {"keep_ratio": ratio} | ({"curve": asdict(curve)} if curve else {})
     settings: dict = {"constraint": wanted.constraint, "solver": solver, "layout": layout}

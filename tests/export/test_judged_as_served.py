@@ -67,5 +67,5 @@ def test_pruned_and_int8_is_judged_at_every_try_and_the_stages_agree(source, tmp
 
 
 def test_what_answers_as_the_model_itself_is_not_exported_at_every_try():
-    assert as_served("onnx", "", None, 0) is None
-    assert as_served("openvino", "fp16", None, 0).name == "openvino fp16"
+    assert as_served("onnx", "", None, 0, None) is None
+    assert as_served("openvino", "fp16", None, 0, None).name == "openvino fp16"

@@ -53,6 +53,16 @@ def test_where_int8_does_no_harm_everything_is_quantised(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chain.onnx"]
 
 
+@pytest.mark.parametrize("as_far, left", [(0.0, ["layer.second"]), (1.9, ["layer.second"]), (2.1, [])])
+def test_a_pruned_model_may_be_moved_half_as_far_as_pruning_has(tmp_path, as_far, left):
+    """``as_far``: how far the dense model's outputs are, in units of what int8 moves them."""
+    file = chain(tmp_path, spike=2000.0)
+    quantize_int8(file, tmp_path / "int8.onnx", bits=7)
+    exact = outputs(file)
+    moved = np.sqrt(np.mean((outputs(tmp_path / "int8.onnx") - exact) ** 2))
+    assert weights_that_hurt(file, tmp_path, outputs, exact + as_far * moved, bits=7) == left
+
+
 @pytest.mark.parametrize("overflows, bits", [(True, 7), (False, 8)])
 def test_weights_take_7_bits_where_the_processor_overflows(tmp_path, overflows, bits):
     """Stands in for the processor: products of weights beyond 7 bits are wrong, or nothing is."""
