@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 BLOCK = 256
 """They are summed in blocks of this many rows, each from its diagonal on."""
@@ -15,7 +16,7 @@ def add_gram(gram: Tensor, values: Tensor) -> None:
     """Add ``values^T values`` [n, n] of values [tokens, n], without what is below the blocks on the diagonal."""
     for first in range(0, len(gram), BLOCK):
         rows = slice(first, first + BLOCK)
-        gram[rows, first:] += values[:, rows].T @ values[:, first:]  # [BLOCK, n - first]
+        gram[rows, first:] += linear(values[:, rows].T, values[:, first:].T)  # [BLOCK, n - first]
 
 
 def upper_of(gram: Tensor) -> Tensor:

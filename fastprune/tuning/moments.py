@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from fastprune.model.grams import add_gram, from_upper, symmetric, upper_of
 from fastprune.processes import Group
+
+TOGETHER = 2048
+"""Tokens of one product, whatever the batches: small ones wait for the next, and large ones are parted."""
 
 
 @dataclass
@@ -31,6 +35,7 @@ class Moments:
     gram: Tensor
     cross: Tensor
     upper: bool = False
+    _waiting: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
     def zeros(cls, linear: nn.Linear, outputs: int | None = None, *, upper: bool = False) -> Moments:
@@ -44,22 +49,39 @@ class Moments:
     def add(self, inputs: Tensor, targets: Tensor) -> None:
         """Add the tokens of inputs [tokens, n] and targets [tokens, D]."""
         if self.upper:
-            add_gram(self.gram[:-1, :-1], inputs)
-            self.gram[:-1, -1] += inputs.sum(0)
-            self.gram[-1, -1] += len(inputs)
-            self.cross[:-1] += inputs.T @ targets
-            self.cross[-1] += targets.sum(0)
+            self._waiting.append((inputs, targets))
+            if sum(len(some) for some, _ in self._waiting) >= TOGETHER:
+                self._multiply(TOGETHER)
             return
         inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)  # [tokens, n + 1]
         self.gram += inputs.T @ inputs
         self.cross += inputs.T @ targets
 
+    def _multiply(self, least: int = 1) -> None:
+        """What waits, but for a rest of fewer tokens than ``least``."""
+        waiting, self._waiting = self._waiting, []
+        pieces = [torch.cat(parts).split(TOGETHER) for parts in zip(*waiting, strict=True)]
+        for inputs, targets in zip(*pieces, strict=True):
+            if len(inputs) < least:
+                self._waiting = [(inputs, targets)]
+                return
+            turned = inputs.T.contiguous()  # [n, tokens], once for all products that read it so
+            add_gram(self.gram[:-1, :-1], turned.T)
+            self.gram[:-1, -1] += inputs.sum(0)
+            self.gram[-1, -1] += len(inputs)
+            self.cross[:-1] += linear(turned, targets.T)
+            self.cross[-1] += targets.sum(0)
+
     @classmethod
     def over_all(cls, group: Group, *parts: Moments) -> list[Moments]:
         """Whole ones, each summed over the processes of a group."""
+        own = [part.whole() for part in parts]
         if group.size == 1:
-            return [part.whole() for part in parts]
-        packed = [values for one in parts for values in (upper_of(one.gram) if one.upper else one.gram, one.cross)]
+            return own
+        pairs = zip(parts, own, strict=True)
+        packed = [
+            values for part, one in pairs for values in (upper_of(one.gram) if part.upper else one.gram, one.cross)
+        ]
         sums = iter(group.add_up(packed))
         return [
             cls(symmetric(from_upper(gram)) if one.upper else gram, cross)
@@ -67,6 +89,9 @@ class Moments:
         ]
 
     def whole(self) -> Moments:
+        """Of all tokens that were added, with both triangles."""
+        if self._waiting:
+            self._multiply()
         return Moments(symmetric(self.gram), self.cross) if self.upper else self
 
     def through(self, linear: nn.Linear) -> Moments:

@@ -18,6 +18,7 @@ from torch import Tensor
 from fastprune.errors import InputError
 from fastprune.model.architectures import reads_first
 from fastprune.model.masks import Masks
+from fastprune.model.products import faster
 from fastprune.model.surgery import slice_model
 from fastprune.settings import Layout
 from fastprune.tuning.layerwise import Teacher, walk
@@ -68,13 +69,16 @@ def reconstruct_weights(
     last, _ = spans[-1]
     first_alone = reads_first(teacher.encoder.model, problem)
     first_token = frozenset({(last, "attention"), (last, "ffn")}) if first_alone else frozenset()
-    for system in walk(
+    systems = walk(
         teacher, student, spans=spans, first_token=first_token, hold_back=HOLD_BACK, every_map=True, progress=progress
-    ):
-        weight, bias = solve_weights(system.moments, system.held_back, system.projection.weight, system.projection.bias)
-        system.projection.weight.copy_(weight)
-        if bias is not None:
-            system.projection.bias.copy_(bias)
+    )
+    with faster():
+        for system in systems:
+            projection = system.projection
+            weight, bias = solve_weights(system.moments, system.held_back, projection.weight, projection.bias)
+            projection.weight.copy_(weight)
+            if bias is not None:
+                projection.bias.copy_(bias)
     return Tuned(student, masks)
 
 

@@ -8,7 +8,7 @@ from fastprune.model.architectures import describe, layers_of
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 from fastprune.problem import problem_of
-from fastprune.tuning import layerwise
+from fastprune.tuning import layerwise, moments
 from fastprune.tuning.layerwise import Teacher, walk
 from fastprune.tuning.moments import Moments
 
@@ -70,17 +70,22 @@ def test_behind_the_last_attention_the_first_token_goes_on_alone(family):
         assert torch.equal(other.moments.cross, kept.moments.cross)
 
 
-def test_an_upper_triangle_made_whole(monkeypatch):
+@pytest.mark.parametrize("together", [1, 16, 2048])
+def test_an_upper_triangle_made_whole(monkeypatch, together):
+    """Tokens are multiplied in pieces of one size, whatever the batches; none is lost."""
     monkeypatch.setattr(grams, "BLOCK", 3)
+    monkeypatch.setattr(moments, "TOGETHER", together)
     torch.manual_seed(0)
     linear, inputs, targets = torch.nn.Linear(7, 2), torch.randn(40, 7), torch.randn(40, 2)
     full, upper = Moments.zeros(linear), Moments.zeros(linear, upper=True)
-    for rows in (slice(0, 1), slice(1, 40)):
+    for rows in (slice(0, 1), slice(1, 34), slice(34, 40)):
         full.add(inputs[rows], targets[rows])
         upper.add(inputs[rows], targets[rows])
-    assert not upper.gram[3:, :3].any() and torch.equal(upper.whole().gram, upper.whole().gram.T)
-    torch.testing.assert_close(upper.whole().gram, full.gram, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(upper.whole().cross, full.cross, rtol=1e-5, atol=1e-5)
+    whole = upper.whole()
+    assert upper.gram[0, 0] and not upper.gram[3:, :3].any() and torch.equal(whole.gram, whole.gram.T)
+    torch.testing.assert_close(whole.gram, full.gram, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(whole.cross, full.cross, rtol=1e-5, atol=1e-5)
+    assert whole.gram[-1, -1] == 40 and torch.equal(upper.whole().gram, whole.gram)
 
 
 def test_later_systems_see_the_changed_student():

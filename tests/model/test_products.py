@@ -1,0 +1,126 @@
+"""Linear maps by oneDNN: the same to rounding, and only where it gains."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from counting import Counted
+from tiny_models import build, random_batches, random_masks
+from torch.nn.functional import linear
+
+from fastprune.model import products
+from fastprune.model.architectures import describe
+from fastprune.tuning.layerwise import Teacher
+from fastprune.tuning.weights import reconstruct_weights
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+@pytest.fixture
+def gains(monkeypatch):
+    """As on a processor on which oneDNN is the faster, with few rows too."""
+    monkeypatch.setattr(products, "_gains", lambda: True)
+    monkeypatch.setattr(products, "STEP", 2)
+
+
+def by_onednn(*arguments):
+    """The map inside ``faster``, and whether oneDNN has multiplied."""
+    with Counted() as count, products.faster():
+        made = linear(*arguments)
+    return made, "mkldnn_linear" in count.launches
+
+
+@pytest.mark.parametrize(
+    "shape, outputs",
+    [
+        ((7, 5), 3),
+        ((4, 7, 5), 3),
+        ((2, 4, 7, 5), 1),
+        ((1, 1), 1),
+        ((1, 5), 3),
+        ((0, 5), 3),
+        ((3, 0, 5), 2),
+        ((301, 129), 257),
+    ],
+)
+@pytest.mark.parametrize("with_bias", [True, False])
+@torch.no_grad()
+def test_the_same_to_rounding(gains, shape, outputs, with_bias):
+    torch.manual_seed(0)
+    given = torch.randn(shape), torch.randn(outputs, shape[-1]), torch.randn(outputs) if with_bias else None
+    made, chosen = by_onednn(*given)
+    exact = linear(*(part if part is None else part.double() for part in given))
+    assert chosen == (made.numel() > outputs) and made.shape == exact.shape and made.is_contiguous()
+    torch.testing.assert_close(made.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_views_are_read_as_they_are(gains):
+    """Turned, cut and repeated ones, as the sums over tokens and the maps of a first token have them."""
+    torch.manual_seed(0)
+    values = torch.randn(40, 12)
+    states = values.view(4, 10, 12)
+    for rows, weight in (
+        (values[:, 3:7].T, values[:, 5:].T),
+        (values[8:], values[2:4]),
+        (states[:, :1], values[:5]),
+        (values[:1].expand(6, 12), values[:5]),
+        (states.transpose(0, 1), values[::4]),
+    ):
+        made, chosen = by_onednn(rows, weight)
+        assert chosen
+        torch.testing.assert_close(made, linear(rows.double(), weight.double()).float(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_multiplied_as_ever(gains):
+    """What learns, what is not in float32, and maps without inputs or outputs: bit by bit."""
+    values, weight = torch.randn(6, 4), torch.randn(3, 4)
+    cases = [(values, weight), (values.requires_grad_(), weight)]
+    for given in cases:
+        made, chosen = by_onednn(*given)
+        assert not chosen and torch.equal(made, linear(*given))
+    with torch.no_grad():
+        cases = [(values.double(), weight.double()), (values.bfloat16(), weight.bfloat16())]
+        cases += [(values[:, :0], weight[:, :0], torch.randn(3)), (values, weight[:0])]
+        for given in cases:
+            made, chosen = by_onednn(*given)
+            assert not chosen and torch.equal(made, linear(*given))
+
+
+def test_it_is_chosen_by_the_processor_and_ends_with_the_block(monkeypatch):
+    told = products._gains.__wrapped__
+    both = torch.backends.mkl.is_available()
+    for name, want in (("AMD EPYC", both), ("Intel(R) Xeon(R)", False), ("AMD64 Family 6, GenuineIntel", False)):
+        monkeypatch.setattr(products, "device_name", lambda _, name=name: name)
+        assert told() == want
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    monkeypatch.setattr(products, "device_name", lambda _: "AMD EPYC")
+    assert not told()
+    monkeypatch.setattr(products, "_gains", lambda: False)
+    assert isinstance(products.faster(), nullcontext)
+    monkeypatch.setattr(products, "_gains", lambda: True)
+    with torch.no_grad():
+        by_onednn(torch.ones(2, 3), torch.ones(4, 3))
+        with Counted() as count:
+            linear(torch.ones(2, 3), torch.ones(4, 3))
+    assert "mkldnn_linear" not in count.launches
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_reconstruction_has_the_same_weights_to_rounding(monkeypatch, family):
+    """Both models' maps and all sums go by oneDNN, which gets multiples of a step."""
+    torch.manual_seed(0)
+    model = build(family, "classification", num_layers=2)
+    encoder, batches = describe(model), random_batches(model, "classification", [[9, 4, 1], [7, 7, 2, 2], [8, 8]])
+    weights, launched = [], []
+    monkeypatch.setattr(products, "STEP", 2)
+    for gain in (False, True):
+        monkeypatch.setattr(products, "_gains", lambda gain=gain: gain)
+        masks = random_masks(encoder)
+        with Counted() as count:
+            tuned = reconstruct_weights(Teacher(encoder, batches), masks, "classification", progress=False)
+        weights.append(tuned.model.state_dict())
+        launched.append(count.launches)
+    assert launched[0]["mkldnn_linear"] == 0 and launched[0]["addmm"] > 0
+    assert launched[1]["mkldnn_linear"] > 2 * 2 * 4 * 3  # four maps or more of a layer, and the sums besides
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-4)
