@@ -295,8 +295,9 @@ def _head_systems(
             norm = nn.Identity()
 
 
-TOKENS_PER_INPUT = 64
-"""So many determine a map that reads the stream; those of the output projections are taken from all."""
+TOKENS_PER_INPUT = 256
+"""Far more than determine a map that reads the stream; 64 raised the divergence by up to 3%. Those of the output
+projections are taken from all."""
 
 
 class _Read:
