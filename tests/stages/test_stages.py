@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tiny_stages import algorithm_stages, run_stages
 
 import fastprune
+from fastprune import method
 from fastprune.data import Split
 from fastprune.errors import InputError
 from fastprune.latency.lut import LatencyTable
@@ -82,6 +83,25 @@ def test_stages_agree_with_the_one_call(folders, source):
     saved = fastprune.load(folders["pruned"]).state_dict()
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(saved[name], tensor)
+
+
+def test_stages_of_two_processes_keep_the_same_units(folders, source, tmp_path, monkeypatch):
+    """Importance and tuning are shared; the masks are those of one process, and the weights to rounding."""
+    sizes = []
+
+    def together(size, *work):
+        sizes.append(size)
+        return shared(size, *work)
+
+    shared = method.together
+    monkeypatch.setattr(method, "together", together)
+    made = run_stages(tmp_path, **source, keep_ratio=0.5, processes=2)
+    assert sizes == [2, 2]
+    one, two = (Masks.load(some["rearranged"] / "masks.safetensors") for some in (folders, made))
+    assert torch.equal(one.heads, two.heads) and torch.equal(one.filters, two.filters)
+    torch.testing.assert_close(
+        *(fastprune.load(some["pruned"]).state_dict() for some in (made, folders)), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_rows_of_the_evaluation_are_served_before_a_model_is_registered(folders, source, tmp_path, monkeypatch):
