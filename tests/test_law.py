@@ -1,4 +1,4 @@
-"""The law of memory and time: its formulas against what small runs really compute and hold."""
+"""The law of memory and time: its operations against what small runs really compute, and the page's table."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -59,20 +59,6 @@ def operations(work, shape):
     with FlopCounterMode(display=False) as counter:
         work(encoder_of(shape), shape, 8)
     return counter.get_total_flops()
-
-
-def held(work, shape, size):
-    """Bytes of tensors at most, above those that were there before."""
-    encoder = encoder_of(shape)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        work(encoder, shape, size)
-    changes = sorted(
-        (event.time_range.start, event.cpu_memory_usage) for event in profile.events() if event.name == "[memory]"
-    )
-    most = now = 0
-    for _, change in changes:
-        most = max(most, now := now + change)
-    return most
 
 
 @pytest.mark.parametrize(
