@@ -69,7 +69,7 @@ def weights_of(source: Path) -> list[str]:
 def weights_that_hurt(
     source: Path, folder: Path, run: Callable[[Path], np.ndarray], dense: np.ndarray | None = None, *, bits: int = 8
 ) -> list[str]:
-    """The fewest weights that must stay in float32 for the outputs to move by no more than ``HURTS``.
+    """The fewest weights that must stay in float32 for the outputs to move by no more than ``HURTS`` of their spread.
 
     Each weight is quantised alone. What several do adds up as squares do, so the worst are left out until the sum of
     the rest is within the bound. Where all together move the outputs by less, none is tried.
@@ -83,7 +83,7 @@ def weights_that_hurt(
     run : callable
         The outputs of a file on the sample.
     dense : ndarray, optional
-        The dense model's on the same, where the model is pruned: it counts in ``OF_PRUNING`` how far they are.
+        Those of the dense model it was pruned from; the outputs may move ``OF_PRUNING`` as far as they are from these.
     """
     exact = run(source)
     spread = float(np.sqrt(np.mean((exact - exact.mean(0)) ** 2))) or 1.0

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from fastprune.environment import device_name
 
 
-def faster() -> AbstractContextManager:
+def fast_products() -> AbstractContextManager:
     """Inside a ``with`` block linear maps are multiplied by oneDNN where torch would take the slower MKL.
 
     The result is the same to rounding. What needs gradients, or is not in float32 on a CPU, is multiplied as ever.

@@ -18,7 +18,7 @@ from torch import Tensor
 from fastprune.errors import InputError
 from fastprune.model.architectures import reads_first
 from fastprune.model.masks import Masks
-from fastprune.model.products import faster
+from fastprune.model.products import fast_products
 from fastprune.model.surgery import slice_model
 from fastprune.settings import Layout
 from fastprune.tuning.layerwise import Teacher, walk
@@ -72,7 +72,7 @@ def reconstruct_weights(
     systems = walk(
         teacher, student, spans=spans, first_token=first_token, hold_back=HOLD_BACK, every_map=True, progress=progress
     )
-    with faster():
+    with fast_products():
         for system in systems:
             projection = system.projection
             weight, bias = solve_weights(system.moments, system.held_back, projection.weight, projection.bias)
