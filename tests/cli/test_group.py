@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from reviews import run, table_arguments
 from tiny_config import write_config
 
+import fastprune
 from fastprune.cli.group import command
 from fastprune.cli.main import main
 from fastprune.errors import InputError, lacks_extra
@@ -65,6 +66,22 @@ def test_links_and_folders_are_no_files_to_write(tmp_path):
     assert not (tmp_path / "away").exists()
 
 
+@pytest.fixture
+def pipelines_anew(monkeypatch):
+    """The modules of the pipelines are imported again in a test; behind it the old ones are there, and no other."""
+
+    def loaded():
+        return [name for name in sys.modules if name.startswith("fastprune.pipelines")]
+
+    for name in loaded():
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(fastprune, "pipelines", raising=False)
+    yield
+    for name in loaded():
+        del sys.modules[name]
+    vars(fastprune).pop("pipelines", None)
+
+
 @pytest.mark.parametrize(
     "extra, module, arguments",
     [
@@ -78,10 +95,10 @@ def test_links_and_folders_are_no_files_to_write(tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
-def test_a_missing_extra_is_named_with_its_remedy(tmp_path, monkeypatch, source, extra, module, arguments):
-    for name in [
-        name for name in sys.modules if name.split(".")[0] == module or name.startswith("fastprune.pipelines")
-    ]:
+def test_a_missing_extra_is_named_with_its_remedy(
+    tmp_path, monkeypatch, pipelines_anew, source, extra, module, arguments
+):
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.chdir(tmp_path)
