@@ -1,5 +1,9 @@
 """Tensors on disk, what is left of memory, and that results do not depend on it."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from tiny_models import build, random_batches, random_masks
@@ -187,3 +191,14 @@ def test_too_little_memory_is_refused_with_what_is_needed(tmp_path, source):
     with pytest.raises(InputError, match="memory 'all' is no size"):
         fastprune.compress(source["source"], **given, memory="all", output_dir=tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given, want", [(None, "1"), ("0", "0")])
+def test_large_pages_are_asked_for_before_torch_is_there_unless_the_user_says_otherwise(given, want):
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    environment |= {"THP_MEM_ALLOC_ENABLE": given} if given else {}
+    program = "import fastprune, os, sys; print('torch' in sys.modules, os.environ['THP_MEM_ALLOC_ENABLE'])"
+    told = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert told.stdout.split() == ["False", want]

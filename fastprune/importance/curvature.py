@@ -9,7 +9,7 @@ costs to zero a unit, this also tells what it costs once the other units have ma
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from fastprune.model.architectures import Encoder, reads_first
 from fastprune.model.finite import check_finite
 from fastprune.model.grams import add_gram, from_upper, symmetric, upper_of
 from fastprune.model.passes import first_token_alone
+from fastprune.model.products import fast_products
 from fastprune.model.tensors import read_tensors
 from fastprune.model.tokens import Tokens, send
 from fastprune.problem import problem_of
@@ -205,7 +206,11 @@ def _estimate(
             values = read(args[0].detach())
             add_gram(inputs[key], values)
             tokens[key] += len(values)
-            output.register_hook(lambda gradient: add_gram(gradients[key], read(gradient)))
+            output.register_hook(learn)
+
+        def learn(gradient):
+            with fast_products():  # torch takes us out of it on the way back
+                add_gram(gradients[key], read(gradient))
 
         return hook
 
@@ -218,7 +223,10 @@ def _estimate(
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with first_token_alone(model) if first_alone else nullcontext():
+        with ExitStack() as inside:
+            inside.enter_context(fast_products())
+            if first_alone:
+                inside.enter_context(first_token_alone(model))
             for number, batch in tqdm(numbered, desc="curvature", unit="batch", disable=not progress):
                 generator.manual_seed(seed + number)  # a batch has the same signs in whichever shard it is
                 for part in _parts(encoder, batch, most):

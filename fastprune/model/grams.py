@@ -11,12 +11,25 @@ from torch.nn.functional import linear
 BLOCK = 256
 """They are summed in blocks of this many rows, each from its diagonal on."""
 
+TOGETHER = 2048
+"""Tokens of one product by :mod:`fastprune.model.products`, for which any number of them would be a new shape."""
+
 
 def add_gram(gram: Tensor, values: Tensor) -> None:
     """Add ``values^T values`` [n, n] of values [tokens, n], without what is below the blocks on the diagonal."""
+    for some in values.split(TOGETHER):
+        add_turned(gram, some.T.contiguous())
+
+
+def add_turned(gram: Tensor, turned: Tensor) -> None:
+    """:func:`add_gram` of values that are turned, [n, tokens], and at most ``TOGETHER`` of them."""
     for first in range(0, len(gram), BLOCK):
-        rows = slice(first, first + BLOCK)
-        gram[rows, first:] += linear(values[:, rows].T, values[:, first:].T)  # [BLOCK, n - first]
+        gram[first : first + BLOCK, first:] += product(turned[first : first + BLOCK], turned[first:].T)
+
+
+def product(turned: Tensor, values: Tensor) -> Tensor:
+    """``turned @ values``: [n, tokens] and [tokens, D] make [n, D]."""
+    return linear(turned, values.T) if len(values) == TOGETHER else turned @ values
 
 
 def upper_of(gram: Tensor) -> Tensor:

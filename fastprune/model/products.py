@@ -1,7 +1,7 @@
 """Products of float32 matrices on a CPU, by the faster of two libraries that torch has for them.
 
-Torch takes MKL, which leaves half of what an AMD processor with AVX-512 can do. oneDNN, which comes with torch as well,
-does not.
+Torch takes MKL, which leaves half of what some AMD processors with AVX-512 can do, and on others up to half of it where
+a pruned map has an odd number of outputs. oneDNN, which comes with torch as well, does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from fastprune.environment import device_name
 def fast_products() -> AbstractContextManager:
     """Inside a ``with`` block linear maps are multiplied by oneDNN where torch would take the slower MKL.
 
-    The result is the same to rounding. What needs gradients, or is not in float32 on a CPU, is multiplied as ever.
+    The result is the same to rounding, and so are the gradients of the inputs. A map whose weights learn, or that is
+    not in float32 on a CPU, is multiplied as ever.
     """
     return _ByOneDNN() if _gains() else nullcontext()
 
@@ -30,13 +31,14 @@ def fast_products() -> AbstractContextManager:
 def _gains() -> bool:
     """Whether torch would take MKL on a processor of AMD's, and could take oneDNN."""
     libraries = torch.backends.mkl, torch.backends.mkldnn
-    return device_name(torch.device("cpu")).startswith("AMD ") and all(one.is_available() for one in libraries)
+    there = all(library.is_available() for library in libraries) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return there and device_name(torch.device("cpu")).startswith("AMD ")
 
 
 class _ByOneDNN(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is linear and _fits(*args, **(kwargs or {})):
-            return _multiplied(*args, **(kwargs or {}))
+            return _product(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
 
@@ -45,18 +47,44 @@ def _fits(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         one.device.type == "cpu" and one.dtype == torch.float32 and one.layout == torch.strided
         for one in (input, weight)
     )
-    return plain and not torch.is_grad_enabled() and weight.numel() > 0  # oneDNN knows no empty map
+    learns = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (weight, bias))
+    return plain and not learns and weight.dim() == 2 and weight.numel() > 0  # oneDNN knows no empty map
 
 
-STEP = 256
-"""oneDNN makes code for each number of rows that it meets, and keeps it. It gets multiples of this, MKL the rest."""
+def _product(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _Product.apply(input, weight, bias)
+
+
+class _Product(torch.autograd.Function):
+    """A linear map whose weights do not learn."""
+
+    @staticmethod
+    def forward(context: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        context.save_for_backward(weight)
+        return _multiplied(input, weight, bias)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = context.saved_tensors
+        return _multiplied(gradient, weight.T), None, None
+
+
+FAR, STEP = 2048, 256
+"""oneDNN makes code for each number of rows that it meets, and keeps it. It gets a multiple of ``FAR`` at once, then
+``STEP`` again and again, and MKL the rest."""
 
 
 def _multiplied(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``input @ weight^T + bias``: [..., n] and [D, n] make [..., D]."""
-    rows = input.reshape(-1, input.shape[-1])
-    whole = len(rows) // STEP * STEP
-    parts = [linear(rows[:whole].to_mkldnn(), weight, bias).to_dense()] if whole else []
-    if whole < len(rows) or not parts:
-        parts.append(linear(rows[whole:], weight, bias))
-    return (torch.cat(parts) if len(parts) > 1 else parts[0]).view(*input.shape[:-1], len(weight))
+    # oneDNN is far slower than MKL with a part of a matrix whose rows do not follow one another.
+    rows = input.reshape(-1, input.shape[-1]).contiguous()
+    weight = weight if weight.T.is_contiguous() else weight.contiguous()
+    sizes = [len(rows) // FAR * FAR, *[STEP] * (len(rows) % FAR // STEP), len(rows) % STEP]
+    made = [_piece(piece, weight, bias) for piece in rows.split(sizes) if len(piece) or not len(rows)]
+    return (torch.cat(made) if len(made) > 1 else made[0]).view(*input.shape[:-1], len(weight))
+
+
+def _piece(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if len(rows) % STEP or not len(rows):
+        return linear(rows, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")

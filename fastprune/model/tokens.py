@@ -38,4 +38,6 @@ class Tokens:
 
     def taken(self, values: Tensor) -> Tensor:
         """Their values [n, ...] of all values [B, T, ...]."""
+        if len(self) == values.shape[0] * values.shape[1]:  # all of them, and no copy
+            return values.flatten(0, 1)
         return values[self.examples, self.places]

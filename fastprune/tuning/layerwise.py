@@ -243,9 +243,10 @@ def walk(
         for step, (options, target) in enumerate(zip(teacher.options, targets, strict=True)):
             state = states[step]
             units = units_of(block, state, options[index])[:, :width]
+            lacks = target - state[:, :width]
             for system, chosen in zip((moments, apart), tokens[step], strict=True):
                 if len(chosen):
-                    system.add(chosen.taken(units), chosen.taken(target) - chosen.taken(state))
+                    system.add(chosen.taken(units), chosen.taken(lacks))
             if cached:
                 kept.append(units)
         yield System(index, block.kind, block.writes, *Moments.over_all(teacher.group, moments, apart))
@@ -255,7 +256,7 @@ def walk(
             if cached:
                 kept[step] = _NONE
             states[step] = block.after(block.writes(units) + state[:, :width])
-        del kept, units, state
+        del kept, units, state, lacks
     next(ahead, None)  # the teacher has noted all targets when it is asked for one more
     if every_map:
         yield from _head_systems(teacher, student, states, wanted, read, first=alone)

@@ -6,13 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from fastprune.model.grams import add_gram, from_upper, symmetric, upper_of
+from fastprune.model.grams import TOGETHER, add_turned, from_upper, product, symmetric, upper_of
 from fastprune.processes import Group
-
-TOGETHER = 2048
-"""Tokens of one product, whatever the batches: small ones wait for the next, and large ones are parted."""
 
 
 @dataclass
@@ -48,29 +44,28 @@ class Moments:
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
         """Add the tokens of inputs [tokens, n] and targets [tokens, D]."""
-        if self.upper:
-            self._waiting.append((inputs, targets))
-            if sum(len(some) for some, _ in self._waiting) >= TOGETHER:
-                self._multiply(TOGETHER)
+        if not self.upper:
+            inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)  # [tokens, n + 1]
+            self.gram += inputs.T @ inputs
+            self.cross += inputs.T @ targets
             return
-        inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)  # [tokens, n + 1]
-        self.gram += inputs.T @ inputs
-        self.cross += inputs.T @ targets
+        while len(inputs):
+            missing = TOGETHER - sum(len(some) for some, _ in self._waiting)
+            self._waiting.append((inputs[:missing], targets[:missing]))
+            if missing <= len(inputs):
+                self._multiply()
+            inputs, targets = inputs[missing:], targets[missing:]
 
-    def _multiply(self, least: int = 1) -> None:
-        """What waits, but for a rest of fewer tokens than ``least``."""
+    def _multiply(self) -> None:
+        """What waits, ``TOGETHER`` tokens or the last ones."""
         waiting, self._waiting = self._waiting, []
-        pieces = [torch.cat(parts).split(TOGETHER) for parts in zip(*waiting, strict=True)]
-        for inputs, targets in zip(*pieces, strict=True):
-            if len(inputs) < least:
-                self._waiting = [(inputs, targets)]
-                return
-            turned = inputs.T.contiguous()  # [n, tokens], once for all products that read it so
-            add_gram(self.gram[:-1, :-1], turned.T)
-            self.gram[:-1, -1] += inputs.sum(0)
-            self.gram[-1, -1] += len(inputs)
-            self.cross[:-1] += linear(turned, targets.T)
-            self.cross[-1] += targets.sum(0)
+        inputs, targets = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*waiting, strict=True))
+        turned = inputs.T.contiguous()  # [n, tokens], once for all products
+        add_turned(self.gram[:-1, :-1], turned)
+        self.gram[:-1, -1] += inputs.sum(0)
+        self.gram[-1, -1] += len(inputs)
+        self.cross[:-1] += product(turned, targets)
+        self.cross[-1] += targets.sum(0)
 
     @classmethod
     def over_all(cls, group: Group, *parts: Moments) -> list[Moments]:

@@ -8,7 +8,8 @@ from counting import Counted
 from tiny_models import build, random_batches, random_masks
 from torch.nn.functional import linear
 
-from fastprune.model import products
+from fastprune.importance.curvature import estimate_curvature
+from fastprune.model import grams, products
 from fastprune.model.architectures import describe
 from fastprune.tuning.layerwise import Teacher
 from fastprune.tuning.weights import reconstruct_weights
@@ -22,6 +23,7 @@ compares = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="
 def gains(monkeypatch):
     """As on a processor on which oneDNN is the faster, with few rows too."""
     monkeypatch.setattr(products, "_gains", lambda: True)
+    monkeypatch.setattr(products, "FAR", 4)
     monkeypatch.setattr(products, "STEP", 2)
 
 
@@ -29,7 +31,7 @@ def by_onednn(*arguments):
     """The map inside ``fast_products``, and whether oneDNN has multiplied."""
     with Counted() as count, products.fast_products():
         made = linear(*arguments)
-    return made, "mkldnn_linear" in count.launches
+    return made, "_linear_pointwise" in count.launches
 
 
 @compares
@@ -78,12 +80,16 @@ def test_views_are_read_as_they_are(gains):
 
 @compares
 def test_what_is_multiplied_as_ever(gains):
-    """What learns, what is not in float32, and maps without inputs or outputs: bit by bit."""
-    values, weight = torch.randn(6, 4), torch.randn(3, 4)
-    cases = [(values, weight), (values.requires_grad_(), weight)]
-    for given in cases:
+    """Maps that learn, what is not in float32, and maps without inputs or outputs: bit by bit."""
+    values, weight, bias = torch.randn(6, 4), torch.randn(3, 4), torch.randn(3)
+    for learns in (weight, bias):
+        given = values, weight, bias
+        learns.requires_grad_()
         made, chosen = by_onednn(*given)
         assert not chosen and torch.equal(made, linear(*given))
+        made.sum().backward()
+        assert learns.grad is not None
+        learns.requires_grad_(False)
     with torch.no_grad():
         cases = [(values.double(), weight.double()), (values.bfloat16(), weight.bfloat16())]
         cases += [(values[:, :0], weight[:, :0], torch.randn(3)), (values, weight[:0])]
@@ -93,12 +99,31 @@ def test_what_is_multiplied_as_ever(gains):
 
 
 @compares
+@pytest.mark.parametrize("shape, outputs", [((7, 5), 3), ((2, 3, 5), 4), ((4, 1, 5), 1), ((0, 5), 3)])
+def test_gradients_of_the_inputs_go_by_it_too(gains, shape, outputs):
+    torch.manual_seed(0)
+    values, weight, bias = torch.randn(shape), torch.randn(outputs, shape[-1]), torch.randn(outputs)
+    back = torch.randn(*shape[:-1], outputs)
+    exact = values.double().requires_grad_()
+    (want,) = torch.autograd.grad(linear(exact, weight.double()), exact, back.double())
+    values.requires_grad_()
+    with Counted() as count, products.fast_products():
+        made = linear(values, bias=bias, weight=weight)
+    forwards = count.launches["_linear_pointwise"]
+    with count:
+        (got,) = torch.autograd.grad(made, values, back)
+    assert got.shape == values.shape and weight.grad is None
+    assert count.launches["_linear_pointwise"] == 2 * forwards and bool(forwards) == bool(values.numel())
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
+@compares
 def test_it_ends_with_the_block(gains):
     with torch.no_grad():
         by_onednn(torch.ones(2, 3), torch.ones(4, 3))
         with Counted() as count:
             linear(torch.ones(2, 3), torch.ones(4, 3))
-    assert "mkldnn_linear" not in count.launches
+    assert "_linear_pointwise" not in count.launches
 
 
 def test_it_is_chosen_by_the_processor_and_by_what_torch_has(monkeypatch):
@@ -114,6 +139,9 @@ def test_it_is_chosen_by_the_processor_and_by_what_torch_has(monkeypatch):
         with monkeypatch.context() as without:
             without.setattr(library, "is_available", lambda: False)
             assert not told()
+    with monkeypatch.context() as without:
+        without.setattr(torch.ops, "mkldnn", object())
+        assert not told()
     monkeypatch.setattr(products, "_gains", lambda: False)
     assert isinstance(products.fast_products(), nullcontext)
 
@@ -134,6 +162,29 @@ def test_reconstruction_has_the_same_weights_to_rounding(monkeypatch, family):
             tuned = reconstruct_weights(Teacher(encoder, batches), masks, "classification", progress=False)
         weights.append(tuned.model.state_dict())
         launched.append(count.launches)
-    assert launched[0]["mkldnn_linear"] == 0 and launched[0]["addmm"] > 0
-    assert launched[1]["mkldnn_linear"] > 2 * 2 * 4 * 3  # four maps or more of a layer, and the sums besides
+    assert launched[0]["_linear_pointwise"] == 0 and launched[0]["addmm"] > 0
+    assert launched[1]["_linear_pointwise"] > 2 * 2 * 4 * 3  # four maps or more of a layer, and the sums besides
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-4)
+
+
+@compares
+@pytest.mark.parametrize("problem", ["classification", "question-answering"])
+def test_the_curvature_is_the_same_to_rounding(monkeypatch, problem):
+    """Maps, gradients of their inputs, and the sums of both, which are taken on the way back."""
+    torch.manual_seed(0)
+    model = build("bert", problem, num_layers=2)
+    batches = random_batches(model, problem, [[9, 4, 1], [7, 7, 2, 2], [8, 8]])
+    monkeypatch.setattr(products, "FAR", 4)
+    monkeypatch.setattr(products, "STEP", 2)
+    monkeypatch.setattr(grams, "TOGETHER", 4)
+    made, launched = [], []
+    for gain in (False, True):
+        monkeypatch.setattr(products, "_gains", lambda gain=gain: gain)
+        with Counted() as count:
+            made.append(estimate_curvature(describe(model), batches, problem, progress=False))
+        launched.append(count.launches)
+    assert launched[0]["_linear_pointwise"] == 0
+    assert launched[1]["mm"] + launched[1]["addmm"] < (launched[0]["mm"] + launched[0]["addmm"]) / 2  # rests alone
+    for name in ("attention_inputs", "attention_gradients", "ffn_inputs", "ffn_gradients"):
+        for one, other in zip(getattr(made[1], name), getattr(made[0], name), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
