@@ -13,7 +13,11 @@ GIB, BYTES, BATCH = 1 << 30, 4, 32
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a model and of a sample; ``kept`` is the part of heads and filters that stays."""
+    """Of a model and of a sample; ``kept`` is the part of heads and filters that stays.
+
+    With ``every_token`` the task head reads every token, as in question answering: as many are then walked over as
+    determine the widest map.
+    """
 
     name: str
     layers: int
@@ -22,16 +26,18 @@ class Shape:
     samples: int
     tokens: int
     kept: float = 0.5
+    every_token: bool = False
 
     @property
-    def sample(self) -> int:
-        """Tokens of the whole sample."""
-        return self.samples * self.tokens
+    def walked(self) -> float:
+        """Tokens of the sample that reconstruction walks over."""
+        whole, widest = self.samples * self.tokens, max(self.hidden, self.kept * self.filters)
+        return min(whole, TOKENS_PER_INPUT * widest) if self.every_token else whole
 
     @property
-    def copy(self) -> int:
-        """Bytes of the hidden states of the sample."""
-        return self.sample * self.hidden * BYTES
+    def copy(self) -> float:
+        """Bytes of their hidden states."""
+        return self.walked * self.hidden * BYTES
 
     @property
     def reconstruction_bytes(self) -> float:
@@ -74,10 +80,10 @@ class Shape:
     def reconstruction_operations(self) -> float:
         """Both models once, and each system's moments: of output projections on all tokens, of others on enough."""
         heads, filters = self.kept * self.hidden, self.kept * self.filters
-        enough = min(1.0, 2 * TOKENS_PER_INPUT * self.hidden / self.sample)
+        enough = min(1.0, 2 * TOKENS_PER_INPUT * self.hidden / self.walked)
         writes = heads**2 + filters**2 + 2 * (heads + filters) * self.hidden
         reads = 2 * enough * 3 * self.hidden**2  # ahead of attention and of the FFN: gram, and cross to the stream
-        return self.sample * self.layers * ((1 + self.kept) * self.forward + writes + reads)
+        return self.walked * self.layers * ((1 + self.kept) * self.forward + writes + reads)
 
 
 SHAPES = (
@@ -85,10 +91,10 @@ SHAPES = (
     Shape("MiniLM-L6", 6, 384, 1536, 2048, 128),
     Shape("BERT-base", 12, 768, 3072, 2048, 64),
     Shape("BERT-base", 12, 768, 3072, 2048, 128),
-    Shape("BERT-base", 12, 768, 3072, 2048, 384),
-    Shape("BERT-base, default sample", 12, 768, 3072, 512, 384),
+    Shape("BERT-base", 12, 768, 3072, 2048, 384, every_token=True),
+    Shape("BERT-base, default sample", 12, 768, 3072, 512, 384, every_token=True),
     Shape("BERT-large", 24, 1024, 4096, 2048, 128),
-    Shape("BERT-large, default sample", 24, 1024, 4096, 512, 384),
+    Shape("BERT-large, default sample", 24, 1024, 4096, 512, 384, every_token=True),
 )
 
 

@@ -24,7 +24,7 @@ from fastprune.errors import InputError
 from fastprune.model.architectures import Encoder, reads_first
 from fastprune.model.finite import check_finite
 from fastprune.model.grams import add_gram, from_upper, symmetric, upper_of
-from fastprune.model.passes import first_token_alone
+from fastprune.model.passes import evenly_spaced, first_token_alone
 from fastprune.model.products import fast_products
 from fastprune.model.tensors import read_tensors
 from fastprune.model.tokens import Tokens, send
@@ -170,7 +170,7 @@ def estimate_curvature(
         Activations or gradients are NaN or too large; the layer is named. Or there is no memory for the factors.
     """
     _check_memory(encoder, batches)
-    numbered = list(enumerate(evenly_spaced(batches, examples)))[shard::shards]
+    numbered = list(enumerate(evenly_spaced(batches, examples or EXAMPLES)))[shard::shards]
     most = max((len(batch["attention_mask"]) for _, batch in numbered), default=1)
     curvature = memory.retreat(partial(_estimate, encoder, numbered, problem, seed, progress), most)
     curvature.check_finite()
@@ -275,16 +275,6 @@ def graph_bytes(encoder: Encoder, length: int) -> int:
     if encoder.model.config._attn_implementation != "sdpa":
         numbers += 3 * encoder.num_heads * length
     return encoder.num_layers * length * numbers * encoder.model.dtype.itemsize
-
-
-def evenly_spaced(batches: Sequence[Mapping[str, Tensor]], wanted: int | None = None) -> list[Mapping[str, Tensor]]:
-    """Batches of about ``wanted`` examples, by default ``EXAMPLES``, evenly spaced from the first on; or all."""
-    wanted = wanted or EXAMPLES
-    examples = sum(len(next(iter(batch.values()))) for batch in batches)
-    if examples <= wanted:
-        return list(batches)
-    number = -(-len(batches) * wanted // examples)  # rounded up, so that there is always one
-    return [batches[place * examples // wanted] for place in range(number)]
 
 
 def _square(size: int, device: torch.device) -> Tensor:

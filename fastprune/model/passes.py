@@ -76,6 +76,15 @@ def units_of(block: Block, states: Tensor, options: Mapping) -> Tensor:
     return args[0][..., : block.writes.in_features]  # without units, the states go through
 
 
+def evenly_spaced(batches: Sequence[Mapping[str, Tensor]], wanted: int) -> list[Mapping[str, Tensor]]:
+    """Batches of about ``wanted`` examples, evenly spaced from the first on; or all of them."""
+    examples = sum(len(next(iter(batch.values()))) for batch in batches)
+    if examples <= wanted:
+        return list(batches)
+    number = -(-len(batches) * wanted // examples)  # rounded up, so that there is always one
+    return [batches[place * examples // wanted] for place in range(number)]
+
+
 @contextmanager
 def first_token_alone(model: transformers.PreTrainedModel) -> Iterator[None]:
     """Inside a ``with`` block a model's last layer goes on with the first token alone behind its attention.

@@ -23,7 +23,7 @@ from fastprune.memory import Tensors
 from fastprune.model.architectures import Block, Encoder, layers_of, norm_of, reads_mean, task_head_of
 from fastprune.model.finite import check_finite
 from fastprune.model.masks import Masks
-from fastprune.model.passes import layer_inputs, units_of
+from fastprune.model.passes import evenly_spaced, layer_inputs, units_of
 from fastprune.model.tokens import Tokens, send
 from fastprune.processes import ALONE, Group
 from fastprune.tuning.moments import Moments
@@ -88,6 +88,7 @@ class Teacher:
     ):
         encoder.model.eval()
         self.encoder, self.masks, self.batches, self.group = encoder, masks, group.share(batches), group
+        self._whole = batches
         pads = [batch["attention_mask"].bool().cpu() for batch in batches]
         numbers = torch.arange(sum(map(len, pads))).split([len(pad) for pad in pads])
         self.pads, self.numbers = group.share(pads), group.share(numbers)  # of the examples
@@ -98,6 +99,13 @@ class Teacher:
 
         self._keep = keep and masks is None and targets <= memory.left(encoder.device) // 4
         self._kept: dict[bool, list[list[Tensor]]] = {}  # of walks with the first token alone in the end, or with all
+
+    def of_enough(self, tokens: int) -> Teacher:
+        """One on about so many tokens, in evenly spaced batches; this one if it has no more."""
+        if self.tokens <= tokens:
+            return self
+        some = evenly_spaced(self._whole, -(-self.examples * tokens // self.tokens))
+        return Teacher(self.encoder, some, self.masks, group=self.group)
 
     @torch.no_grad()
     def begin(self) -> Iterator[Tensor]:
@@ -297,8 +305,7 @@ def _head_systems(
 
 
 TOKENS_PER_INPUT = 256
-"""Far more than determine a map that reads the stream; 64 raised the divergence by up to 3%. Those of the output
-projections are taken from all."""
+"""Far more than determine a map; for those that read the stream 64 raised the divergence by up to 3%."""
 
 
 class _Read:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from fastprune.errors import InputError
-from fastprune.model.architectures import reads_first
+from fastprune.model.architectures import layers_of, reads_first, reads_mean
 from fastprune.model.masks import Masks
 from fastprune.model.products import fast_products
 from fastprune.model.surgery import slice_model
 from fastprune.settings import Layout
-from fastprune.tuning.layerwise import Teacher, walk
+from fastprune.tuning.layerwise import TOKENS_PER_INPUT, Teacher, walk
 from fastprune.tuning.method import Tuned
 from fastprune.tuning.moments import Moments
 
@@ -69,6 +69,10 @@ def reconstruct_weights(
     last, _ = spans[-1]
     first_alone = reads_first(teacher.encoder.model, problem)
     first_token = frozenset({(last, "attention"), (last, "ffn")}) if first_alone else frozenset()
+    if not (first_alone or reads_mean(student)):  # there the last maps have one token an example
+        blocks = [block for layer in layers_of(student) for block in layer.blocks]
+        widest = max(teacher.encoder.hidden_size, *(block.writes.in_features for block in blocks))
+        teacher = teacher.of_enough(TOKENS_PER_INPUT * widest)
     systems = walk(
         teacher, student, spans=spans, first_token=first_token, hold_back=HOLD_BACK, every_map=True, progress=progress
     )

@@ -6,8 +6,9 @@ from tiny_models import build, random_batches
 
 from fastprune.errors import InputError
 from fastprune.importance import curvature
-from fastprune.importance.curvature import Curvature, estimate_curvature, evenly_spaced
+from fastprune.importance.curvature import Curvature, estimate_curvature
 from fastprune.model.architectures import describe
+from fastprune.model.passes import evenly_spaced
 
 
 def batches_of(examples, size):
@@ -19,7 +20,7 @@ def batches_of(examples, size):
 def test_about_so_many_examples_are_used_whatever_the_size_of_the_sample(size):
     for examples in (1, 511, 512, 513, 600, 768, 1000, 1023, 1024, 1025, 1536, 2000, 2047, 2048, 5001):
         batches = batches_of(examples, size)
-        used = evenly_spaced(batches)
+        used = evenly_spaced(batches, curvature.EXAMPLES)
         number = sum(len(batch["input_ids"]) for batch in used)
         assert min(examples, 512) - size < number < min(examples, 512) + 2 * size
         places = [int(batch["input_ids"][0, 0]) // size for batch in used]
@@ -32,7 +33,7 @@ def test_about_so_many_examples_are_used_whatever_the_size_of_the_sample(size):
 def test_multiples_use_every_second_third_or_fourth_batch(examples, size):
     batches = batches_of(examples, size)
     want = batches[:: max(1, examples // 512)]
-    assert [id(batch) for batch in evenly_spaced(batches)] == [id(batch) for batch in want]
+    assert [id(batch) for batch in evenly_spaced(batches, curvature.EXAMPLES)] == [id(batch) for batch in want]
 
 
 @pytest.mark.parametrize("shards", [2, 3, 5, 9])
@@ -41,7 +42,7 @@ def test_shards_some_of_them_empty_give_the_whole(shards, monkeypatch, tmp_path)
     monkeypatch.setattr(curvature, "EXAMPLES", 8)
     model = build()
     encoder, batches = describe(model), random_batches(model, "classification", [[9, 5], [3, 7]] * 5)
-    assert len(evenly_spaced(batches)) == 4 and len(evenly_spaced(batches, 4)) == 2
+    assert len(evenly_spaced(batches, curvature.EXAMPLES)) == 4 and len(evenly_spaced(batches, 4)) == 2
     half = estimate_curvature(encoder, batches, "classification", examples=4, progress=False)
     assert half.counts["ffn_gradients"] == [4] * 3
     parts = []

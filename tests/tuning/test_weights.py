@@ -1,6 +1,7 @@
 """Reconstruction of every linear map, and what the curvature reads, against what they stand for."""
 
 import itertools
+from fractions import Fraction
 
 import pytest
 import torch
@@ -114,6 +115,30 @@ def test_solving_for_every_map_helps_on_other_examples(family, problem, monkeypa
     for name in ("query", "key", "value"):  # nothing was cut before them
         first, same = (layers_of(one)[0].attention.reads[name] for one in (every, outputs))
         assert torch.equal(first.weight, same.weight)
+
+
+@pytest.mark.parametrize(
+    "family, problem, parted",
+    [
+        ("bert", "question-answering", True),
+        ("bert", "token-classification", True),
+        ("bert", "classification", False),  # the last layer and the head read one token of an example
+        ("modernbert", "classification", False),  # the head reads the mean
+    ],
+)
+def test_as_many_evenly_spaced_batches_are_walked_over_as_determine_the_widest_map(
+    family, problem, parted, monkeypatch
+):
+    model = build(family, problem, num_filters=60)
+    encoder, batches = describe(model), random_batches(model, problem, LENGTHS * 8)
+    masks = random_masks(encoder)
+    widest, tokens = max(16, int(masks.filters.sum(1).max())), Teacher(encoder, batches).tokens
+    monkeypatch.setattr(weights, "TOKENS_PER_INPUT", Fraction(tokens, 2 * widest))
+    made = reconstruct_weights(Teacher(encoder, batches), masks, problem, progress=False).model
+    monkeypatch.setattr(weights, "TOKENS_PER_INPUT", tokens)
+    want = reconstruct_weights(Teacher(encoder, batches[::2] if parted else batches), masks, problem, progress=False)
+    for name, tensor in want.model.state_dict().items():
+        assert torch.equal(tensor, made.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("lengths", [[[4, 3]], [[5, 4, 6], [3]], [[6, 5, 4, 6], [3, 4, 5, 6], [2]]])
