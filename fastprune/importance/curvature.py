@@ -8,6 +8,7 @@ costs to zero a unit, this also tells what it costs once the other units have ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from fastprune.model.architectures import Encoder, reads_first
 from fastprune.model.finite import check_finite
 from fastprune.model.grams import add_gram, from_upper, symmetric, upper_of
 from fastprune.model.passes import evenly_spaced, first_token_alone
-from fastprune.model.products import fast_products
+from fastprune.model.products import STEP, fast_products
 from fastprune.model.tensors import read_tensors
 from fastprune.model.tokens import Tokens, send
 from fastprune.problem import problem_of
@@ -254,7 +255,8 @@ def _parts(encoder: Encoder, batch: Mapping[str, Tensor], most: int) -> list[dic
     """A batch, or as many examples of it at once as leave half of the memory free."""
     _, length = batch["attention_mask"].shape
     fit = memory.left(encoder.device) // 2 // graph_bytes(encoder, length)
-    return memory.parts(batch, max(min(fit, most), 1))
+    step = STEP // math.gcd(STEP, length)  # examples whose tokens the products take without a rest
+    return memory.parts(batch, max(min(fit, most) // step * step or min(fit, most), 1))
 
 
 def _check_memory(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]) -> None:

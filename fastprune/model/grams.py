@@ -6,19 +6,22 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
+
+from fastprune.model.products import STEP
 
 BLOCK = 256
 """They are summed in blocks of this many rows, each from its diagonal on."""
 
 TOGETHER = 2048
-"""Tokens of one product by :mod:`fastprune.model.products`, for which any number of them would be a new shape."""
+"""Tokens of one product."""
 
 
 def add_gram(gram: Tensor, values: Tensor) -> None:
     """Add ``values^T values`` [n, n] of values [tokens, n], without what is below the blocks on the diagonal."""
     for some in values.split(TOGETHER):
-        add_turned(gram, some.T.contiguous())
+        more = -len(some) % STEP if len(some) > STEP else 0  # zeros add nothing, and other numbers are new shapes
+        add_turned(gram, pad(some.T, (0, more)) if more else some.T.contiguous())
 
 
 def add_turned(gram: Tensor, turned: Tensor) -> None:
@@ -29,7 +32,7 @@ def add_turned(gram: Tensor, turned: Tensor) -> None:
 
 def product(turned: Tensor, values: Tensor) -> Tensor:
     """``turned @ values``: [n, tokens] and [tokens, D] make [n, D]."""
-    return linear(turned, values.T) if len(values) == TOGETHER else turned @ values
+    return linear(turned, values.T) if len(values) % STEP == 0 else turned @ values
 
 
 def upper_of(gram: Tensor) -> Tensor:

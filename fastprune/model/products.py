@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 from torch.overrides import TorchFunctionMode
 
 from fastprune.environment import device_name
@@ -69,9 +69,9 @@ class _Product(torch.autograd.Function):
         return _multiplied(gradient, weight.T), None, None
 
 
-FAR, STEP = 2048, 256
-"""oneDNN makes code for each number of rows that it meets, and keeps it. It gets a multiple of ``FAR`` at once, then
-``STEP`` again and again, and MKL the rest."""
+STEP = 256
+"""oneDNN makes code for each number of rows that it meets, and keeps it. It gets multiples of this: MKL the rest, or
+zeros are put to it."""
 
 
 def _multiplied(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -79,12 +79,17 @@ def _multiplied(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     # oneDNN is far slower than MKL with a part of a matrix whose rows do not follow one another.
     rows = input.reshape(-1, input.shape[-1]).contiguous()
     weight = weight if weight.T.is_contiguous() else weight.contiguous()
-    sizes = [len(rows) // FAR * FAR, *[STEP] * (len(rows) % FAR // STEP), len(rows) % STEP]
-    made = [_piece(piece, weight, bias) for piece in rows.split(sizes) if len(piece) or not len(rows)]
-    return (torch.cat(made) if len(made) > 1 else made[0]).view(*input.shape[:-1], len(weight))
+    whole, outputs = len(rows) // STEP * STEP, len(weight)
+    if not whole:
+        made = linear(rows, weight, bias)
+    elif whole == len(rows):
+        made = _by_onednn(rows, weight, bias)
+    elif outputs < rows.shape[1]:  # the smaller of both is copied
+        made = torch.cat([_by_onednn(rows[:whole], weight, bias), linear(rows[whole:], weight, bias)])
+    else:
+        made = _by_onednn(pad(rows, (0, 0, 0, STEP - len(rows) % STEP)), weight, bias)[: len(rows)]
+    return made.view(*input.shape[:-1], outputs)
 
 
-def _piece(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if len(rows) % STEP or not len(rows):
-        return linear(rows, weight, bias)
+def _by_onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")

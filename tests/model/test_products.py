@@ -23,7 +23,6 @@ compares = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="
 def gains(monkeypatch):
     """As on a processor on which oneDNN is the faster, with few rows too."""
     monkeypatch.setattr(products, "_gains", lambda: True)
-    monkeypatch.setattr(products, "FAR", 4)
     monkeypatch.setattr(products, "STEP", 2)
 
 
@@ -174,8 +173,8 @@ def test_the_curvature_is_the_same_to_rounding(monkeypatch, problem):
     torch.manual_seed(0)
     model = build("bert", problem, num_layers=2)
     batches = random_batches(model, problem, [[9, 4, 1], [7, 7, 2, 2], [8, 8]])
-    monkeypatch.setattr(products, "FAR", 4)
     monkeypatch.setattr(products, "STEP", 2)
+    monkeypatch.setattr(grams, "STEP", 2)
     monkeypatch.setattr(grams, "TOGETHER", 4)
     made, launched = [], []
     for gain in (False, True):
