@@ -81,7 +81,7 @@ def evenly_spaced(batches: Sequence[Mapping[str, Tensor]], wanted: int) -> list[
     examples = sum(len(next(iter(batch.values()))) for batch in batches)
     if examples <= wanted:
         return list(batches)
-    number = max(round(len(batches) * wanted / examples), 1)
+    number = -(-len(batches) * wanted // examples)  # rounded up, so that there is always one
     return [batches[place * examples // wanted] for place in range(number)]
 
 
