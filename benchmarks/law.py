@@ -78,7 +78,7 @@ class Shape:
 
     @property
     def reconstruction_operations(self) -> float:
-        """Both models once, and each system's moments: of output projections on all tokens, of others on enough."""
+        """Both models once, and each system's moments, output projections on all tokens, others on enough."""
         heads, filters = self.kept * self.hidden, self.kept * self.filters
         enough = min(1.0, 2 * TOKENS_PER_INPUT * self.hidden / self.walked)
         writes = heads**2 + filters**2 + 2 * (heads + filters) * self.hidden

@@ -255,8 +255,11 @@ def _parts(encoder: Encoder, batch: Mapping[str, Tensor], most: int) -> list[dic
     """A batch, or as many examples of it at once as leave half of the memory free."""
     _, length = batch["attention_mask"].shape
     fit = memory.left(encoder.device) // 2 // graph_bytes(encoder, length)
-    step = STEP // math.gcd(STEP, length)  # examples whose tokens the products take without a rest
-    return memory.parts(batch, max(min(fit, most) // step * step or min(fit, most), 1))
+    fit = min(fit, most)
+    if fit < len(batch["attention_mask"]):
+        step = STEP // math.gcd(STEP, length)  # examples whose tokens the products take without a rest
+        fit = fit // step * step or max(fit, 1)
+    return memory.parts(batch, fit)
 
 
 def _check_memory(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]]) -> None:

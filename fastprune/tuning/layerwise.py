@@ -101,11 +101,11 @@ class Teacher:
         self._kept: dict[bool, list[list[Tensor]]] = {}  # of walks with the first token alone in the end, or with all
 
     def of_enough(self, tokens: int) -> Teacher:
-        """One on about so many tokens, in evenly spaced batches; this one if it has no more."""
+        """One on about so many tokens, in evenly spaced batches; this one if it has no more, or too few for a group."""
         if self.tokens <= tokens:
             return self
         some = evenly_spaced(self._whole, -(-self.examples * tokens // self.tokens))
-        return Teacher(self.encoder, some, self.masks, group=self.group)
+        return self if len(some) < self.group.size else Teacher(self.encoder, some, self.masks, group=self.group)
 
     @torch.no_grad()
     def begin(self) -> Iterator[Tensor]:

@@ -96,11 +96,13 @@ def test_gradients_that_are_not_finite_are_named_by_layer():
         estimate_curvature(encoder, batches, "regression", progress=False)
 
 
-@pytest.mark.parametrize("length, fit, want", [(128, 5, 4), (128, 1, 1), (100, 5, 5), (256, 5, 5), (384, 3, 2)])
+@pytest.mark.parametrize(
+    "length, fit, want", [(128, 5, 4), (128, 1, 1), (128, 0, 1), (100, 5, 5), (256, 5, 5), (384, 3, 2), (384, 9, 7)]
+)
 def test_where_memory_is_short_parts_are_whole_steps_of_the_products(length, fit, want, monkeypatch):
     """Of 256 tokens, which those of 2 examples of 128 or 384 are; no part is empty for it."""
     encoder = describe(build())
     monkeypatch.setattr(curvature.memory, "left", lambda device: 2 * fit * curvature.graph_bytes(encoder, length))
-    parts = curvature._parts(encoder, {"attention_mask": torch.ones(8, length)}, 8)
+    parts = curvature._parts(encoder, {"attention_mask": torch.ones(7, length)}, 8)
     sizes = [len(part["attention_mask"]) for part in parts]
-    assert sizes[0] == want and sum(sizes) == 8
+    assert sizes[0] == want and sum(sizes) == 7

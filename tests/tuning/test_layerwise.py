@@ -8,6 +8,7 @@ from fastprune.model.architectures import describe, layers_of
 from fastprune.model.masks import Masks
 from fastprune.model.surgery import slice_model
 from fastprune.problem import problem_of
+from fastprune.processes import Group
 from fastprune.tuning import layerwise, moments
 from fastprune.tuning.layerwise import Teacher, walk
 from fastprune.tuning.moments import Moments
@@ -201,3 +202,14 @@ def test_maps_that_read_the_stream_are_taken_from_as_many_examples_as_determine_
         for got, wanted in ((half.moments, want.moments), (half.held_back, want.held_back)):
             torch.testing.assert_close(got.gram, wanted.gram, rtol=1e-4, atol=1e-3)
             torch.testing.assert_close(got.cross, wanted.cross, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("size, parted", [(1, True), (2, True), (3, False)])
+def test_no_process_of_a_group_is_left_without_a_batch(size, parted):
+    """Three batches would be two for half of the tokens."""
+    model = build(problem="question-answering")
+    batches = random_batches(model, "question-answering", [[9, 9], [9, 9], [9, 9]])
+    teacher = Teacher(describe(model), batches, group=Group(size - 1, size))
+    enough = teacher.of_enough(27)
+    assert teacher.of_enough(54) is teacher and (enough is not teacher) == parted
+    assert enough.tokens == (36 if parted else 54) and len(enough.batches) >= 1
