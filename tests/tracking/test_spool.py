@@ -96,7 +96,7 @@ def test_a_server_that_hangs_costs_one_deadline_a_run(hanging, tmp_path, caplog,
     with caplog.at_level(logging.WARNING):
         whole_run(hanging.address, tmp_path)
     seconds, asked = clock.seconds, len(hanging.asked)
-    assert seconds < 2 and asked <= 2 and caplog.text.count(runs.WITHOUT) == 1
+    assert asked <= 2 and seconds < 30 and caplog.text.count(runs.WITHOUT) == 1
     [family] = Spool.open().families()
     assert [Spool.open().read(key)["do"] for key in Spool.open().keys(family)].count("start") == 2
     told("MLflow", "never answers", "one deadline (here 1 s) a run", seconds, f"{asked} requests, all kept")
@@ -108,7 +108,7 @@ def test_a_hanging_server_costs_a_registration_no_more_than_the_run_may(hanging,
     another_process()
     with pytest.raises(InputError) as refused, runs.stage(hanging.address, run, "register"):
         register(**compression, model_name="tiny", run_id=run, tracking_uri=hanging.address)
-    assert clock.seconds < 3
+    assert len(hanging.asked) <= 2 and clock.seconds < 30
     said = str(refused.value)
     assert hanging.address in said and "cannot be reached" in said and "not registered as tiny" in said
     assert not compression["released"].exists()
@@ -193,11 +193,12 @@ def test_a_named_spool_comes_first(tmp_path, monkeypatch):
 
 
 def test_a_store_that_failed_is_only_looked_at_by_other_runs(hanging, monkeypatch):
-    monkeypatch.setattr(deadlines, "PROBE", 0.2)
     runs.start(hanging.address, "one", {})
+    monkeypatch.setenv("FASTPRUNE_TRACKING_SECONDS", "60")
+    monkeypatch.setattr(deadlines, "PROBE", 0.2)
     clock = faults.Clock()
     runs.start(hanging.address, "two", {})
-    assert clock.seconds < 0.9
+    assert clock.seconds < 30
 
 
 def test_what_is_of_another_store_is_left_and_named_without_its_secrets(store, tmp_path, fault):
@@ -297,5 +298,5 @@ def test_within_gives_what_the_function_does():
         deadlines.within(5, lambda: 1 / 0)
     clock = faults.Clock()
     with pytest.raises(deadlines.DeadlinePassed, match="no answer within"):
-        deadlines.within(0.1, time.sleep, 5)
-    assert clock.seconds < 2
+        deadlines.within(0.1, time.sleep, 60)
+    assert clock.seconds < 30
