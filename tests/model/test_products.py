@@ -1,7 +1,5 @@
 """Linear maps by oneDNN: the same to rounding, and only where it gains."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from counting import Counted
@@ -141,8 +139,51 @@ def test_it_is_chosen_by_the_processor_and_by_what_torch_has(monkeypatch):
     with monkeypatch.context() as without:
         without.setattr(torch.ops, "mkldnn", object())
         assert not told()
+
+
+@compares
+@pytest.mark.parametrize("chosen", [True, False])
+@torch.no_grad()
+def test_it_multiplies_only_where_it_is_chosen(gains, monkeypatch, chosen):
+    monkeypatch.setattr(products, "_gains", lambda: chosen)
+    _, used = by_onednn(torch.ones(2, 3), torch.ones(4, 3))
+    assert used == chosen
+
+
+@pytest.fixture
+def precisions(monkeypatch):
+    """Those that a GPU would be asked for, of every product of the passes and the sums."""
+    asked, multiply = set(), linear
+
+    def noted(*arguments):
+        asked.add(torch.backends.cuda.matmul.fp32_precision)
+        return multiply(*arguments)
+
+    monkeypatch.setattr(grams, "linear", noted)
+    monkeypatch.setattr(torch.nn.functional, "linear", noted)
     monkeypatch.setattr(products, "_gains", lambda: False)
-    assert isinstance(products.fast_products(), nullcontext)
+    monkeypatch.setattr(grams, "TOGETHER", products.STEP)  # pieces of so many tokens go by ``linear``
+    yield asked
+    torch.backends.cuda.matmul.fp32_precision = "none"
+
+
+@pytest.mark.parametrize("set_to, asked", [("none", {"tf32"}), ("ieee", {"ieee"}), ("tf32", {"tf32"})])
+def test_a_gpu_is_asked_for_tf32_unless_something_else_was_chosen(precisions, set_to, asked):
+    model = build("bert", "question-answering", num_layers=2)
+    encoder, batches = describe(model), random_batches(model, "question-answering", [[9] * 64])
+    torch.backends.cuda.matmul.fp32_precision = set_to
+    estimate_curvature(encoder, batches, "question-answering", progress=False)
+    assert precisions == asked
+    precisions.clear()
+    teacher = Teacher(encoder, batches)
+    reconstruct_weights(teacher, random_masks(encoder), "question-answering", progress=False)
+    assert precisions == asked and torch.backends.cuda.matmul.fp32_precision == set_to
+
+
+def test_the_precision_is_put_back_where_the_work_fails():
+    with pytest.raises(ZeroDivisionError), products.fast_products():
+        raise ZeroDivisionError
+    assert torch.backends.cuda.matmul.fp32_precision == "none"
 
 
 @compares
