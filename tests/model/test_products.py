@@ -1,4 +1,4 @@
-"""Linear maps by oneDNN: the same to rounding, and only where it gains."""
+"""Linear maps by oneDNN: the same to rounding, and only where it gains. What a GPU is asked for."""
 
 import pytest
 import torch

@@ -303,13 +303,13 @@ def test_a_login_page_is_not_an_empty_answer(server, connection):
 def test_a_server_that_is_away_or_silent_is_given_up(server, connection, package, monkeypatch):
     monkeypatch.setattr(service, "TIMEOUT", (0.1, 0.1))
     server.silent.set()
-    answer_after_all = threading.Timer(60, server.silent.clear)  # without a limit it fails, and does not hang
+    answer_after_all = threading.Timer(10, server.silent.clear)  # without a limit it fails, and does not hang
     answer_after_all.start()
     begin = time.monotonic()
     for act in (lambda: service.connect(server.url), lambda: cluster.schedules(connection)):
         with pytest.raises(InputError, match=f"{server.url} does not answer .ReadTimeoutError.*--host"):
             act()
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 5
     answer_after_all.cancel()
     server.silent.clear()
     for host in ("http://127.0.0.1:9", "http://nowhere.invalid", "http://[wrong"):

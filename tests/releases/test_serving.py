@@ -178,10 +178,10 @@ def test_code_that_version_0_1_0_saved_is_known():
 
 
 def test_a_store_that_takes_files_for_ever_costs_a_stated_time(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("mlflow.pyfunc.log_model", lambda **_: time.sleep(600))
+    monkeypatch.setattr("mlflow.pyfunc.log_model", lambda **_: time.sleep(60))
     monkeypatch.setattr(deadlines, "run", lambda: 0.5)
     metrics = json.loads((folders["report"] / "metrics.json").read_text())
     begin = time.monotonic()
     with pytest.raises(Unreachable, match="MLflow at .* cannot be reached .no answer within"):
         registration.register(f"sqlite:///{tmp_path}/mlflow.db", folders["pruned"], NAME, metrics)
-    assert time.monotonic() - begin < 200  # most of it makes the store
+    assert time.monotonic() - begin < 40  # most of it makes the store

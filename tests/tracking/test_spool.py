@@ -39,6 +39,22 @@ def hanging(monkeypatch):
 
 
 @pytest.fixture
+def waited(monkeypatch):
+    """The seconds that operations were given which had no answer in them: what a server costs on any machine."""
+    passed, within = [], deadlines.within
+
+    def noted(seconds, *work):
+        try:
+            return within(seconds, *work)
+        except deadlines.DeadlinePassed:
+            passed.append(seconds)
+            raise
+
+    monkeypatch.setattr(deadlines, "within", noted)
+    return passed
+
+
+@pytest.fixture
 def fault(monkeypatch):
     """Sets when the sending of an operation fails: ``before`` or ``after`` it is done, or not."""
     send, now = operations.send, {"fails": ""}
@@ -91,24 +107,24 @@ def check_whole(store, name):
     assert model.info.start_time <= stage.info.start_time <= stage.info.end_time <= model.info.end_time
 
 
-def test_a_server_that_hangs_costs_one_deadline_a_run(hanging, tmp_path, caplog, told):
+def test_a_server_that_hangs_costs_one_deadline_a_run(hanging, waited, tmp_path, caplog, told):
     clock = faults.Clock()
     with caplog.at_level(logging.WARNING):
         whole_run(hanging.address, tmp_path)
     seconds, asked = clock.seconds, len(hanging.asked)
-    assert asked <= 2 and seconds < 30 and caplog.text.count(runs.WITHOUT) == 1
+    assert waited == [1] and asked <= 2 and caplog.text.count(runs.WITHOUT) == 1
     [family] = Spool.open().families()
     assert [Spool.open().read(key)["do"] for key in Spool.open().keys(family)].count("start") == 2
     told("MLflow", "never answers", "one deadline (here 1 s) a run", seconds, f"{asked} requests, all kept")
 
 
-def test_a_hanging_server_costs_a_registration_no_more_than_the_run_may(hanging, compression, told):
+def test_a_hanging_server_costs_a_registration_no_more_than_the_run_may(hanging, waited, compression, told):
     clock = faults.Clock()
     run = runs.start(hanging.address, "a run", {})
     another_process()
     with pytest.raises(InputError) as refused, runs.stage(hanging.address, run, "register"):
         register(**compression, model_name="tiny", run_id=run, tracking_uri=hanging.address)
-    assert len(hanging.asked) <= 2 and clock.seconds < 30
+    assert sum(waited) <= 2 and len(hanging.asked) <= len(waited)  # no request that nothing bounds
     said = str(refused.value)
     assert hanging.address in said and "cannot be reached" in said and "not registered as tiny" in said
     assert not compression["released"].exists()
@@ -192,13 +208,11 @@ def test_a_named_spool_comes_first(tmp_path, monkeypatch):
     assert place("s3://bucket/run") == str(tmp_path)
 
 
-def test_a_store_that_failed_is_only_looked_at_by_other_runs(hanging, monkeypatch):
-    runs.start(hanging.address, "one", {})
-    monkeypatch.setenv("FASTPRUNE_TRACKING_SECONDS", "60")
+def test_a_store_that_failed_is_only_looked_at_by_other_runs(hanging, waited, monkeypatch):
     monkeypatch.setattr(deadlines, "PROBE", 0.2)
-    clock = faults.Clock()
+    runs.start(hanging.address, "one", {})
     runs.start(hanging.address, "two", {})
-    assert clock.seconds < 30
+    assert waited == [1, 0.2]
 
 
 def test_what_is_of_another_store_is_left_and_named_without_its_secrets(store, tmp_path, fault):
@@ -298,5 +312,5 @@ def test_within_gives_what_the_function_does():
         deadlines.within(5, lambda: 1 / 0)
     clock = faults.Clock()
     with pytest.raises(deadlines.DeadlinePassed, match="no answer within"):
-        deadlines.within(0.1, time.sleep, 60)
-    assert clock.seconds < 30
+        deadlines.within(0.1, time.sleep, 5)
+    assert clock.seconds < 2
